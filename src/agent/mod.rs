@@ -1,0 +1,107 @@
+//! Agent protocols: pure translations between the neutral vocabulary and what an agent speaks.
+#![deny(clippy::disallowed_methods, clippy::disallowed_macros)]
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use secrecy::SecretString;
+
+use crate::message::{FromAgent, ToAgent};
+use crate::time::Micros;
+
+/// One message on a wire, either way, of a WebSocket or a channel like it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wire {
+    /// A text frame.
+    Text(String),
+    /// A binary frame.
+    Binary(Bytes),
+    /// The end, with the WebSocket close code and reason.
+    Close(u16, String),
+}
+
+/// What an agent can do: all that a session ever learns of a vendor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Wants continuous input: silence is made up while the caller sends nothing.
+    pub continuous: bool,
+    /// Detects the caller's speech and interrupts itself.
+    pub server_vad: bool,
+    /// Takes [`ToAgent::Truncate`].
+    pub truncation: bool,
+    /// Takes [`ToAgent::Playout`].
+    pub playout: bool,
+    /// Calls tools.
+    pub tools: bool,
+    /// Takes text messages.
+    pub text: bool,
+    /// Takes [`ToAgent::Input`].
+    pub manual_turns: bool,
+    /// Takes a context at the start.
+    pub context: bool,
+    /// Never speaks by turns: its audio is one endless stream (`echo`).
+    pub endless: bool,
+}
+
+/// Where an agent is reached; `None` for the built-in ones.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// `ws://` or `wss://`.
+    pub url: url::Url,
+    /// For the upgrade request.
+    pub headers: Vec<(String, SecretString)>,
+    /// Offered; the server must choose one of them if there is any.
+    pub subprotocols: Vec<String>,
+    /// Time for name, TCP, TLS and upgrade.
+    pub connect_timeout: Duration,
+}
+
+/// What [`Agent::poll`] gives.
+#[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "moved once")]
+pub enum AgentOutput {
+    /// To the wire.
+    Wire(Wire),
+    /// An audio frame to the wire, with the instant that its added latency counts from.
+    Audio {
+        /// A binary or text frame.
+        wire: Wire,
+        /// When it became ready.
+        ready: Micros,
+    },
+    /// To the session.
+    Event(FromAgent),
+    /// Nothing more to do until something arrives or the deadline passes.
+    Idle {
+        /// When to call [`Agent::handle_deadline`].
+        deadline: Option<Micros>,
+    },
+}
+
+/// An agent's side of one conversation, sans-IO: handle something, then poll until idle.
+pub trait Agent: Send {
+    /// What it can do.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Where it is reached; `None` for a built-in agent, which is open at once.
+    fn endpoint(&self) -> Option<Endpoint> {
+        None
+    }
+
+    /// The socket is open.
+    fn handle_open(&mut self, now: Micros);
+
+    /// The session says something.
+    fn handle_session(&mut self, message: ToAgent, now: Micros);
+
+    /// The wire brought something. Built-in agents never get any.
+    fn handle_wire(&mut self, wire: Wire, now: Micros) {
+        let _ = (wire, now);
+    }
+
+    /// A deadline given by [`AgentOutput::Idle`] has passed.
+    fn handle_deadline(&mut self, now: Micros);
+
+    /// The next thing to do.
+    fn poll(&mut self, now: Micros) -> AgentOutput;
+}

@@ -1,0 +1,36 @@
+//! Dialects: pure translations between what clients speak and the neutral vocabulary.
+#![deny(clippy::disallowed_methods, clippy::disallowed_macros)]
+
+use crate::agent::Wire;
+use crate::ids::Seq;
+use crate::message::{Error, FromClient, Start, ToClient};
+use crate::time::Micros;
+
+/// What a client's frame means.
+#[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "moved once")]
+pub enum Heard {
+    /// The first message.
+    Start(Start),
+    /// A message to the session.
+    Message(FromClient),
+    /// A message type or field of a newer peer: counted, otherwise ignored.
+    Unknown(String),
+    /// Not understood; to be told to the client. `fatal` ends the link.
+    Malformed {
+        /// What to tell.
+        error: Error,
+        /// Whether the link ends.
+        fatal: bool,
+    },
+}
+
+/// A client's language on one link, sans-IO.
+pub trait Dialect: Send {
+    /// Takes one frame apart.
+    fn handle_wire(&mut self, wire: Wire, now: Micros) -> Option<Heard>;
+
+    /// Puts one message on the wire; `None` if this dialect has no word for it. `seq` is `None` for messages that are
+    /// not kept for a resume (audio, pong, stats).
+    fn encode(&mut self, seq: Option<Seq>, message: &ToClient) -> Option<Wire>;
+}

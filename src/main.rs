@@ -1,0 +1,3 @@
+//! The antiphon daemon and its tools.
+
+fn main() {}

@@ -1,0 +1,5 @@
+//! Audio: formats, codecs, ordering and level; pure.
+#![deny(clippy::disallowed_methods, clippy::disallowed_macros)]
+
+pub mod format;
+pub mod transcode;

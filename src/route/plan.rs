@@ -1,0 +1,206 @@
+//! The plan of one call: everything the router decided at admission. A reload never changes it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::settings::AgentSettings;
+use crate::ids::{AgentName, RouteName};
+use crate::message::{Greeting, Setup};
+
+/// What one session does: which agents, in which order, under which policy.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The route that matched.
+    pub route: RouteName,
+    /// Label of the chosen `to` entry, for metrics.
+    pub label: Option<Arc<str>>,
+    /// The agents to try, best first: the chosen one, then the fallbacks. Never empty.
+    pub rungs: Vec<Rung>,
+    /// Copies of the uplink.
+    pub taps: Vec<Rung>,
+    /// How audio, turns and the end are handled.
+    pub policy: Policy,
+}
+
+/// One agent of a plan with the set-up in force for it.
+#[derive(Clone, Debug)]
+pub struct Rung {
+    /// The agent.
+    pub agent: Arc<AgentSettings>,
+    /// Agent, route and token set-up merged, templates filled in.
+    pub setup: Setup,
+}
+
+impl Rung {
+    /// The agent's name.
+    pub fn name(&self) -> &AgentName {
+        &self.agent.name
+    }
+
+    /// Whether the relay itself opens the conversation with an audio file.
+    pub fn greeting_clip(&self) -> Option<&str> {
+        match &self.setup.greeting {
+            Some(Greeting::Clip(file)) => Some(file),
+            _ => None,
+        }
+    }
+}
+
+/// How a missing uplink packet is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GapMode {
+    /// FEC at once where the successor carries it, else up to `gap_wait`.
+    Fast,
+    /// Up to 200 ms, with NACK.
+    Accurate,
+}
+
+/// Opus encoder settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpusSettings {
+    /// 0 (fast) to 10.
+    pub complexity: u8,
+    /// Bits per second.
+    pub bitrate: u32,
+    /// What the encoder is tuned for.
+    pub application: OpusApplication,
+    /// Upper audio bandwidth.
+    pub max_bandwidth: OpusBandwidth,
+    /// In-band FEC (LBRR).
+    pub fec: bool,
+    /// Discontinuous transmission.
+    pub dtx: bool,
+}
+
+impl Default for OpusSettings {
+    /// VoIP, complexity 1, 48 kb/s, wideband cap: more PESQ than complexity 5 at 32 kb/s for less than half the CPU.
+    fn default() -> Self {
+        Self {
+            complexity: 1,
+            bitrate: 48_000,
+            application: OpusApplication::Voip,
+            max_bandwidth: OpusBandwidth::Wide,
+            fec: false,
+            dtx: false,
+        }
+    }
+}
+
+/// `OPUS_APPLICATION_*`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OpusApplication {
+    /// Speech.
+    Voip,
+    /// Music and mixed content.
+    Audio,
+    /// Lowest delay, CELT only.
+    LowDelay,
+}
+
+/// `OPUS_BANDWIDTH_*`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OpusBandwidth {
+    /// 4 kHz.
+    Narrow,
+    /// 8 kHz.
+    Wide,
+    /// 12 kHz.
+    SuperWide,
+    /// 20 kHz.
+    Full,
+}
+
+/// How the session behaves; every field has a key in the configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Policy {
+    /// `audio.gap`.
+    pub gap: GapMode,
+    /// `audio.gap_wait_ms`: from the first packet after a gap.
+    pub gap_wait: Duration,
+    /// `audio.stall_ms`: silence is made up when nothing came for so long (after DTX or `mic off`: one packet time).
+    pub stall: Duration,
+    /// `audio.uplink_max_ms`: late speech kept at most; beyond it the oldest is dropped.
+    pub uplink_max: Duration,
+    /// `audio.preroll_ms`: kept until the agent is ready.
+    pub preroll: Duration,
+    /// `audio.send_ahead_ms`: how far ahead of the ear audio is handed over on ordered transports.
+    pub send_ahead: Duration,
+    /// `audio.playout_max_s`: agent audio kept at most.
+    pub playout_max: Duration,
+    /// `audio.heard_wait_ms`: how long an interruption waits for the client's final report.
+    pub heard_wait: Duration,
+    /// `audio.opus`: the encoder towards the client.
+    pub opus: OpusSettings,
+    /// `audio.end_of_speech`: level in dBov (negative) above which a frame is voiced.
+    pub speech_threshold_dbov: i8,
+    /// `audio.end_of_speech`: unvoiced time after which speech has ended.
+    pub speech_hangover: Duration,
+    /// `max_s`.
+    pub max: Duration,
+    /// `idle`.
+    pub idle: IdlePolicy,
+    /// `resume_window_s`.
+    pub resume_window: Duration,
+    /// `agent_ready_ms`: an agent that is not ready in this time counts as failed.
+    pub agent_ready: Duration,
+    /// `client_may`: set-up fields that a client may set.
+    pub client_may: ClientMay,
+    /// `fallback_notice = "clip"`: the file that is played when another agent takes over.
+    pub fallback_notice: Option<String>,
+}
+
+/// What happens when neither side speaks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdlePolicy {
+    /// After so long; zero switches it off.
+    pub after: Duration,
+    /// A clip agent that is played then.
+    pub prompt: Option<AgentName>,
+    /// From `ending` to the end.
+    pub grace: Duration,
+}
+
+/// Set-up fields that a client may set; all refused by default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClientMay {
+    /// `instructions`.
+    pub instructions: bool,
+    /// `voice`.
+    pub voice: bool,
+    /// `language`.
+    pub language: bool,
+    /// `tools`.
+    pub tools: bool,
+    /// `turns`.
+    pub turns: bool,
+    /// `model`.
+    pub model: bool,
+    /// `context`.
+    pub context: bool,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            gap: GapMode::Fast,
+            gap_wait: Duration::from_millis(40),
+            stall: Duration::from_millis(200),
+            uplink_max: Duration::from_secs(5),
+            preroll: Duration::from_millis(3000),
+            send_ahead: Duration::from_millis(200),
+            playout_max: Duration::from_secs(300),
+            heard_wait: Duration::from_millis(250),
+            opus: OpusSettings::default(),
+            speech_threshold_dbov: -45,
+            speech_hangover: Duration::from_millis(300),
+            max: Duration::from_secs(3600),
+            idle: IdlePolicy { after: Duration::from_secs(120), prompt: None, grace: Duration::from_secs(15) },
+            resume_window: Duration::from_secs(30),
+            agent_ready: Duration::from_secs(5),
+            client_may: ClientMay::default(),
+            fallback_notice: None,
+        }
+    }
+}
