@@ -9,6 +9,8 @@ pub mod ids;
 pub mod media;
 pub mod message;
 pub mod route;
+pub mod runtime;
 pub mod session;
 pub mod telemetry;
 pub mod time;
+pub mod upstream;

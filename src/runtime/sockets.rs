@@ -46,10 +46,15 @@ pub enum ListenError {
 }
 
 /// Sockets handed over by the service manager, by name.
-#[derive(Debug)]
 pub struct Inherited {
     names: Vec<String>,
     sockets: Mutex<ListenFd>,
+}
+
+impl std::fmt::Debug for Inherited {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Inherited").field(&self.names).finish()
+    }
 }
 
 impl Inherited {

@@ -1,0 +1,11 @@
+//! Threads, tasks and clocks: what runs the pure parts.
+
+pub mod clock;
+pub mod driver;
+pub mod pulse;
+pub mod registry;
+pub mod sockets;
+pub mod stream;
+pub mod tls;
+pub mod websocket;
+pub mod worker;
