@@ -2,4 +2,5 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_macros)]
 
 pub mod format;
+pub mod order;
 pub mod transcode;
