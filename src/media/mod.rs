@@ -5,6 +5,7 @@ pub mod format;
 pub mod g711;
 pub mod level;
 pub mod opus;
+pub mod order;
 pub mod packet;
 pub mod pcm;
 pub mod playout;
