@@ -92,3 +92,62 @@ fn write(target: &CallRecordTarget, mut line: Vec<u8>) -> io::Result<()> {
 fn append(path: &Path, line: &[u8]) -> io::Result<()> {
     OpenOptions::new().append(true).create(true).mode(0o640).open(path)?.write_all(line)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Serialize)]
+    struct Record {
+        session_id: &'static str,
+        words: &'static str,
+    }
+
+    fn folder(name: &str) -> PathBuf {
+        let folder = std::env::temp_dir().join(format!("antiphon-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir_all(&folder).unwrap();
+        folder
+    }
+
+    #[test]
+    fn each_call_is_one_json_line_even_across_a_rotation() {
+        let folder = folder("rotation");
+        let path = folder.join("calls.jsonl");
+        let sink = CallRecordSink::open(path.to_str().unwrap().into(), &Telemetry::new()).unwrap();
+        assert!(sink.try_send(Record { session_id: "s-1", words: "a\nb" }));
+        assert!(sink.flush(Duration::from_secs(10)));
+        std::fs::rename(&path, folder.join("calls.jsonl.1")).unwrap();
+        assert!(sink.try_send(Record { session_id: "s-2", words: "" }));
+        assert!(sink.flush(Duration::from_secs(10)));
+        for (file, id) in [("calls.jsonl.1", "s-1"), ("calls.jsonl", "s-2")] {
+            let text = std::fs::read_to_string(folder.join(file)).unwrap();
+            assert_eq!(text.lines().count(), 1, "{text}");
+            assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap()["session_id"], id);
+        }
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_written_is_named_at_the_start_and_counted_later() {
+        let folder = folder("refused");
+        let path = folder.join("missing/calls.jsonl");
+        let target = CallRecordTarget::File(path.clone());
+        let error = CallRecordSink::open(target.clone(), &Telemetry::new()).unwrap_err().to_string();
+        assert!(error.contains("calls.jsonl"), "{error}");
+
+        std::fs::create_dir(folder.join("missing")).unwrap();
+        let telemetry = Telemetry::new();
+        let sink = CallRecordSink::open(target, &telemetry).unwrap();
+        std::fs::remove_dir_all(&folder).unwrap();
+        sink.try_send(Record { session_id: "s-1", words: "" });
+        assert!(sink.flush(Duration::from_secs(10)));
+        assert!(telemetry.render().contains("antiphon_call_records_failed_total 1"));
+    }
+
+    #[test]
+    fn the_word_log_is_no_file() {
+        assert_eq!(CallRecordTarget::from("log"), CallRecordTarget::Log);
+        assert_eq!(CallRecordTarget::from("log.jsonl"), CallRecordTarget::File("log.jsonl".into()));
+    }
+}
