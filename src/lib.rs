@@ -4,8 +4,10 @@
 
 pub mod agent;
 pub mod config;
+pub mod control;
 pub mod dialect;
 pub mod ids;
+pub mod ingress;
 pub mod media;
 pub mod message;
 pub mod route;

@@ -1,7 +1,10 @@
 //! Threads, tasks and clocks: what runs the pure parts.
 
 pub mod clock;
+pub mod drain;
 pub mod driver;
+pub mod node;
+pub mod pacemaker;
 pub mod pulse;
 pub mod registry;
 pub mod sockets;

@@ -21,6 +21,7 @@ pub struct Pulse {
     busy_before: AtomicU64,
     spread: AtomicU64,
     beat_at: AtomicU64,
+    /// In microseconds, plus one; 0: none.
     lag: AtomicU64,
 }
 
@@ -68,7 +69,7 @@ impl Pulse {
     /// The worker answered a probe that was sent at `sent`.
     pub fn on_beat(&self, sent: Micros) {
         let now = self.clock.now();
-        self.lag.store((now - sent).as_micros() as u64, Relaxed);
+        self.lag.fetch_max((now - sent).as_micros() as u64 + 1, Relaxed);
         self.beat_at.store(now.0, Relaxed);
     }
 
@@ -77,9 +78,9 @@ impl Pulse {
         Micros(self.beat_at.load(Relaxed))
     }
 
-    /// How late it answered then.
-    pub fn lag(&self) -> Duration {
-        Duration::from_micros(self.lag.load(Relaxed))
+    /// How late it answered at worst since the last call; `None` if it has not answered.
+    pub fn take_lag(&self) -> Option<Duration> {
+        self.lag.swap(0, Relaxed).checked_sub(1).map(Duration::from_micros)
     }
 }
 

@@ -99,6 +99,7 @@ pub struct Driver {
     armed: Option<Micros>,
     turn: Turn,
     paths: [Path; 2],
+    begun: Micros,
     started: bool,
 }
 
@@ -146,6 +147,7 @@ impl Driver {
             armed: None,
             turn: Turn::default(),
             paths: [Path::Transcode; 2],
+            begun: now,
             started: false,
             around,
         }
@@ -163,6 +165,7 @@ impl Driver {
         })
         .await;
         let (reason, record) = self.finished.take().unwrap_or((CloseReason::Bug, Box::default()));
+        self.around.metrics.record_end(reason, self.around.clock.now() - self.begun);
         for link in std::mem::take(&mut self.links) {
             self.closing.spawn(link.close(reason.code(), reason.label()));
         }
