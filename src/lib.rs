@@ -11,4 +11,6 @@ pub mod message;
 pub mod route;
 pub mod session;
 pub mod telemetry;
+#[cfg(test)]
+pub mod testkit;
 pub mod time;
