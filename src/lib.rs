@@ -14,5 +14,7 @@ pub mod route;
 pub mod runtime;
 pub mod session;
 pub mod telemetry;
+#[cfg(test)]
+pub mod testkit;
 pub mod time;
 pub mod upstream;

@@ -60,6 +60,14 @@ impl Uplink {
     pub fn poll(&mut self) -> Option<UplinkOutput> {
         todo!()
     }
+    /// The last voiced moment of the caller.
+    pub fn last_voiced(&self) -> Option<Micros> {
+        todo!()
+    }
+    /// Whether frames pass through untouched, once agent and link are known.
+    pub fn passes(&self) -> Option<bool> {
+        todo!()
+    }
     /// Totals so far: packets lost, time concealed, time filled with silence.
     pub fn totals(&self) -> (u64, Duration, Duration) {
         todo!()
