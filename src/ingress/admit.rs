@@ -12,12 +12,12 @@ use crate::ids::{ConversationId, SessionId};
 use crate::message::{Error, ErrorCode, Start};
 use crate::route::RouteRequest;
 use crate::route::plan::Plan;
-use crate::runtime::driver::{Driver, Surroundings};
+use crate::runtime::driver::{Driver, Setup, Surroundings};
 use crate::runtime::node::Node;
 use crate::runtime::registry::{Mail, NewLink, ResumeError};
 use crate::runtime::worker::{LoadGuard, Worker};
 use crate::session::{Carriage, LinkInfo, Session, SessionParams, Transport};
-use crate::telemetry::{ActiveSession, NodeQueue, Refusal, ResumeOutcome, SessionLabels, SetupStage};
+use crate::telemetry::{ActiveSession, NodeQueue, Refusal, ResumeOutcome, SessionLabels, SessionMetrics, SetupStage};
 use crate::time::Micros;
 
 /// Whoever shows no credentials.
@@ -172,16 +172,10 @@ pub(super) fn admit(
     });
     let (seat, mailbox) = node.registry.enter(id.clone(), link.resume_token.clone(), ANONYMOUS.into());
     let now = node.clock.now();
-    if let Some(tls) = caller.tls {
-        metrics.record_setup(SetupStage::Tls, tls);
-    }
-    metrics.record_setup(SetupStage::Upgrade, caller.upgraded - caller.accepted);
-    metrics.record_setup(SetupStage::Start, started - caller.opened);
     let expires_at = (!plan.policy.max.is_zero()).then(|| node.clock.unix_seconds(plan.policy.max));
-    let params =
-        SessionParams { id, conversation_id, plan: plan.clone(), start, link: link.clone(), expires_at };
+    let params = SessionParams { id, conversation_id: conversation_id.clone(), plan: plan.clone(), start, link: link.clone(), expires_at };
     let session = Session::new(params, now);
-    metrics.record_setup(SetupStage::Route, node.clock.now() - started);
+    let setup = record_setup(&metrics, caller, started, node.clock.now());
     let around = Surroundings {
         clock: node.clock,
         pulse: worker.pulse.clone(),
@@ -196,9 +190,25 @@ pub(super) fn admit(
         pong: limits.pong,
         seed: rand::random(),
         accepted: caller.accepted,
+        conversation_id,
+        setup,
     };
     let counted = (worker.count_session(), node.telemetry.node().worker(worker.index).session(link.transport));
     Ok(Admitted { session, plan, around, _counted: counted })
+}
+
+fn record_setup(metrics: &SessionMetrics, caller: &Caller, started: Micros, routed: Micros) -> Setup {
+    let record = |stage, took: Duration| {
+        metrics.record_setup(stage, took);
+        took.as_secs_f64() * 1000.0
+    };
+    Setup {
+        tls_ms: caller.tls.map(|took| record(SetupStage::Tls, took)),
+        upgrade_ms: record(SetupStage::Upgrade, caller.upgraded - caller.accepted),
+        start_ms: record(SetupStage::Start, started - caller.opened),
+        route_ms: record(SetupStage::Route, routed - started),
+        total_ms: 0.0,
+    }
 }
 
 fn request(caller: &Caller, start: &Start, id: SessionId, region: Option<String>) -> RouteRequest {

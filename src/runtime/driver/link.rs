@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 use crate::agent::Wire;
 use crate::dialect::{Dialect, Heard};
 use crate::ids::{LinkId, Seq};
-use crate::message::{AudioFormats, Error, ErrorCode, ToClient};
+use crate::message::{Error, ErrorCode, ToClient};
 use crate::runtime::registry::NewLink;
 use crate::runtime::websocket::{PushError, Received, SocketError, WebSocket};
 use crate::session::{LinkChange, Measure};
@@ -19,7 +19,6 @@ use super::{Driver, Happened, Surroundings, TURN_BYTES, TURN_MESSAGES};
 pub(super) struct Link {
     pub(super) id: LinkId,
     pub(super) acks: Acks,
-    pub(super) audio: AudioFormats,
     /// Audio frames that are pushed and not flushed: from when their added latency counts.
     pub(super) unflushed: Vec<Micros>,
     socket: WebSocket,
@@ -32,7 +31,6 @@ impl Link {
         Link {
             id,
             acks: Acks::new(around.ping, around.pong, now),
-            audio: new.info.audio,
             unflushed: Vec::with_capacity(16),
             socket: new.socket,
             dialect: new.dialect,
@@ -135,13 +133,11 @@ impl Driver {
                 self.on_heard(id, Heard::Malformed { error, fatal: false }, now);
             }
             Heard::Malformed { error, fatal } => {
-                self.around.metrics.record(&Measure::Refused);
                 let code = error.code;
-                self.to_client(id, None, &ToClient::Error(error));
+                self.session.on_refused(id, error, now);
+                self.drain(now);
                 if fatal {
                     self.end_link(id, code.close_code(), "the client's message is not understood", now);
-                } else {
-                    self.drain(now);
                 }
             }
         }
@@ -157,8 +153,8 @@ impl Driver {
             SocketError::Violation(message) => {
                 let code = ErrorCode::BadMessage;
                 let error = Error { code, message, field: None, retryable: false, retry_after_ms: None };
-                self.around.metrics.record(&Measure::Refused);
-                self.to_client(id, None, &ToClient::Error(error));
+                self.session.on_refused(id, error, now);
+                self.drain(now);
                 self.end_link(id, code.close_code(), "the WebSocket protocol or a bound was broken", now);
             }
         }

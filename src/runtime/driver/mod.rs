@@ -19,14 +19,16 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Sleep;
 
-use crate::ids::{LinkId, UpstreamId};
+use crate::ids::{ConversationId, LinkId, UpstreamId};
 use crate::message::{CloseReason, ToClient};
 use crate::route::plan::Plan;
 use crate::runtime::clock::Clock;
 use crate::runtime::pulse::Pulse;
 use crate::runtime::registry::{Mail, NewLink, Seat};
+
 use crate::session::{
-    CallRecord, Command, Direction, LinkChange, Measure, Output, Session, UpstreamChange, UpstreamRole,
+    CallRecord,
+    Command, Direction, LinkChange, Measure, Output, Session, UpstreamChange, UpstreamRole,
 };
 use crate::telemetry::{NodeQueue, Path, ResumeOutcome, SessionMetrics, SetupStage, Telemetry};
 use crate::time::Micros;
@@ -69,6 +71,38 @@ pub struct Surroundings {
     pub seed: u64,
     /// When the client's connection was accepted.
     pub accepted: Micros,
+    /// The conversation, for the record.
+    pub conversation_id: ConversationId,
+    /// How long the stages of the set-up took.
+    pub setup: Setup,
+}
+
+/// How long the stages of a session's set-up took.
+#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
+pub struct Setup {
+    /// TLS, in milliseconds; absent without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_ms: Option<f64>,
+    /// From the accepted connection to the request.
+    pub upgrade_ms: f64,
+    /// From the open WebSocket to `start`.
+    pub start_ms: f64,
+    /// From `start` to a session.
+    pub route_ms: f64,
+    /// From the accepted connection to `started`.
+    pub total_ms: f64,
+}
+
+/// A call record with what the session does not know.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct FullRecord {
+    /// The session's part.
+    #[serde(flatten)]
+    pub call: CallRecord,
+    /// The stages of the set-up.
+    pub setup: Setup,
+    /// The worker that ran it.
+    pub worker: usize,
 }
 
 /// How a session ended.
@@ -77,7 +111,7 @@ pub struct Finished {
     /// Why.
     pub reason: CloseReason,
     /// Everything about the call.
-    pub record: Box<CallRecord>,
+    pub record: Box<FullRecord>,
     /// Sockets that still tell their peers; to be awaited, at most for two seconds.
     pub closing: JoinSet<()>,
 }
@@ -89,7 +123,6 @@ pub struct Driver {
     around: Surroundings,
     links: Vec<Link>,
     upstreams: Vec<Upstream>,
-    next_link: LinkId,
     /// What happened while the session was being drained, told to it afterwards. At most one entry per socket.
     happened: VecDeque<Happened>,
     closing: JoinSet<()>,
@@ -98,7 +131,6 @@ pub struct Driver {
     timer: Pin<Box<Sleep>>,
     armed: Option<Micros>,
     turn: Turn,
-    paths: [Path; 2],
     begun: Micros,
     started: bool,
 }
@@ -138,7 +170,6 @@ impl Driver {
             plan,
             links,
             upstreams: Vec::with_capacity(2),
-            next_link: LinkId(1),
             happened: VecDeque::with_capacity(8),
             closing: JoinSet::new(),
             finished: None,
@@ -146,7 +177,6 @@ impl Driver {
             timer: Box::pin(tokio::time::sleep_until(around.clock.instant(now))),
             armed: None,
             turn: Turn::default(),
-            paths: [Path::Transcode; 2],
             begun: now,
             started: false,
             around,
@@ -159,13 +189,18 @@ impl Driver {
             Ok(poll) => poll,
             Err(_) => {
                 tracing::error!(session = %self.around.seat.id(), "a defect ended this session; others are untouched");
-                self.finished = Some((CloseReason::Bug, Box::default()));
+                self.finished = None;
                 Poll::Ready(())
             }
         })
         .await;
-        let (reason, record) = self.finished.take().unwrap_or((CloseReason::Bug, Box::default()));
-        self.around.metrics.record_end(reason, self.around.clock.now() - self.begun);
+        let lasted = self.around.clock.now() - self.begun;
+        let (reason, call) = match self.finished.take() {
+            Some((reason, record)) => (reason, *record),
+            None => (CloseReason::Bug, self.defect_record(lasted)),
+        };
+        let record = Box::new(FullRecord { call, setup: self.around.setup, worker: self.around.worker });
+        self.around.metrics.record_end(reason, lasted);
         for link in std::mem::take(&mut self.links) {
             self.closing.spawn(link.close(reason.code(), reason.label()));
         }
@@ -175,6 +210,12 @@ impl Driver {
             }
         }
         Finished { reason, record, closing: self.closing }
+    }
+
+    fn defect_record(&self, lasted: Duration) -> CallRecord {
+        let id = self.around.seat.id().clone();
+        let (route, label) = (self.plan.route.clone(), self.plan.label.as_deref().map(str::to_owned));
+        CallRecord::of_defect(id, self.around.conversation_id.clone(), route, label, lasted.as_millis() as u64)
     }
 
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -258,11 +299,9 @@ impl Driver {
                 let outcome =
                     if new.worker == self.around.worker { ResumeOutcome::SameWorker } else { ResumeOutcome::OtherWorker };
                 self.around.telemetry.node().record_resume(outcome);
-                let id = self.next_link;
-                self.next_link = id.next();
+                let id = self.session.next_link();
                 let info = new.info.clone();
                 self.links.push(Link::new(id, *new, &self.around, now));
-                self.find_paths();
                 self.session.on_link(id, LinkChange::Attached(info), now);
             }
         }
@@ -275,7 +314,9 @@ impl Driver {
             match self.session.poll(now) {
                 Output::ToClient { link, seq, message } => {
                     if matches!(message, ToClient::Started(_)) && link == LinkId(0) {
-                        self.around.metrics.record_setup(SetupStage::Total, now - self.around.accepted);
+                        let total = now - self.around.accepted;
+                        self.around.setup.total_ms = total.as_secs_f64() * 1000.0;
+                        self.around.metrics.record_setup(SetupStage::Total, total);
                     }
                     self.to_client(link, seq, &message);
                 }
@@ -331,9 +372,10 @@ impl Driver {
                 Poll::Ready(Err(_)) => lost = Some(link.id),
                 Poll::Ready(Ok(())) => {
                     let now = if link.unflushed.is_empty() { continue } else { self.around.clock.now() };
+                    let path = path(self.session.passes(Direction::Down));
                     for from in link.unflushed.drain(..) {
                         self.session.record_added(Direction::Down, now - from);
-                        self.around.metrics.record_added(Direction::Down, self.paths[1], now - from);
+                        self.around.metrics.record_added(Direction::Down, path, now - from);
                     }
                 }
             }
@@ -347,9 +389,10 @@ impl Driver {
                 }
                 Poll::Ready(Ok(())) => {
                     let now = if upstream.unflushed.is_empty() { continue } else { self.around.clock.now() };
+                    let path = path(self.session.passes(Direction::Up));
                     for from in upstream.unflushed.drain(..) {
                         self.session.record_added(Direction::Up, now - from);
-                        self.around.metrics.record_added(Direction::Up, self.paths[0], now - from);
+                        self.around.metrics.record_added(Direction::Up, path, now - from);
                     }
                 }
             }
@@ -367,4 +410,8 @@ impl Driver {
     fn drop_counted(&self, queue: NodeQueue) {
         self.around.telemetry.node().record_dropped(queue);
     }
+}
+
+fn path(passes: bool) -> Path {
+    if passes { Path::Passthrough } else { Path::Transcode }
 }

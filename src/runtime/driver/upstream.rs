@@ -5,12 +5,11 @@ use std::task::{Context, Poll};
 
 use crate::agent::{self, Agent, AgentOutput, Wire};
 use crate::ids::{AgentName, UpstreamId};
-use crate::media::transcode::same_wire;
-use crate::message::{AgentError, FailureClass, FromAgent, Ready, ToAgent};
+use crate::message::{AgentError, FailureClass, ToAgent};
 use crate::runtime::registry::AgentPlace;
 use crate::runtime::websocket::{PushError, Received, SocketError, WebSocket};
 use crate::session::{Direction, UpstreamChange, UpstreamRole};
-use crate::telemetry::{NodeQueue, Path};
+use crate::telemetry::NodeQueue;
 use crate::time::Micros;
 
 use super::{Driver, Happened, TURN_BYTES, TURN_MESSAGES};
@@ -31,7 +30,6 @@ pub(super) struct Upstream {
     dialled: Micros,
     /// Whether the agent may have something to say.
     restless: bool,
-    ready: Option<Ready>,
     /// Held for its drop.
     _place: AgentPlace,
 }
@@ -103,7 +101,6 @@ impl Driver {
             channel,
             dialled: now,
             restless: false,
-            ready: None,
             _place: place,
         });
         // The dialling future has to be polled once to begin.
@@ -218,7 +215,8 @@ impl Driver {
             // There is no wire: it is handed over here.
             let added = now - self.turn.counts_from(audio.ready);
             self.session.record_added(Direction::Up, added);
-            self.around.metrics.record_added(Direction::Up, self.paths[0], added);
+            let path = super::path(self.session.passes(Direction::Up));
+            self.around.metrics.record_added(Direction::Up, path, added);
         }
         upstream.agent.handle_session(message, now);
         upstream.restless = true;
@@ -234,10 +232,6 @@ impl Driver {
                 upstream.restless = false;
             }
             AgentOutput::Event(event) => {
-                if let FromAgent::Ready(ready) = &event {
-                    upstream.ready = Some(ready.clone());
-                    self.find_paths();
-                }
                 self.session.on_agent(id, event, now);
             }
             AgentOutput::Wire(wire) => self.push(id, wire, None),
@@ -280,18 +274,6 @@ impl Driver {
             if let Some(close) = upstream.close() {
                 self.closing.spawn(close);
             }
-        }
-    }
-
-    /// Finds out whether audio passes untouched, for the metrics: the newest link and the newest active agent.
-    pub(super) fn find_paths(&mut self) {
-        let ready = self.upstreams.iter().rev().find(|u| u.role == UpstreamRole::Active).and_then(|u| u.ready.as_ref());
-        if let (Some(link), Some(ready)) = (self.links.last(), ready) {
-            let path = |same| if same { Path::Passthrough } else { Path::Transcode };
-            self.paths = [
-                path(same_wire(&link.audio.uplink, &ready.uplink)),
-                path(same_wire(&ready.downlink, &link.audio.downlink)),
-            ];
         }
     }
 }
