@@ -1,6 +1,9 @@
 //! Agent protocols: pure translations between the neutral vocabulary and what an agent speaks.
 #![deny(clippy::disallowed_methods, clippy::disallowed_macros)]
 
+pub mod echo;
+pub mod storyteller;
+
 use std::time::Duration;
 
 use bytes::Bytes;
