@@ -3,6 +3,7 @@
 //! Every dialect and every agent protocol maps its wire onto these types; a session knows no other words. The control
 //! messages serialise as `antiphon.v1` JSON (`docs/protocol.md`), because the native protocol *is* this vocabulary.
 
+use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -318,7 +319,7 @@ pub enum ErrorCode {
 // ------------------------------------------------------------------------------------------------ client to relay
 
 /// The first message of every link: what the client wants.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Start {
     /// The agent asked for; the router decides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -347,6 +348,33 @@ pub struct Start {
     /// A token of the caller, for clients that cannot set headers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
+    /// What was said before, oldest first, as far as the route's `client_may` allows `context`. A relay fills it towards
+    /// its agent on failover and rollover.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<ContextItem>,
+    /// The id under which the caller itself knows this session, for logs on both sides. A relay sets it towards its
+    /// agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_id: Option<SessionId>,
+}
+
+impl fmt::Debug for Start {
+    /// All fields but the values of `token` and `resume`, which are secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Start")
+            .field("agent", &self.agent)
+            .field("conversation_id", &self.conversation_id)
+            .field("audio", &self.audio)
+            .field("context", &self.context)
+            .field("metadata", &self.metadata)
+            .field("setup", &self.setup)
+            .field("resume", &self.resume.as_ref().map(|_| "[secret]"))
+            .field("have", &self.have)
+            .field("token", &self.token.as_ref().map(|_| "[secret]"))
+            .field("history", &self.history)
+            .field("session_id", &self.session_id)
+            .finish()
+    }
 }
 
 /// What a client says once a session runs.
@@ -587,7 +615,7 @@ pub enum ToClient {
 }
 
 /// `started`: the session was admitted.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Started {
     /// This session.
     pub session_id: SessionId,
@@ -605,6 +633,21 @@ pub struct Started {
     /// With `resume`: whether the session went on (`true`) or only a snapshot could be given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resumed: Option<bool>,
+}
+
+impl fmt::Debug for Started {
+    /// All fields but the value of `resume_token`, which is a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Started")
+            .field("session_id", &self.session_id)
+            .field("conversation_id", &self.conversation_id)
+            .field("agent", &self.agent)
+            .field("audio", &self.audio)
+            .field("resume_token", &"[secret]")
+            .field("expires_at", &self.expires_at)
+            .field("resumed", &self.resumed)
+            .finish()
+    }
 }
 
 /// An agent as the client sees it.
@@ -957,7 +1000,7 @@ pub struct AgentStart {
 }
 
 /// One utterance of the past.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ContextItem {
     /// Who.
     pub role: Role,

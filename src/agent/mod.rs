@@ -2,6 +2,8 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_macros)]
 
 pub mod echo;
+pub mod native;
+pub mod plain;
 pub mod storyteller;
 
 use std::time::Duration;
@@ -9,6 +11,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use secrecy::SecretString;
 
+use crate::config::settings::{AgentKind, AgentSettings, WebsocketAgent, WebsocketProtocol};
+use crate::media::format::FormatError;
 use crate::message::{FromAgent, ToAgent};
 use crate::time::Micros;
 
@@ -107,4 +111,68 @@ pub trait Agent: Send {
 
     /// The next thing to do.
     fn poll(&mut self, now: Micros) -> AgentOutput;
+}
+
+/// Why an agent cannot be made from its settings.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// This build does not serve the kind.
+    #[error("agent `{agent}`: this build does not serve the kind `{kind}`")]
+    NotBuilt {
+        /// The agent.
+        agent: String,
+        /// The kind.
+        kind: String,
+    },
+    /// The URL is not one of a WebSocket.
+    #[error("agent `{agent}`: `{scheme}` in its url is not possible; use ws or wss")]
+    Scheme {
+        /// The agent.
+        agent: String,
+        /// The URL's scheme.
+        scheme: String,
+    },
+    /// An audio format cannot be served.
+    #[error("agent `{agent}`: {source}")]
+    Format {
+        /// The agent.
+        agent: String,
+        /// Which, and what is possible.
+        source: FormatError,
+    },
+}
+
+/// The agent of one conversation. `seed` decides whatever it leaves to chance.
+///
+/// # Errors
+/// If the settings cannot be served; the configuration check finds the same before a call comes.
+pub fn build(settings: &AgentSettings, seed: u64) -> Result<Box<dyn Agent>, BuildError> {
+    let _ = seed;
+    let not_built = |kind: &str| BuildError::NotBuilt { agent: settings.name.to_string(), kind: kind.to_owned() };
+    match &settings.kind {
+        AgentKind::Websocket(websocket) => {
+            check_websocket(settings, websocket)?;
+            Ok(match websocket.protocol {
+                WebsocketProtocol::Native => Box::new(native::NativeAgent::new(websocket, settings.vendor.clone())),
+                WebsocketProtocol::Plain { start } => {
+                    Box::new(plain::PlainAgent::new(websocket, start.then(|| settings.vendor.clone())))
+                }
+            })
+        }
+        AgentKind::Echo { .. } => Err(not_built("echo")),
+        AgentKind::Clip { .. } => Err(not_built("clip")),
+        AgentKind::Storyteller => Err(not_built("storyteller")),
+        AgentKind::NotBuilt { kind } => Err(not_built(kind)),
+    }
+}
+
+fn check_websocket(settings: &AgentSettings, websocket: &WebsocketAgent) -> Result<(), BuildError> {
+    let agent = || settings.name.to_string();
+    if !matches!(websocket.url.scheme(), "ws" | "wss") {
+        return Err(BuildError::Scheme { agent: agent(), scheme: websocket.url.scheme().to_owned() });
+    }
+    for format in [websocket.uplink, websocket.downlink] {
+        format.check().map_err(|source| BuildError::Format { agent: agent(), source })?;
+    }
+    Ok(())
 }

@@ -1,0 +1,1 @@
+//! Meaning and remedy of every error code and close reason.
