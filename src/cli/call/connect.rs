@@ -62,7 +62,9 @@ pub enum ConnectError {
     #[error("{0} did not answer within {} s while {1}", STAGE.as_secs())]
     TimedOut(String, &'static str),
     /// TLS failed.
-    #[error("TLS with {0} failed: {1}; set SSL_CERT_FILE to a PEM file if its certificate is signed by your own authority")]
+    #[error(
+        "TLS with {0} failed: {1}; set SSL_CERT_FILE to a PEM file if its certificate is signed by your own authority"
+    )]
     Tls(String, io::Error),
     /// It answered, but not with a WebSocket.
     #[error("{url} answered {status}{body}")]
@@ -123,7 +125,8 @@ pub async fn connect(url: &Url, token: Option<&str>) -> Result<(Socket, Stages),
     };
     tcp.set_nodelay(true).map_err(|error| ConnectError::Unreachable(peer.clone(), error))?;
     let connected = Instant::now();
-    let stream: Box<dyn Stream> = if url.scheme() == "wss" { Box::new(tls(tcp, host, &peer).await?) } else { Box::new(tcp) };
+    let stream: Box<dyn Stream> =
+        if url.scheme() == "wss" { Box::new(tls(tcp, host, &peer).await?) } else { Box::new(tcp) };
     let (socket, _) = match timeout(STAGE, client_async(request, stream)).await {
         Ok(upgraded) => upgraded.map_err(|error| upgrade_error(url, error))?,
         Err(_) => return Err(ConnectError::TimedOut(peer, "upgrading to WebSocket")),

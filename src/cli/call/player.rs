@@ -188,7 +188,9 @@ impl Player {
     }
 
     fn buffered_ticks(&self, now: Micros) -> u64 {
-        self.frames.back().map_or(0, |last| (last.start + u64::from(last.ticks)).saturating_sub(self.play_position(now)))
+        self.frames
+            .back()
+            .map_or(0, |last| (last.start + u64::from(last.ticks)).saturating_sub(self.play_position(now)))
     }
 
     /// When `pos` leaves the speaker, if it goes on playing.
@@ -393,9 +395,8 @@ mod tests {
 
     #[test]
     fn running_empty_counts_only_within_a_turn() {
-        let turn = |phase| {
-            ToClient::Turn(Turn { turn: TurnId(1), generation: Generation(0), item: None, phase, pos: 0 })
-        };
+        let turn =
+            |phase| ToClient::Turn(Turn { turn: TurnId(1), generation: Generation(0), item: None, phase, pos: 0 });
         let mut player = Player::new(FORMAT, Duration::ZERO);
         player.handle_message(&turn(TurnPhase::Start), ms(0));
         player.handle_audio(frame(), ms(0));

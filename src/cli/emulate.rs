@@ -1,0 +1,1 @@
+//! Emulated peers for tests.
