@@ -85,6 +85,14 @@ impl OpusDecoder {
         pcm.truncate(end);
     }
 
+    /// Amplifies what is decoded from now on, by `gain` in 1/256 dB.
+    ///
+    /// # Errors
+    /// If libopus refuses.
+    pub fn set_gain(&mut self, gain: i16) -> Result<(), MediaError> {
+        Ok(self.inner.set_gain(i32::from(gain))?)
+    }
+
     /// Forgets the past.
     pub fn reset(&mut self) {
         let done = self.inner.reset_state();

@@ -21,6 +21,9 @@ pub enum MediaError {
     /// The codec library refused.
     #[error("opus: {0}")]
     Codec(String),
+    /// A file is not what it should be.
+    #[error("{0}")]
+    File(String),
     /// The format is impossible.
     #[error(transparent)]
     Format(#[from] FormatError),
