@@ -5,10 +5,12 @@
 //! how much of each sentence was heard. So an interruption and its exact figure can be seen in the first minute.
 
 mod story;
-mod voice;
+pub(crate) mod voice;
 
 use std::collections::VecDeque;
 use std::time::Duration;
+
+use bytes::Bytes;
 
 use crate::agent::{Agent, AgentOutput, Capabilities};
 use crate::ids::{ItemId, MessageId};
@@ -85,9 +87,9 @@ impl Storyteller {
         self.last_truncate.as_ref()
     }
 
-    /// The sentences of the story.
-    pub fn sentences() -> impl Iterator<Item = &'static str> {
-        STORY.iter().map(|sentence| sentence.text.as_str())
+    /// The sentences of the story: what is said, and the speech as Opus packets of 20 ms.
+    pub fn sentences() -> impl ExactSizeIterator<Item = (&'static str, &'static [Bytes])> {
+        STORY.iter().map(|sentence| (sentence.text.as_str(), sentence.packets.as_slice()))
     }
 
     fn on_start(&mut self, start: AgentStart, now: Micros) {

@@ -213,46 +213,4 @@ async fn call(args: &CallArgs, prepared: Prepared, report: &mut Report) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::Parser;
-
-    #[derive(Parser)]
-    struct Command {
-        #[command(flatten)]
-        call: CallArgs,
-    }
-
-    fn args(words: &[&str]) -> CallArgs {
-        let words = ["call"].iter().chain(words);
-        Command::try_parse_from(words).unwrap_or_else(|error| panic!("{error}")).call
-    }
-
-    #[test]
-    fn the_synopsis_is_understood() {
-        let all = "speech.wav --url https://h --transport websocket --agent echo --codec pcm16 --rate 16000 --token t --out r.wav --json";
-        let args = args(&all.split(' ').collect::<Vec<_>>());
-        assert_eq!(args.format(), Format::pcm16(16_000));
-        assert_eq!(format!("{:?}", args.token), "Some([secret])");
-    }
-
-    #[test]
-    fn the_embedded_speech_can_be_spoken_in_every_codec() {
-        for codec in ["opus", "pcm16", "pcmu", "pcma"] {
-            let format = args(&["--codec", codec]).format();
-            let clip = Clip::parse(SPEECH).and_then(|clip| clip.resampled(format.rate)).expect("the embedded speech");
-            let mut source = MicrophoneSource::new(clip.samples, format.rate, format).expect(codec);
-            assert!((200..350).contains(&source.frames()), "{}", source.frames());
-            assert!(source.speech().expect(codec).is_some());
-        }
-    }
-
-    #[test]
-    fn a_wrong_file_or_rate_is_told_before_anything_is_sent() {
-        let error = |words: &[&str]| prepare(&args(words)).map(|_| ()).expect_err("wrong");
-        assert!(error(&["/no/such/file.wav"]).contains("/no/such/file.wav"));
-        assert!(error(&["--codec", "pcmu", "--rate", "16000"]).contains("8000"));
-        assert!(error(&["--url", "ftp://h"]).contains("http"));
-        assert!(error(&["--out", "/no/such/folder/reply.wav"]).contains("--out"));
-    }
-}
+mod tests;

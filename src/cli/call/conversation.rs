@@ -174,7 +174,8 @@ impl<'a> Conversation<'a> {
             self.next_frame = Some(due + FRAME);
             self.sent += 1;
             if let Some(meter) = &mut self.meter {
-                meter.on_sent(payload.clone(), self.now());
+                let handed_over = Micros(self.begun.elapsed().as_micros() as u64);
+                meter.on_sent(payload.clone(), handed_over);
             }
             self.send(Message::Binary(payload)).await?;
         }

