@@ -2,5 +2,14 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_macros)]
 
 pub mod format;
+pub mod g711;
+pub mod level;
+pub mod opus;
 pub mod order;
+pub mod packet;
+pub mod pcm;
+pub mod resample;
 pub mod transcode;
+
+#[cfg(test)]
+mod fixture;
