@@ -10,4 +10,5 @@ pub mod media;
 pub mod message;
 pub mod route;
 pub mod session;
+pub mod telemetry;
 pub mod time;

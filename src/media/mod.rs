@@ -2,4 +2,15 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_macros)]
 
 pub mod format;
+pub mod g711;
+pub mod level;
+pub mod opus;
+pub mod order;
+pub mod packet;
+pub mod pcm;
+pub mod playout;
+pub mod resample;
 pub mod transcode;
+
+#[cfg(test)]
+mod fixture;

@@ -4,6 +4,10 @@
 //! drain.
 #![deny(clippy::disallowed_methods, clippy::disallowed_macros)]
 
+pub mod downlink;
+pub mod ledger;
+pub mod state;
+pub mod transcript;
 pub mod uplink;
 
 use std::sync::Arc;
