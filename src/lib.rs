@@ -1,4 +1,6 @@
 //! antiphon: a low-latency media relay daemon for voice AI.
+#![doc = ""]
+#![doc = include_str!("../docs/queues.md")]
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
