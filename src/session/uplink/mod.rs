@@ -238,6 +238,16 @@ impl Uplink {
         (self.lost, self.concealed, self.filled)
     }
 
+    /// The last voiced moment of the caller.
+    pub fn last_voiced(&self) -> Option<Micros> {
+        self.speech.last_voiced()
+    }
+
+    /// Whether frames pass through untouched, once agent and link are known.
+    pub fn passes(&self) -> Option<bool> {
+        self.path.as_ref()?.chain.as_ref().map(|chain| matches!(chain, Chain::Pass(_)))
+    }
+
     /// The caller's own silence that was left out so far, to repay surplus.
     pub fn shortened(&self) -> Duration {
         self.shortened
