@@ -6,8 +6,10 @@ pub mod format;
 pub mod g711;
 pub mod level;
 pub mod opus;
+pub mod order;
 pub mod packet;
 pub mod pcm;
+pub mod playout;
 pub mod resample;
 pub mod transcode;
 

@@ -202,11 +202,11 @@ impl OpusEncoder {
     }
 }
 
-/// Makes `buffer` hold `bytes` zeros and nothing else. A whole block is taken when there is no room, so that blocks are
-/// shared by many frames and are used again once these are dropped.
+/// Makes `buffer` hold `bytes` zeros and nothing else. Whole blocks are taken, to be shared by many frames; a block is
+/// used from its start again as soon as all frames in it are dropped.
 pub(super) fn make_room(buffer: &mut BytesMut, bytes: usize) {
     buffer.clear();
-    if buffer.capacity() < bytes {
+    if !buffer.try_reclaim(bytes.max(BLOCK)) && buffer.capacity() < bytes {
         buffer.reserve(bytes.max(BLOCK));
     }
     buffer.resize(bytes, 0);

@@ -486,6 +486,28 @@ mod tests {
     }
 
     #[test]
+    fn fec_is_seen_in_frames_of_any_length_and_mode() {
+        let pcm = speech(48_000, 96_000);
+        for (max_bandwidth, bitrate) in [(OpusBandwidth::Wide, 48_000), (OpusBandwidth::Full, 40_000)] {
+            for ms in [10, 20, 40, 60] {
+                let share = |fec: bool| {
+                    let settings = OpusSettings { fec, max_bandwidth, bitrate, ..PLAIN };
+                    let mut encoder = Encoder::new(Format::OPUS, 48_000, &settings).unwrap();
+                    encoder.set_expected_loss(20);
+                    let frames = pcm.chunks_exact(48 * ms);
+                    let total = frames.len();
+                    let mut buffer = BytesMut::new();
+                    let with_fec =
+                        frames.filter(|frame| has_lbrr(&encoder.encode(frame, &mut buffer).unwrap())).count();
+                    with_fec as f64 / total as f64
+                };
+                assert!(share(true) > 0.6, "{max_bandwidth:?}, {ms} ms: {}", share(true));
+                assert_eq!(share(false), 0.0, "{max_bandwidth:?}, {ms} ms");
+            }
+        }
+    }
+
+    #[test]
     fn redundancy_brings_back_the_lost_frame() {
         let pcm = speech(16_000, 16_000);
         let packets = encode(Format::OPUS, 16_000, &OpusSettings { fec: true, bitrate: 64_000, ..PLAIN }, 20, &pcm);

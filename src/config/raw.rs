@@ -1,0 +1,587 @@
+//! The tables of the configuration as they are written, before anything is checked. Every default number of a section
+//! stands here, once.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
+
+use schemars::JsonSchema;
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::config::settings::{LimitKey, LimitUnit, LogFormat, OnError};
+use crate::message::{Greeting, Turns};
+use crate::route::plan::{OpusApplication, OpusBandwidth};
+use crate::route::rule::Sticky;
+use crate::session::Transport;
+
+/// A whole configuration.
+#[derive(Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Raw {
+    pub node: RawNode,
+    pub listen: RawListen,
+    pub http: RawHttp,
+    pub runtime: RawRuntime,
+    pub log: RawLog,
+    pub auth: RawAuth,
+    pub webrtc: RawWebrtc,
+    pub redis: RawRedis,
+    pub demo: RawDemo,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub route: Vec<RawRoute>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub agent: BTreeMap<String, RawAgent>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub tool: BTreeMap<String, RawTool>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub limit: BTreeMap<String, RawLimit>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub limits: BTreeMap<String, RawLimitSet>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub hook: BTreeMap<String, RawHook>,
+}
+
+#[derive(Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawNode {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub default_agent: Option<String>,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawListen {
+    pub http: String,
+    pub control: String,
+    pub webrtc: String,
+    pub webrtc_public: OneOrMany<String>,
+    pub quic: String,
+}
+
+impl Default for RawListen {
+    fn default() -> Self {
+        Self {
+            http: "127.0.0.1:8080".into(),
+            control: "127.0.0.1:8081".into(),
+            webrtc: "127.0.0.1:8082".into(),
+            webrtc_public: OneOrMany::default(),
+            quic: "127.0.0.1:8083".into(),
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawHttp {
+    pub origins: OneOrMany<String>,
+    pub cors_max_age_s: u64,
+    pub trusted_proxies: OneOrMany<String>,
+    pub handshake_ms: u64,
+    pub start_ms: u64,
+    pub keep_alive_s: u64,
+    pub max_head_bytes: usize,
+    pub max_headers: usize,
+    pub max_body_bytes: usize,
+    pub max_connections: u32,
+    pub max_connections_per_address: u32,
+    pub max_handshakes: u32,
+    pub websocket: RawWebsocket,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<RawTls>,
+}
+
+impl Default for RawHttp {
+    fn default() -> Self {
+        Self {
+            origins: OneOrMany(vec!["localhost".into()]),
+            cors_max_age_s: 600,
+            trusted_proxies: OneOrMany::default(),
+            handshake_ms: 5000,
+            start_ms: 5000,
+            keep_alive_s: 75,
+            max_head_bytes: 16_384,
+            max_headers: 64,
+            max_body_bytes: 65_536,
+            max_connections: 10_000,
+            max_connections_per_address: 1000,
+            max_handshakes: 256,
+            websocket: RawWebsocket::default(),
+            tls: None,
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawWebsocket {
+    pub max_message_bytes: usize,
+    pub max_write_bytes: usize,
+    pub ping_s: u64,
+    pub pong_s: u64,
+}
+
+impl Default for RawWebsocket {
+    fn default() -> Self {
+        Self { max_message_bytes: 65_536, max_write_bytes: 262_144, ping_s: 15, pong_s: 10 }
+    }
+}
+
+#[derive(Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawTls {
+    pub cert: Option<String>,
+    pub key: Option<String>,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawRuntime {
+    pub workers: usize,
+    pub max_sessions: u32,
+    pub drain_s: u64,
+    pub drain_spread_s: u64,
+    pub playout_mb: u64,
+}
+
+impl Default for RawRuntime {
+    fn default() -> Self {
+        Self { workers: 0, max_sessions: 1000, drain_s: 60, drain_spread_s: 10, playout_mb: 512 }
+    }
+}
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawLog {
+    pub format: LogFormat,
+    pub level: String,
+}
+
+impl Default for RawLog {
+    fn default() -> Self {
+        Self { format: LogFormat::Auto, level: "info".into() }
+    }
+}
+
+#[derive(Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawAuth {
+    pub claims: RawClaims,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawClaims {
+    pub user: String,
+    pub tenant: String,
+}
+
+impl Default for RawClaims {
+    fn default() -> Self {
+        Self { user: "sub".into(), tenant: "tenant".into() }
+    }
+}
+
+#[derive(Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawWebrtc {
+    pub ice_servers: Vec<RawIceServer>,
+}
+
+#[derive(Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawIceServer {
+    pub urls: OneOrMany<String>,
+    pub username: Option<String>,
+    pub credential: Option<String>,
+}
+
+#[derive(Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawRedis {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawDemo {
+    pub enabled: bool,
+}
+
+impl Default for RawDemo {
+    fn default() -> Self {
+        Self { enabled: true }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------- routes
+
+#[derive(Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawRoute {
+    pub name: Option<String>,
+    #[serde(rename = "match")]
+    pub matches: RawMatch,
+    pub sticky: Sticky,
+    pub to: Option<RawTarget>,
+    pub fallback: OneOrMany<String>,
+    pub fallback_notice: Option<String>,
+    pub zone: Option<String>,
+    pub taps: Vec<RawTap>,
+    pub audio: RawAudio,
+    pub limits: OneOrMany<String>,
+    pub admit: Option<String>,
+    pub client_may: Vec<ClientField>,
+    pub max_s: Option<u64>,
+    pub idle: RawIdle,
+    pub slo: RawSlo,
+    pub anonymous: bool,
+    pub resume_window_s: Option<u64>,
+    pub agent_ready_ms: Option<u64>,
+    pub setup: RawSetup,
+}
+
+#[derive(Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawMatch {
+    pub agent: OneOrMany<String>,
+    #[schemars(with = "Vec<String>")]
+    pub transport: OneOrMany<Transport>,
+    pub tenant: OneOrMany<String>,
+    pub claim: BTreeMap<String, Value>,
+    pub header: BTreeMap<String, OneOrMany<String>>,
+    pub path: OneOrMany<String>,
+    pub host: OneOrMany<String>,
+    pub origin: OneOrMany<String>,
+    pub region: OneOrMany<String>,
+    pub percent: Option<f64>,
+}
+
+/// `to`: one agent, several, or whatever the caller asks for.
+#[derive(Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum RawTarget {
+    /// `"requested"`, or the name of an agent.
+    Name(String),
+    /// With weights.
+    Choices(Vec<RawChoice>),
+}
+
+#[derive(Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawChoice {
+    pub agent: Option<String>,
+    pub weight: Option<u32>,
+    pub label: Option<String>,
+}
+
+#[derive(Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawTap {
+    pub agent: Option<String>,
+    pub percent: Option<f64>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RawGap {
+    Fast,
+    Accurate,
+}
+
+#[derive(Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawAudio {
+    pub gap: Option<RawGap>,
+    pub gap_wait_ms: Option<u64>,
+    pub stall_ms: Option<u64>,
+    pub uplink_max_ms: Option<u64>,
+    pub preroll_ms: Option<u64>,
+    pub send_ahead_ms: Option<u64>,
+    pub playout_max_s: Option<u64>,
+    pub heard_wait_ms: Option<u64>,
+    pub opus: RawOpus,
+    pub end_of_speech: RawEndOfSpeech,
+}
+
+#[derive(Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawOpus {
+    pub complexity: Option<u8>,
+    pub bitrate: Option<u32>,
+    #[schemars(with = "Option<String>")]
+    pub application: Option<OpusApplication>,
+    #[schemars(with = "Option<String>")]
+    pub max_bandwidth: Option<OpusBandwidth>,
+    pub fec: Option<bool>,
+    pub dtx: Option<bool>,
+}
+
+#[derive(Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawEndOfSpeech {
+    pub level_dbov: Option<i8>,
+    pub hangover_ms: Option<u64>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientField {
+    Instructions,
+    Voice,
+    Language,
+    Tools,
+    Turns,
+    Model,
+    Context,
+}
+
+#[derive(Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawIdle {
+    pub after_s: Option<u64>,
+    pub prompt: Option<String>,
+    pub grace_s: Option<u64>,
+}
+
+#[derive(Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawSlo {
+    pub added_p99_ms: Option<u64>,
+    pub first_audio_p95_ms: Option<u64>,
+}
+
+#[derive(Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawSetup {
+    pub instructions: Option<String>,
+    pub instructions_file: Option<String>,
+    pub voice: Option<String>,
+    pub language: Option<String>,
+    pub model: Option<String>,
+    pub greeting: Option<Greeting>,
+    pub transcribe: Option<bool>,
+    pub turns: Option<Turns>,
+    pub tools: Option<Vec<String>>,
+}
+
+// ---------------------------------------------------------------------------------------------------------- agents
+
+#[derive(Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawAgent {
+    pub kind: Option<String>,
+    pub like: Option<String>,
+    pub model: Option<String>,
+    pub api_key: Option<String>,
+    pub max_sessions: Option<u32>,
+    pub zone: Option<String>,
+    pub display: Option<Value>,
+    pub credential: BTreeMap<String, RawCredential>,
+    pub setup: RawSetup,
+    pub vendor: Option<Value>,
+    pub price: BTreeMap<String, Value>,
+    /// `echo`.
+    pub delay_ms: Option<u64>,
+    /// `clip`.
+    pub file: Option<String>,
+    /// `websocket`.
+    pub url: Option<String>,
+    /// `websocket`.
+    pub headers: BTreeMap<String, String>,
+    /// `websocket`.
+    pub protocol: Option<RawProtocol>,
+    /// `websocket`, plain: whether a JSON `start` goes first.
+    pub start: Option<bool>,
+    /// `websocket`.
+    pub audio_in: Option<String>,
+    /// `websocket`.
+    pub audio_out: Option<String>,
+    /// `websocket`.
+    pub connect_timeout_ms: Option<u64>,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RawProtocol {
+    #[default]
+    Native,
+    Plain,
+}
+
+#[derive(Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawCredential {
+    pub api_key: Option<String>,
+}
+
+// ------------------------------------------------------------------------------------------- tools, limits, hooks
+
+#[derive(Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawTool {
+    pub description: Option<String>,
+    pub parameters: Option<Value>,
+    pub parameters_file: Option<String>,
+    pub run: RawRun,
+    pub url: Option<String>,
+    pub secret: Option<String>,
+    pub timeout_ms: Option<u64>,
+    pub filler: Option<RawFiller>,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RawRun {
+    #[default]
+    Client,
+    Http,
+}
+
+#[derive(Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawFiller {
+    pub clip: Option<String>,
+    pub after_ms: Option<u64>,
+}
+
+#[derive(Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawLimit {
+    pub key: OneOrMany<LimitKey>,
+    pub unit: Option<LimitUnit>,
+    pub rate: Option<RawRate>,
+    pub burst: Option<f64>,
+    pub block_s: Option<u64>,
+}
+
+/// `600/60s`, or a plain number: how many at once.
+#[derive(Serialize, JsonSchema)]
+#[serde(transparent)]
+pub struct RawRate(pub String);
+
+#[derive(Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawLimitSet {
+    #[serde(rename = "use")]
+    pub uses: OneOrMany<String>,
+}
+
+#[derive(Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawHook {
+    pub url: Option<String>,
+    pub secret: Option<String>,
+    pub timeout_ms: Option<u64>,
+    pub on_error: OnError,
+    pub cache_s: Option<u64>,
+}
+
+// ----------------------------------------------------------------------------------------------------------- shapes
+
+/// One value, or a list of them.
+#[derive(Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(transparent)]
+pub struct OneOrMany<T>(pub Vec<T>);
+
+impl<T> Default for OneOrMany<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMany<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Shape<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Shape<T> {
+            type Value = OneOrMany<T>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string or a list of strings")
+            }
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
+                T::deserialize(serde::de::value::StrDeserializer::new(text)).map(|one| OneOrMany(vec![one]))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Self::Value, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(seq)).map(OneOrMany)
+            }
+        }
+        deserializer.deserialize_any(Shape(PhantomData))
+    }
+}
+
+impl<'de> Deserialize<'de> for RawTarget {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Shape;
+        impl<'de> Visitor<'de> for Shape {
+            type Value = RawTarget;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the name of an agent, \"requested\", or a list like [{ agent = \"a\", weight = 9 }]")
+            }
+            fn visit_str<E>(self, text: &str) -> Result<RawTarget, E> {
+                Ok(RawTarget::Name(text.to_owned()))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<RawTarget, A::Error> {
+                let choices: Vec<NameOrChoice> = Vec::deserialize(SeqAccessDeserializer::new(seq))?;
+                Ok(RawTarget::Choices(choices.into_iter().map(|choice| choice.0).collect()))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RawTarget, A::Error> {
+                let choice = RawChoice::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(RawTarget::Choices(vec![choice]))
+            }
+        }
+        deserializer.deserialize_any(Shape)
+    }
+}
+
+struct NameOrChoice(RawChoice);
+
+impl<'de> Deserialize<'de> for NameOrChoice {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Shape;
+        impl<'de> Visitor<'de> for Shape {
+            type Value = NameOrChoice;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the name of an agent, or a table like { agent = \"a\", weight = 9, label = \"A\" }")
+            }
+            fn visit_str<E>(self, text: &str) -> Result<NameOrChoice, E> {
+                Ok(NameOrChoice(RawChoice { agent: Some(text.to_owned()), ..RawChoice::default() }))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<NameOrChoice, A::Error> {
+                RawChoice::deserialize(MapAccessDeserializer::new(map)).map(NameOrChoice)
+            }
+        }
+        deserializer.deserialize_any(Shape)
+    }
+}
+
+impl<'de> Deserialize<'de> for RawRate {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Shape;
+        impl Visitor<'_> for Shape {
+            type Value = RawRate;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a rate like \"600/60s\", or a number: how many at once")
+            }
+            fn visit_str<E>(self, text: &str) -> Result<RawRate, E> {
+                Ok(RawRate(text.to_owned()))
+            }
+            fn visit_i64<E>(self, number: i64) -> Result<RawRate, E> {
+                Ok(RawRate(number.to_string()))
+            }
+            fn visit_u64<E>(self, number: u64) -> Result<RawRate, E> {
+                Ok(RawRate(number.to_string()))
+            }
+            fn visit_f64<E>(self, number: f64) -> Result<RawRate, E> {
+                Ok(RawRate(number.to_string()))
+            }
+        }
+        deserializer.deserialize_any(Shape)
+    }
+}
