@@ -1,8 +1,11 @@
 //! antiphon: a low-latency media relay daemon for voice AI.
+#![doc = ""]
+#![doc = include_str!("../docs/queues.md")]
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
 pub mod agent;
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod dialect;

@@ -162,6 +162,24 @@ pub struct Setup {
     pub tools: Option<Vec<String>>,
 }
 
+impl Setup {
+    /// The names of the fields that are set: what an agent reports that applies none of them.
+    pub fn set_fields(&self) -> Vec<String> {
+        let Setup { instructions, voice, language, model, greeting, transcribe, turns, tools } = self;
+        let fields = [
+            ("instructions", instructions.is_some()),
+            ("voice", voice.is_some()),
+            ("language", language.is_some()),
+            ("model", model.is_some()),
+            ("greeting", greeting.is_some()),
+            ("transcribe", transcribe.is_some()),
+            ("turns", turns.is_some()),
+            ("tools", tools.is_some()),
+        ];
+        fields.iter().filter(|(_, set)| *set).map(|(name, _)| (*name).to_owned()).collect()
+    }
+}
+
 /// Who decides that the caller has finished speaking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

@@ -1,14 +1,18 @@
 //! Agent protocols: pure translations between the neutral vocabulary and what an agent speaks.
 #![deny(clippy::disallowed_methods, clippy::disallowed_macros)]
 
+pub mod clip;
+pub mod echo;
 pub mod native;
 pub mod plain;
+pub mod storyteller;
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use secrecy::SecretString;
 
+use crate::agent::clip::AfterClip;
 use crate::config::settings::{AgentKind, AgentSettings, WebsocketAgent, WebsocketProtocol};
 use crate::media::format::FormatError;
 use crate::message::{FromAgent, ToAgent};
@@ -130,6 +134,14 @@ pub enum BuildError {
         /// The URL's scheme.
         scheme: String,
     },
+    /// A clip cannot be played.
+    #[error("agent `{agent}`: {why}")]
+    Clip {
+        /// The agent.
+        agent: String,
+        /// Which file, and what is wrong with it.
+        why: String,
+    },
     /// An audio format cannot be served.
     #[error("agent `{agent}`: {source}")]
     Format {
@@ -145,8 +157,6 @@ pub enum BuildError {
 /// # Errors
 /// If the settings cannot be served; the configuration check finds the same before a call comes.
 pub fn build(settings: &AgentSettings, seed: u64) -> Result<Box<dyn Agent>, BuildError> {
-    let _ = seed;
-    let not_built = |kind: &str| BuildError::NotBuilt { agent: settings.name.to_string(), kind: kind.to_owned() };
     match &settings.kind {
         AgentKind::Websocket(websocket) => {
             check_websocket(settings, websocket)?;
@@ -157,10 +167,19 @@ pub fn build(settings: &AgentSettings, seed: u64) -> Result<Box<dyn Agent>, Buil
                 }
             })
         }
-        AgentKind::Echo { .. } => Err(not_built("echo")),
-        AgentKind::Clip { .. } => Err(not_built("clip")),
-        AgentKind::Storyteller => Err(not_built("storyteller")),
-        AgentKind::NotBuilt { kind } => Err(not_built(kind)),
+        AgentKind::Echo { delay } => Ok(Box::new(echo::Echo::new(*delay))),
+        AgentKind::Clip { file } => {
+            let failed = |why: String| BuildError::Clip { agent: settings.name.to_string(), why };
+            let played = match file {
+                Some(file) => clip::ClipAgent::new(&clip::read(file).map_err(failed)?, AfterClip::Hangup),
+                None => clip::ClipAgent::new(clip::APOLOGY, AfterClip::Hangup),
+            };
+            Ok(Box::new(played.map_err(|error| failed(error.to_string()))?))
+        }
+        AgentKind::Storyteller => Ok(Box::new(storyteller::Storyteller::new(seed))),
+        AgentKind::NotBuilt { kind } => {
+            Err(BuildError::NotBuilt { agent: settings.name.to_string(), kind: kind.clone() })
+        }
     }
 }
 

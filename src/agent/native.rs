@@ -2,6 +2,8 @@
 //! (`docs/protocol.md`, "Agent servers").
 
 mod opening;
+#[cfg(test)]
+mod tests;
 mod turns;
 mod wire;
 
@@ -18,8 +20,8 @@ use crate::ids::FlushId;
 use crate::media::format::Format;
 use crate::media::transcode::payload_ticks;
 use crate::message::{
-    AgentAudio, AgentError, AgentPlayout, AgentStatus, AgentTranscript, Alert, AudioFormats, FailureClass, FromAgent,
-    FromClient, Interrupt, Ping, Playout, Ready, Role, State, ToAgent, Truncate, TurnPhase, Update,
+    AgentAudio, AgentEnd, AgentError, AgentPlayout, AgentStatus, AgentTranscript, Alert, AudioFormats, FailureClass,
+    FromAgent, FromClient, Interrupt, Ping, Playout, Ready, Role, State, ToAgent, Truncate, TurnPhase, Update,
 };
 use crate::time::Micros;
 
@@ -143,7 +145,7 @@ impl NativeAgent {
         if let Err(error) = audio.uplink.check().and_then(|()| audio.downlink.check()) {
             let message = format!("`audio` in `started`: {error}");
             let failure = AgentError { class: FailureClass::Protocol, code: Some("bad_format".to_owned()), message };
-            return self.end(crate::message::AgentEnd { failure: Some(failure) });
+            return self.end(AgentEnd { failure: Some(failure) });
         }
         self.audio = audio;
         self.stage = Stage::Started;
@@ -231,6 +233,9 @@ impl NativeAgent {
             }
             return;
         };
+        if ticks == 0 {
+            return;
+        }
         let item = self.turns.audio(self.received);
         self.received += u64::from(ticks);
         self.tell(FromAgent::Audio(AgentAudio { arrival: now, item, rtp: None, payload }));
@@ -260,7 +265,7 @@ impl NativeAgent {
         self.tell(FromAgent::Error(AgentError { class, code, message: codec::shortened(message, 512) }));
     }
 
-    fn end(&mut self, end: crate::message::AgentEnd) {
+    fn end(&mut self, end: AgentEnd) {
         if self.stage != Stage::Ended {
             self.stage = Stage::Ended;
             self.answer_by = None;

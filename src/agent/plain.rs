@@ -1,6 +1,9 @@
 //! A WebSocket agent that speaks raw audio: PCM16 or G.711 bytes in frames of any size, or one Opus packet per binary
 //! frame, both ways, with an optional JSON `start` first (`docs/protocol.md`, "Plain agents").
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 

@@ -5,6 +5,8 @@ pub mod codec;
 pub mod errors;
 pub mod limits;
 pub mod schema;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 

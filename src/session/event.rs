@@ -214,13 +214,15 @@ pub enum Measure {
     FirstAudio(Duration),
     /// Detection of an interruption to the flush handed over.
     BargeInStop(Duration),
-    /// Uplink packets that never came, and those recovered from FEC.
+    /// Uplink packets that were not there in time, and those recovered from FEC.
     UplinkLoss {
-        /// Never came.
+        /// Not there when the wait for them was over. They never came, or are counted by [`Measure::UplinkLate`] too.
         lost: u32,
         /// Of these, recovered from in-band FEC.
         recovered: u32,
     },
+    /// Uplink packets that came after they had been given up, and were dropped.
+    UplinkLate(u32),
     /// Uplink audio made up for lost packets.
     Concealed(Duration),
     /// Silence made up for time in which the client sent nothing.

@@ -37,7 +37,7 @@ pub(crate) fn opening(start: AgentStart, audio: AudioFormats, vendor: &Value) ->
 
 fn text(start: &Start, vendor: &Value) -> String {
     let plain = codec::encode_start(start).unwrap_or_else(|| "{\"type\":\"start\"}".to_owned());
-    if !vendor.as_object().is_some_and(|fields| !fields.is_empty()) {
+    if vendor.as_object().is_none_or(serde_json::Map::is_empty) {
         return plain;
     }
     let mut merged: Value = serde_json::from_str(&plain).unwrap_or_default();

@@ -209,6 +209,14 @@ impl<'a> Fields<'a> {
         self.read_from(&mut serde_json::Deserializer::from_str(text))
     }
 
+    /// Only those fields of the message that `T` has.
+    pub(crate) fn read_part<T: Deserialize<'a>>(&mut self) -> Result<T, Error> {
+        let before = self.ignored;
+        let part = self.read();
+        self.ignored = before;
+        part
+    }
+
     fn read_from<'de, T, D>(&mut self, source: D) -> Result<T, Error>
     where
         T: Deserialize<'de>,
