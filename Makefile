@@ -68,7 +68,7 @@ smoke: needs ## a short load test that fails on a drop or a missed bar
 
 bench: needs ## benches: ns and allocations per frame, as ratios to libopus alone; fails above a bar
 	@echo "== benches"
-	$(CARGO) bench $(BUILD) --benches
+	$(CARGO) bench $(BUILD) --bench '*'
 
 needs:
 	@sh setup/needs.sh

@@ -21,7 +21,7 @@ LIST
 
 missing=$(packages | while IFS='|' read -r package proof reason; do
     if ! sh -c "$proof" </dev/null >/dev/null 2>&1; then
-        echo "missing:" $package "for$reason" >&2
+        echo "missing:" $package "($(echo $reason))" >&2
         echo "$package"
     fi
 done)

@@ -9,6 +9,8 @@ if ! cargo deny --version >/dev/null 2>&1; then
     echo "NOT RUN: cargo-deny is not installed (cargo install --locked cargo-deny)"
     exit 0
 fi
+# It looks at the crates of all platforms, of which a build has fetched one.
+cargo fetch --quiet --locked
 cargo deny --offline check licenses bans sources
 if ls -d "${CARGO_HOME:-$HOME/.cargo}"/advisory-db*/*/.git >/dev/null 2>&1; then
     cargo deny --offline check advisories

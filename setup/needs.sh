@@ -20,7 +20,6 @@ fi
 if [ -n "$missing" ]; then
     echo "on Debian or Ubuntu:  sudo apt-get install$missing" >&2
     echo "on Fedora:            sudo dnf install gcc cmake" >&2
-    echo "on macOS:             xcode-select --install; brew install cmake" >&2
     exit 1
 fi
 

@@ -1,4 +1,6 @@
 //! antiphon: a low-latency media relay daemon for voice AI.
+#![doc = ""]
+#![doc = include_str!("../docs/queues.md")]
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
@@ -11,4 +13,6 @@ pub mod message;
 pub mod route;
 pub mod session;
 pub mod telemetry;
+#[cfg(test)]
+pub mod testkit;
 pub mod time;

@@ -977,6 +977,8 @@ pub struct AgentStart {
     pub metadata: Option<Value>,
     /// Whether to open the conversation with the greeting.
     pub greet: bool,
+    /// The formats of the client's link, for an agent that can adopt them so that audio passes through untouched.
+    pub client: Option<AudioFormats>,
 }
 
 /// One utterance of the past.

@@ -4,8 +4,8 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
-use antiphon::session::{Direction, Measure, Transport};
-use antiphon::telemetry::{Path, SessionLabels, Telemetry, names};
+use antiphon::session::{Direction, Measure, Queue, Transport};
+use antiphon::telemetry::{NodeQueue, Path, SessionLabels, Telemetry, names};
 
 #[test]
 fn the_rendered_metrics_pass_promtool() {
@@ -45,4 +45,15 @@ fn the_operations_guide_holds_the_reference_table_of_the_declared_metrics() {
         table == declared,
         "docs/operations.md is behind src/telemetry/names.rs; between its marks belongs:\n\n{declared}"
     );
+}
+
+#[test]
+fn the_table_of_queues_names_each_queue_that_is_counted() {
+    let table = include_str!("../docs/queues.md");
+    let audio = [Queue::Preroll, Queue::Uplink, Queue::Playout, Queue::Stale].map(Queue::label);
+    let labels: Vec<&str> = audio.into_iter().chain(NodeQueue::ALL.map(NodeQueue::label)).collect();
+    for label in &labels {
+        assert!(table.contains(&format!("\n| `{label}` |")), "docs/queues.md has no row for {label}");
+    }
+    assert_eq!(table.matches("\n| `").count(), labels.len() + 1, "a row for each queue, and the head");
 }

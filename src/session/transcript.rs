@@ -139,6 +139,17 @@ impl Transcript {
         }
     }
 
+    /// A text message of either side.
+    pub fn on_message(&mut self, role: Role, mut text: String, now: Micros) {
+        truncate_at_char(&mut text, MAX_TEXT);
+        let index = self.insert(role, TurnId(0), None, now);
+        let item = &mut self.items[index];
+        item.theirs = Some(item.id.clone());
+        item.text = Some(text);
+        item.is_final = true;
+        item.end = Some(now);
+    }
+
     fn find(&self, role: Role, theirs: &ItemId) -> Option<usize> {
         self.items.iter().rposition(|item| item.role == role && item.theirs.as_ref() == Some(theirs))
     }

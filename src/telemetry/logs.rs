@@ -19,6 +19,7 @@ use tracing_subscriber::{Layer, Registry, fmt};
 
 use super::background::Background;
 use super::{NodeQueue, Telemetry};
+use crate::config::settings::LogFormat;
 
 /// Log lines that may wait for a slow terminal or pipe.
 const CAPACITY: usize = 4096;
@@ -27,38 +28,22 @@ const BURST: u32 = 10;
 /// After so long a kind of warning may be logged again.
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// `--log-format`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum LogFormat {
-    /// The journal if systemd has connected standard error to it, else text.
-    #[default]
-    Auto,
-    /// A line for people.
-    Text,
-    /// A JSON object per line.
-    Json,
-    /// The journal's own protocol, with fields.
-    Journald,
+/// What [`LogFormat::Auto`] means here: as systemd.exec(5) asks, the journal if `JOURNAL_STREAM` names the device and
+/// inode of standard error. Other formats stay as they are.
+pub fn resolve(format: LogFormat) -> LogFormat {
+    let stderr = std::fs::metadata("/proc/self/fd/2").ok().map(|file| (file.dev(), file.ino()));
+    resolve_with(format, std::env::var("JOURNAL_STREAM").ok().as_deref(), stderr)
 }
 
-impl LogFormat {
-    /// Resolves [`LogFormat::Auto`] as systemd.exec(5) asks: by `JOURNAL_STREAM`, which must name the device and inode
-    /// of standard error.
-    pub fn resolve(self) -> LogFormat {
-        let stderr = std::fs::metadata("/proc/self/fd/2").ok().map(|file| (file.dev(), file.ino()));
-        self.resolve_with(std::env::var("JOURNAL_STREAM").ok().as_deref(), stderr)
+fn resolve_with(format: LogFormat, journal_stream: Option<&str>, stderr: Option<(u64, u64)>) -> LogFormat {
+    if format != LogFormat::Auto {
+        return format;
     }
-
-    fn resolve_with(self, journal_stream: Option<&str>, stderr: Option<(u64, u64)>) -> LogFormat {
-        if self != LogFormat::Auto {
-            return self;
-        }
-        let journal = journal_stream.and_then(|text| {
-            let (device, inode) = text.split_once(':')?;
-            Some((device.parse::<u64>().ok()?, inode.parse::<u64>().ok()?))
-        });
-        if journal.is_some() && journal == stderr { LogFormat::Journald } else { LogFormat::Text }
-    }
+    let journal = journal_stream.and_then(|text| {
+        let (device, inode) = text.split_once(':')?;
+        Some((device.parse::<u64>().ok()?, inode.parse::<u64>().ok()?))
+    });
+    if journal.is_some() && journal == stderr { LogFormat::Journald } else { LogFormat::Text }
 }
 
 /// Why logging could not be set up.
@@ -101,7 +86,8 @@ impl std::fmt::Debug for Logs {
 /// # Errors
 /// See [`LogError`].
 pub fn init(format: LogFormat, filter: &str, telemetry: &Telemetry) -> Result<Logs, LogError> {
-    let lines = match format.resolve() {
+    let format = resolve(format);
+    let lines = match format {
         LogFormat::Journald => None,
         _ => {
             let dropped = telemetry.node().dropped(NodeQueue::Log);
@@ -262,12 +248,12 @@ mod tests {
 
     #[test]
     fn auto_is_the_journal_only_if_standard_error_is_connected_to_it() {
-        let auto = |stream, stderr| LogFormat::Auto.resolve_with(stream, stderr);
+        let auto = |stream, stderr| resolve_with(LogFormat::Auto, stream, stderr);
         assert_eq!(auto(Some("8:1234"), Some((8, 1234))), LogFormat::Journald);
         assert_eq!(auto(Some("8:1234"), Some((8, 99))), LogFormat::Text);
         assert_eq!(auto(Some("nonsense"), None), LogFormat::Text);
         assert_eq!(auto(None, Some((8, 1234))), LogFormat::Text);
-        assert_eq!(LogFormat::Json.resolve_with(Some("8:1234"), Some((8, 1234))), LogFormat::Json);
+        assert_eq!(resolve_with(LogFormat::Json, Some("8:1234"), Some((8, 1234))), LogFormat::Json);
     }
 
     #[test]

@@ -169,6 +169,7 @@ pub struct SessionMetrics {
     encoder_complexity: Histogram,
     lost: Counter,
     recovered: Counter,
+    late: Counter,
     concealed: SecondsCounter,
     filled: SecondsCounter,
     uplink_skew: Histogram,
@@ -201,6 +202,7 @@ impl SessionMetrics {
             encoder_complexity: registry.histogram(&names::ENCODER_COMPLEXITY, &[transport]),
             lost: registry.counter(&names::UPLINK_LOST, &[transport]),
             recovered: registry.counter(&names::UPLINK_RECOVERED, &[transport]),
+            late: registry.counter(&names::UPLINK_LATE, &[transport]),
             concealed: registry.seconds(&names::CONCEALED, &[transport]),
             filled: registry.seconds(&names::FILLED, &[transport]),
             uplink_skew: registry.histogram(&names::UPLINK_SKEW, &[transport]),
@@ -276,6 +278,7 @@ impl SessionMetrics {
                 self.lost.increment(lost.into());
                 self.recovered.increment(recovered.into());
             }
+            Measure::UplinkLate(packets) => self.late.increment(packets.into()),
             Measure::Concealed(audio) => self.concealed.add(audio),
             Measure::Filled(audio) => self.filled.add(audio),
             Measure::GapWait(wait) => self.gap_wait.record(wait.as_secs_f64()),

@@ -150,7 +150,9 @@ metrics! {
 
     // Audio that did not go straight through.
     UPLINK_LOST = "antiphon_uplink_lost_packets_total", Kind::Counter, Count, ["transport"],
-        "Audio packets from clients that never came.";
+        "Audio packets from clients that were not there when the wait for them was over.";
+    UPLINK_LATE = "antiphon_uplink_late_packets_total", Kind::Counter, Count, ["transport"],
+        "Of the lost packets, those that came after they had been given up, and were dropped.";
     UPLINK_RECOVERED = "antiphon_uplink_recovered_packets_total", Kind::Counter, Count, ["transport"],
         "Of the lost packets, those recovered from in-band FEC.";
     CONCEALED = "antiphon_concealed_seconds_total", Kind::SecondsCounter, Seconds, ["transport"],

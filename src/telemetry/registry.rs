@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, SharedString};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
@@ -37,6 +37,7 @@ pub(super) struct Registry {
     recorder: PrometheusRecorder,
     seconds: Mutex<BTreeMap<&'static str, SecondsFamily>>,
     config_hash: Mutex<Option<String>>,
+    started: SystemTime,
 }
 
 impl Registry {
@@ -58,7 +59,7 @@ impl Registry {
                 Kind::SecondsCounter | Kind::Sampled { .. } => {}
             }
         }
-        Self { recorder, seconds: Mutex::default(), config_hash: Mutex::default() }
+        Self { recorder, seconds: Mutex::default(), config_hash: Mutex::default(), started: SystemTime::now() }
     }
 
     pub(super) fn counter(&self, metric: &'static Metric, values: &[&str]) -> Counter {
@@ -101,7 +102,7 @@ impl Registry {
         if let Some(hash) = self.config_hash.lock().unwrap_or_else(PoisonError::into_inner).clone() {
             render_family(out, &names::CONFIG_HASH_INFO, [([SharedString::from(hash)].as_slice(), 1.0)].into_iter());
         }
-        for (metric, value) in ProcessSample::take().figures() {
+        for (metric, value) in ProcessSample::take(self.started).figures() {
             render_family(out, metric, [([].as_slice(), value)].into_iter());
         }
     }

@@ -220,9 +220,33 @@ impl Downlink {
         self.store.as_ref().map_or(Duration::ZERO, Playout::depth)
     }
 
-    /// The turn that is open at the agent.
-    pub fn open_turn(&self) -> Option<TurnId> {
-        self.turns.back().filter(|turn| !turn.ended).map(|turn| turn.id)
+    /// The turn that the caller hears, or will hear next.
+    pub fn present_turn(&self) -> Option<TurnId> {
+        self.turns.front().map(|turn| turn.id)
+    }
+
+    /// Time that `ticks` of the client's format take.
+    pub fn span(&self, ticks: u32) -> Duration {
+        self.speaker.as_ref().map_or(Duration::ZERO, |speaker| speaker.ledger.span(ticks.into()))
+    }
+
+    /// What is queued already, without handing over more.
+    pub fn take_queued(&mut self) -> Option<DownlinkOutput> {
+        self.outputs.pop_front()
+    }
+
+    /// The session ends: the turns that are open are cut where they are heard now.
+    pub fn settle(&mut self, now: Micros) {
+        self.finish_heard(now);
+        self.resolve(None, now);
+        let turns: Vec<OpenTurn> = self.turns.drain(..).collect();
+        let Some(speaker) = &self.speaker else { return };
+        let figure = speaker.ledger.heard(now);
+        for turn in turns {
+            let heard = self.speaker.as_ref().map_or(Duration::ZERO, |s| s.ledger.heard_of(turn.id, figure.pos));
+            let cut = self.cut(turn, heard, figure);
+            self.outputs.push_back(DownlinkOutput::Played(cut));
+        }
     }
 
     /// Whether the caller hears the agent, or is about to.
