@@ -12,4 +12,4 @@ pub mod resample;
 pub mod transcode;
 
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
