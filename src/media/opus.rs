@@ -85,6 +85,14 @@ impl OpusDecoder {
         pcm.truncate(end);
     }
 
+    /// Amplifies what is decoded from now on, by `gain` in 1/256 dB.
+    ///
+    /// # Errors
+    /// If libopus refuses.
+    pub fn set_gain(&mut self, gain: i16) -> Result<(), MediaError> {
+        Ok(self.inner.set_gain(i32::from(gain))?)
+    }
+
     /// Forgets the past.
     pub fn reset(&mut self) {
         let done = self.inner.reset_state();
@@ -194,11 +202,11 @@ impl OpusEncoder {
     }
 }
 
-/// Makes `buffer` hold `bytes` zeros and nothing else. A whole block is taken when there is no room, so that blocks are
-/// shared by many frames and are used again once these are dropped.
+/// Makes `buffer` hold `bytes` zeros and nothing else. Whole blocks are taken, to be shared by many frames; a block is
+/// used from its start again as soon as all frames in it are dropped.
 pub(super) fn make_room(buffer: &mut BytesMut, bytes: usize) {
     buffer.clear();
-    if buffer.capacity() < bytes {
+    if !buffer.try_reclaim(bytes.max(BLOCK)) && buffer.capacity() < bytes {
         buffer.reserve(bytes.max(BLOCK));
     }
     buffer.resize(bytes, 0);

@@ -146,3 +146,140 @@ fn units_per_block(common: u32, lower: u32) -> u32 {
 fn gcd(a: u32, b: u32) -> u32 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::media::fixture::{correlation, sine, speech};
+
+    const USUAL: [u32; 7] = [8_000, 12_000, 16_000, 22_050, 24_000, 44_100, 48_000];
+
+    fn pairs() -> impl Iterator<Item = (u32, u32)> {
+        USUAL.into_iter().flat_map(|from| USUAL.into_iter().map(move |to| (from, to))).filter(|(from, to)| from != to)
+    }
+
+    fn at_once(from: u32, to: u32, pcm: &[i16]) -> Vec<i16> {
+        let mut resampler = Resampler::new(from, to).unwrap();
+        let mut out = Vec::new();
+        resampler.process(pcm, &mut out);
+        resampler.flush(&mut out);
+        out
+    }
+
+    #[test]
+    fn a_stream_in_pieces_equals_the_whole() {
+        for (from, to) in pairs() {
+            let pcm = speech(from, from as usize / 5 + 77);
+            let mut resampler = Resampler::new(from, to).unwrap();
+            let mut out = Vec::new();
+            let mut rest = &pcm[..];
+            for piece in [1, 7, 160, 441, 2, 960, 333].into_iter().cycle() {
+                let (now, later) = rest.split_at(rest.len().min(piece));
+                resampler.process(now, &mut out);
+                rest = later;
+                if rest.is_empty() {
+                    break;
+                }
+            }
+            resampler.flush(&mut out);
+            assert_eq!(out, at_once(from, to, &pcm), "{from} to {to} Hz");
+        }
+    }
+
+    #[test]
+    fn a_minute_is_a_minute_at_any_rate() {
+        for (from, to) in [(44_100, 24_000), (22_050, 16_000), (24_000, 44_100), (16_000, 24_000)] {
+            let mut resampler = Resampler::new(from, to).unwrap();
+            let frame = vec![0; from as usize / 50];
+            let mut given = 0;
+            let mut out = Vec::new();
+            for _ in 0..50 * 60 {
+                out.clear();
+                resampler.process(&frame, &mut out);
+                given += out.len();
+            }
+            assert_eq!(given, to as usize * 60, "{from} to {to} Hz");
+        }
+    }
+
+    #[test]
+    fn sound_comes_out_as_late_as_reported_and_a_flush_completes_it() {
+        for (from, to) in pairs() {
+            let out = at_once(from, to, &speech(from, from as usize / 2));
+            let resampler = Resampler::new(from, to).unwrap();
+            assert_eq!(out.len(), to as usize / 2 + resampler.delay_samples(), "{from} to {to} Hz");
+            let (likeness, delay) = correlation(&speech(to, to as usize / 5), &out, to as usize / 80);
+            assert!(likeness > 0.9, "{from} to {to} Hz: {likeness}");
+            let odd = resampler.delay_samples().abs_diff(delay);
+            assert!(odd <= 1 + to as usize / 8_000, "{from} to {to} Hz: {delay}, {}", resampler.delay_samples());
+        }
+    }
+
+    #[test]
+    fn a_frame_of_20_ms_never_waits_and_the_delay_is_a_few_ms() {
+        for (from, to) in pairs() {
+            let mut resampler = Resampler::new(from, to).unwrap();
+            let mut out = Vec::new();
+            resampler.process(&vec![0; from as usize / 50], &mut out);
+            assert_eq!(out.len(), to as usize / 50, "{from} to {to} Hz");
+            let most = if from.max(to) / gcd(from, to) > 400 { 10 } else { 5 };
+            assert!(resampler.delay() <= Duration::from_millis(most), "{from} to {to} Hz: {:?}", resampler.delay());
+        }
+    }
+
+    #[test]
+    fn the_pass_band_is_kept_and_what_would_alias_is_removed() {
+        let power = |pcm: &[i16]| -> f64 {
+            let middle = &pcm[pcm.len() / 4..pcm.len() * 3 / 4];
+            middle.iter().map(|&sample| f64::from(sample).powi(2)).sum::<f64>() / middle.len() as f64
+        };
+        let decibels = |from: u32, to: u32, hertz: f64| {
+            let pcm = sine(hertz, from, from as usize / 5);
+            10.0 * ((power(&at_once(from, to, &pcm)) + 1e-3) / power(&pcm)).log10()
+        };
+        for (from, to) in pairs() {
+            let nyquist = f64::from(from.min(to)) / 2.0;
+            for share in [0.01, 0.2, 0.5, 0.8] {
+                let gain = decibels(from, to, nyquist * share);
+                assert!(gain.abs() < 0.5, "{from} to {to} Hz at {share} of Nyquist: {gain} dB");
+            }
+            if to < from {
+                let alias = decibels(from, to, (nyquist * 1.15).min(f64::from(from) * 0.49));
+                assert!(alias < -55.0, "{from} to {to} Hz: {alias} dB");
+            }
+        }
+    }
+
+    #[test]
+    fn a_reset_resampler_is_as_good_as_new() {
+        let pcm = speech(24_000, 4_800);
+        let mut resampler = Resampler::new(24_000, 16_000).unwrap();
+        resampler.process(&speech(24_000, 1_111), &mut Vec::new());
+        resampler.reset();
+        let mut out = Vec::new();
+        resampler.process(&pcm, &mut out);
+        resampler.flush(&mut out);
+        assert_eq!(out, at_once(24_000, 16_000, &pcm));
+        resampler.flush(&mut out);
+        assert_eq!(out.len(), 3_200 + resampler.delay_samples(), "a second flush has nothing to give");
+    }
+
+    #[test]
+    fn full_scale_does_not_wrap() {
+        let square: Vec<i16> = (0..4_800).map(|n| if n / 480 % 2 == 0 { i16::MAX } else { i16::MIN }).collect();
+        let out = at_once(24_000, 16_000, &square);
+        let jumps = out.windows(2).filter(|pair| pair[0].abs_diff(pair[1]) > 50_000).count();
+        assert!(jumps <= 10, "{jumps} jumps from end to end, ten are in the signal");
+    }
+
+    #[test]
+    fn rates_that_do_not_fit_are_refused() {
+        for (from, to) in [(0, 8_000), (8_000, 7_999), (44_101, 48_000), (192_001, 48_000)] {
+            let error = Resampler::new(from, to).unwrap_err().to_string();
+            assert!(error.contains(&from.to_string()) && error.contains("24000"), "{error}");
+        }
+        assert!(Resampler::new(11_025, 24_000).is_ok());
+        assert!(Resampler::new(32_000, 24_000).is_ok());
+        assert!(Resampler::new(96_000, 44_100).is_ok());
+    }
+}
