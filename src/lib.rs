@@ -3,6 +3,7 @@
 #![warn(missing_docs)]
 
 pub mod agent;
+pub mod cli;
 pub mod config;
 pub mod dialect;
 pub mod ids;
