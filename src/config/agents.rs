@@ -1,6 +1,6 @@
 //! Agents, from raw to checked: `like`, kinds, secrets, set-up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use figment::value::{Dict, Value};
@@ -61,31 +61,42 @@ pub struct CheckedAgent {
     pub has_secret: bool,
 }
 
-/// Resolves `like`: every agent's table with what it inherits, and who inherits from whom.
-pub fn inherit(agents: &Dict, layers: &Layers, errors: &mut Vec<ConfigError>) -> (Dict, BTreeMap<String, String>) {
-    let (mut resolved, mut like) = (Dict::new(), BTreeMap::new());
+/// What [`inherit`] found.
+#[derive(Default)]
+pub struct Inherited {
+    /// Every agent's table with what it inherits.
+    pub agents: Dict,
+    /// Who inherits from whom.
+    pub like: BTreeMap<String, String>,
+    /// Agents whose `like` is wrong.
+    pub faulty: BTreeSet<String>,
+}
+
+/// Resolves `like`.
+pub fn inherit(agents: &Dict, layers: &Layers, errors: &mut Vec<ConfigError>) -> Inherited {
+    let mut found = Inherited::default();
     for (name, table) in agents {
         let Value::Dict(tag, own) = table else {
-            resolved.insert(name.clone(), table.clone());
+            found.agents.insert(name.clone(), table.clone());
             continue;
         };
         match chain(name, agents, layers) {
             Ok(bases) => {
-                like.extend(bases.first().map(|(base, _)| (name.clone(), base.clone())));
+                found.like.extend(bases.first().map(|(base, _)| (name.clone(), base.clone())));
                 let inherited = bases.into_iter().rev().fold(Dict::new(), |base, (_, over)| inherit_one(base, over));
-                resolved.insert(name.clone(), Value::Dict(*tag, inherit_one(inherited, own.clone())));
+                found.agents.insert(name.clone(), Value::Dict(*tag, inherit_one(inherited, own.clone())));
             }
             Err(error) => {
-                errors.push(error);
-                resolved.insert(name.clone(), table.clone());
+                errors.extend(error);
+                found.faulty.insert(name.clone());
             }
         }
     }
-    (resolved, like)
+    found
 }
 
-/// The agents that an agent inherits from, nearest first.
-fn chain(name: &str, agents: &Dict, layers: &Layers) -> Result<Vec<(String, Dict)>, ConfigError> {
+/// The agents that an agent inherits from, nearest first. A circle is reported once, by the first of its members.
+fn chain(name: &str, agents: &Dict, layers: &Layers) -> Result<Vec<(String, Dict)>, Option<ConfigError>> {
     let mut bases: Vec<(String, Dict)> = Vec::new();
     let mut current = name.to_owned();
     loop {
@@ -94,18 +105,20 @@ fn chain(name: &str, agents: &Dict, layers: &Layers) -> Result<Vec<(String, Dict
             return Ok(bases);
         };
         let at = path(&["agent", &current, "like"]);
-        if base == name || bases.iter().any(|(seen, _)| *seen == base) {
-            let around = bases.iter().map(|(seen, _)| seen.as_str()).collect::<Vec<_>>().join(" -> ");
-            let message = format!(
-                "`like` goes in a circle: {name} -> {around}{}{base}",
-                if around.is_empty() { "" } else { " -> " }
+        let circle: Vec<&str> = std::iter::once(name).chain(bases.iter().map(|(seen, _)| seen.as_str())).collect();
+        if circle.contains(&base.as_str()) {
+            let reports = base == name && circle.iter().all(|member| *member >= name);
+            let message = format!("`like` goes in a circle: {} -> {base}", circle.join(" -> "));
+            return Err(
+                reports.then(|| layers.error(&at, Spot::Value, message, Some("take one `like` out".to_owned())))
             );
-            return Err(layers.error(&at, Spot::Value, message, Some("take one `like` out".to_owned())));
         }
         let Some(table) = agents.get(&base).and_then(Value::as_dict).cloned().or_else(|| defaults::agent(&base)) else {
             let near = keys::nearest(&base, agents.keys().map(String::as_str));
             let help = near.map(|near| format!("did you mean `{near}`?"));
-            return Err(layers.error(&at, Spot::Value, format!("there is no agent `{base}` to be like"), help));
+            let own = current == name;
+            let message = format!("there is no agent `{base}` to be like");
+            return Err(own.then(|| layers.error(&at, Spot::Value, message, help)));
         };
         bases.push((base.clone(), table));
         current = base;
@@ -218,6 +231,12 @@ pub fn agent(name: &str, table: &AgentTable, tools: &[&str], check: &mut Checker
             Some(AgentKind::NotBuilt { kind: kind_name })
         }
     };
+    for (key, value) in [("vendor", &raw.vendor), ("display", &raw.display)] {
+        if value.as_ref().is_some_and(holds_secret) {
+            let help = "what is sent to a vendor as a secret belongs into `api_key` or `headers`".to_owned();
+            check.wrong_key(&at(key), format!("`{key}` must not hold a secret: it is passed on as it stands"), help);
+        }
+    }
     let setup = setup(&["agent", name, "setup"], &raw.setup, tools, check);
     let credentials = credentials(name, raw, check);
     let has_secret = raw.api_key.is_some()
@@ -243,6 +262,16 @@ pub fn agent(name: &str, table: &AgentTable, tools: &[&str], check: &mut Checker
         None => settings,
     };
     Some(CheckedAgent { settings, by_tenant, has_secret })
+}
+
+fn holds_secret(value: &Json) -> bool {
+    match value {
+        Json::Object(table) => {
+            table.iter().any(|(key, value)| value.is_string() && secret::looks_secret(key) || holds_secret(value))
+        }
+        Json::Array(items) => items.iter().any(holds_secret),
+        _ => false,
+    }
 }
 
 /// The agent with a key in its `Authorization` header.

@@ -31,6 +31,9 @@ impl Checker<'_> {
 
     /// Notes that a key is missing in a table.
     pub fn missing(&mut self, table: &[&str], key: &str, help: &str) {
+        if self.is_set(&[table, &[key]].concat()) {
+            return; // It is there, and faulty: that was said already.
+        }
         let at = path(table);
         let message = format!("`{}` has no `{key}`", keys::shown(&at));
         self.errors.push(self.layers.error(&at, Spot::Key, message, Some(help.to_owned())));

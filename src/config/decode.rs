@@ -9,6 +9,7 @@ use crate::config::document::KeyPath;
 use crate::config::error::ConfigError;
 use crate::config::keys;
 use crate::config::layers::{Layers, Origin, Spot};
+use crate::config::print;
 use crate::config::secret;
 
 /// Decodes a table at `at`; `None` only if a fault cannot be taken out.
@@ -45,7 +46,7 @@ fn text_of_variable(kind: &Kind, values: &Value, inner: &[String], path: &[Strin
         return None;
     }
     match find(values, inner)? {
-        Value::Num(_, number) => number.to_i128().map(|n| n.to_string()).or(number.to_f64().map(|n| n.to_string())),
+        Value::Num(_, number) => Some(print::number(*number)),
         Value::Bool(_, flag) => Some(flag.to_string()),
         Value::Char(_, c) => Some(c.to_string()),
         _ => None,
@@ -177,9 +178,7 @@ fn check_range(
     for name in names {
         path.push(name.clone());
         let number = match dict.get(&name) {
-            Some(Value::Num(_, number)) if rest.is_empty() => {
-                number.to_f64().or_else(|| number.to_i128().map(|n| n as f64))
-            }
+            Some(Value::Num(_, number)) if rest.is_empty() => print::number(*number).parse::<f64>().ok(),
             _ => None,
         };
         match (number, dict.get_mut(&name)) {

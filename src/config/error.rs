@@ -10,8 +10,6 @@ pub struct ConfigError {
     pub message: String,
     /// How to mend it.
     pub help: Option<String>,
-    /// Other places that belong to it, as `file:line:column`.
-    pub also: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,12 +38,12 @@ pub struct Excerpt {
 impl ConfigError {
     /// A fault at a place in a file.
     pub fn at(excerpt: Excerpt, message: String, help: Option<String>) -> Self {
-        Self { place: Place::File(excerpt), message, help, also: Vec::new() }
+        Self { place: Place::File(excerpt), message, help }
     }
 
     /// A fault outside of any file's text: a variable, a file that cannot be read.
     pub fn outside(place: impl Into<String>, message: String, help: Option<String>) -> Self {
-        Self { place: Place::Other(place.into()), message, help, also: Vec::new() }
+        Self { place: Place::Other(place.into()), message, help }
     }
 
     /// The file or variable.
@@ -96,7 +94,7 @@ impl fmt::Display for ConfigError {
                 }
             }
         }
-        self.also.iter().try_for_each(|place| write!(f, "\n    also: {place}"))
+        Ok(())
     }
 }
 

@@ -132,7 +132,7 @@ pub fn nearest<'c>(written: &str, candidates: impl IntoIterator<Item = &'c str>)
         let edits = strsim::damerau_levenshtein(&written, &plain);
         let most = (written.chars().count().max(plain.chars().count()) / 3).max(1);
         let extended = plain.starts_with(&format!("{written}_")) || written.starts_with(&format!("{plain}_"));
-        (edits <= most || extended).then_some((if extended { 0 } else { edits }, candidate))
+        (edits <= most || extended).then_some((edits, candidate))
     });
     near.min_by_key(|(edits, _)| *edits).map(|(_, candidate)| candidate)
 }

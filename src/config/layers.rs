@@ -236,7 +236,7 @@ fn insert(dict: &mut Dict, path: &[String], value: Value) {
     }
 }
 
-/// Names that two files define.
+/// Names that are defined twice, in one file or in two.
 fn duplicates(documents: &[Document]) -> Vec<ConfigError> {
     let mut seen: BTreeMap<(String, String), (&Document, Range<usize>)> = BTreeMap::new();
     let mut errors = Vec::new();
@@ -262,11 +262,10 @@ fn duplicates(documents: &[Document]) -> Vec<ConfigError> {
                 continue;
             };
             let other = first.excerpt(first_span);
-            let message = format!("{table} `{name}` is defined twice: here and in {}", other.file);
+            let other = format!("{}:{}:{}", other.file, other.line, other.column);
+            let message = format!("{table} `{name}` is defined twice: here and at {other}");
             let help = "rename one of them, or take one out".to_owned();
-            let mut error = ConfigError::at(document.excerpt(&span), message, Some(help));
-            error.also.push(format!("{}:{}:{}", other.file, other.line, other.column));
-            errors.push(error);
+            errors.push(ConfigError::at(document.excerpt(&span), message, Some(help)));
         }
     }
     errors

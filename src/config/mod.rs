@@ -66,11 +66,11 @@ fn check_keeping_layers(
         Ok(layers) => layers,
         Err(errors) => return (None, failed(errors)),
     };
-    let mut errors = complete(&mut layers);
+    let (mut errors, faulty) = complete(&mut layers);
     let mut values = layers.values.clone();
     decode::check_ranges(&mut values, &layers, &mut errors);
     let mut check = Checker { layers: &layers, lookup, errors };
-    let settings = resolve(values, &mut check);
+    let settings = resolve(values, faulty, &mut check);
     let mut errors = check.errors;
     errors.sort_by_cached_key(|error| {
         let file = files.iter().position(|file| file.name == error.source());
@@ -104,12 +104,17 @@ fn built_in() -> Settings {
     }
 }
 
-/// Fills in what is inherited by `like`, and what routes have if nobody says otherwise.
-fn complete(layers: &mut Layers) -> Vec<ConfigError> {
+/// Fills in what is inherited by `like`, what routes and agents have if nobody says otherwise, and the default agent.
+/// Gives faults, and the agents that have them.
+fn complete(layers: &mut Layers) -> (Vec<ConfigError>, BTreeSet<String>) {
     let mut errors = Vec::new();
     let agents = layers.values.get("agent").and_then(Value::as_dict).cloned().unwrap_or_default();
-    let (mut agents, like) = agents::inherit(&agents, layers, &mut errors);
+    let agents::Inherited { mut agents, like, faulty } = agents::inherit(&agents, layers, &mut errors);
     layers.like = like;
+    let default_agent = default_agent(&agents, layers);
+    if let Some(Value::Dict(_, node)) = layers.values.get_mut("node") {
+        node.entry("default_agent".to_owned()).or_insert(Value::from(default_agent));
+    }
     for table in agents.values_mut() {
         if let Value::Dict(_, table) = table {
             let kind = table.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -127,10 +132,10 @@ fn complete(layers: &mut Layers) -> Vec<ConfigError> {
         }
     }
     layers.values.insert("route".to_owned(), Value::from(routes));
-    errors
+    (errors, faulty)
 }
 
-fn resolve(mut values: Dict, check: &mut Checker<'_>) -> Option<Settings> {
+fn resolve(mut values: Dict, mut faulty: BTreeSet<String>, check: &mut Checker<'_>) -> Option<Settings> {
     let agents = values.remove("agent").and_then(Value::into_dict).unwrap_or_default();
     let routes = values.remove("route").and_then(Value::into_array).unwrap_or_default();
     let raw: Raw = decode::decode(&mut Value::from(values), &[], check.layers, &mut check.errors)?;
@@ -139,7 +144,7 @@ fn resolve(mut values: Dict, check: &mut Checker<'_>) -> Option<Settings> {
         node: NodeSettings {
             name: raw.node.name.clone(),
             region: raw.node.region.clone(),
-            default_agent: default_agent(&raw, &agents, check),
+            default_agent: raw.node.default_agent.as_deref().unwrap_or(defaults::LOCAL_AGENTS[0]).into(),
         },
         listen: sections::listen(&raw.listen, check),
         http: sections::http(&raw.http, check),
@@ -160,12 +165,11 @@ fn resolve(mut values: Dict, check: &mut Checker<'_>) -> Option<Settings> {
         off: off(&agents, check),
         inert: Vec::new(),
     };
-    let faulty = resolve_agents(agents, &tool_names, &mut settings, check);
-    if let Some(name) = &raw.node.default_agent
-        && !settings.agents.contains_key(&settings.node.default_agent)
-        && !faulty.contains(name)
-    {
-        check.dangling(&["node", "default_agent"], "agent", name, settings.agents.keys().map(AgentName::as_str));
+    faulty.extend(resolve_agents(agents, &tool_names, &mut settings, check));
+    let default_agent = settings.node.default_agent.as_str();
+    if settings.agent(default_agent).is_none() && !faulty.contains(default_agent) {
+        let known = settings.agents.keys().map(AgentName::as_str);
+        check.dangling(&["node", "default_agent"], "agent", default_agent, known);
     }
     let names = Names {
         agents: &settings.agents,
@@ -177,7 +181,6 @@ fn resolve(mut values: Dict, check: &mut Checker<'_>) -> Option<Settings> {
         default_agent: &settings.node.default_agent,
     };
     let rules: Vec<(usize, Arc<Rule>)> = resolve_routes(routes, &names, check);
-    routes::check_names(&rules, check);
     routes::check_zones(&rules, &settings, check);
     routes::check_anonymous(&rules, &settings, check);
     settings.routes = rules.into_iter().map(|(_, rule)| rule).collect();
@@ -189,12 +192,13 @@ fn named<R, T>(raw: &BTreeMap<String, R>, mut resolve: impl FnMut(&str, &R) -> O
     raw.iter().filter_map(|(name, table)| Some((name.clone(), resolve(name, table)?))).collect()
 }
 
-/// `[node] default_agent`; else the one agent that is not built in; else `storyteller`.
-fn default_agent(raw: &Raw, agents: &Dict, check: &Checker<'_>) -> AgentName {
-    let mut own = agents.keys().filter(|name| check.is_set(&["agent", name]));
+/// For callers that name none: the one agent that is not built in, else `storyteller`.
+fn default_agent(agents: &Dict, layers: &Layers) -> String {
+    let own =
+        |name: &&String| !defaults::LOCAL_AGENTS.contains(&name.as_str()) && layers.is_set(&path(&["agent", name]));
+    let mut own = agents.keys().filter(own);
     let only = own.next().filter(|_| own.next().is_none());
-    let name = raw.node.default_agent.as_deref().or(only.map(String::as_str));
-    AgentName::from(name.unwrap_or(defaults::LOCAL_AGENTS[0]))
+    only.map_or(defaults::LOCAL_AGENTS[0], String::as_str).to_owned()
 }
 
 /// Built-in agents that are off, with what would switch them on.

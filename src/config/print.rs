@@ -117,7 +117,7 @@ fn inline(value: &Value, at: &mut KeyPath) -> String {
         Value::String(_, text) => quoted(text),
         Value::Char(_, c) => quoted(&c.to_string()),
         Value::Bool(_, flag) => flag.to_string(),
-        Value::Num(_, number) => shown_number(*number),
+        Value::Num(_, value) => number(*value),
         Value::Empty(..) => "\"\"".to_owned(),
         Value::Array(_, items) => {
             let mut shown = Vec::new();
@@ -140,8 +140,9 @@ fn inline(value: &Value, at: &mut KeyPath) -> String {
     }
 }
 
-fn shown_number(number: Num) -> String {
-    match (number.to_i128(), number.to_u128(), number.to_f64()) {
+/// A number as TOML.
+pub fn number(value: Num) -> String {
+    match (value.to_i128(), value.to_u128(), value.to_f64()) {
         (Some(whole), _, _) => whole.to_string(),
         (_, Some(whole), _) => whole.to_string(),
         (_, _, Some(float)) => format!("{float:?}"),

@@ -276,19 +276,6 @@ fn idle(index: &str, raw: &RawRoute, names: &Names<'_>, check: &mut Checker<'_>)
     }
 }
 
-/// Refuses routes of the same name in one file; two files were compared before.
-pub fn check_names(rules: &[(usize, Arc<Rule>)], check: &mut Checker<'_>) {
-    let mut seen = BTreeMap::new();
-    for (index, rule) in rules {
-        if let Some(first) = seen.insert(rule.name.clone(), *index) {
-            let index = index.to_string();
-            let place = check.layers.place(&crate::config::checker::path(&["route", &first.to_string(), "name"]));
-            let help = place.map(|place| format!("the other is at {place}"));
-            check.wrong(&["route", &index, "name"], format!("there are two routes named `{}`", rule.name), help);
-        }
-    }
-}
-
 /// Refuses agents outside of a route's zone.
 pub fn check_zones(rules: &[(usize, Arc<Rule>)], settings: &Settings, check: &mut Checker<'_>) {
     for (index, rule) in rules {

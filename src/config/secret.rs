@@ -84,5 +84,5 @@ pub fn looks_secret(key: &str) -> bool {
     const WORDS: [&str; 8] =
         ["apikey", "secret", "password", "passwd", "authorization", "cookie", "credential", "privatekey"];
     let key: String = key.chars().filter(|c| c.is_alphanumeric()).map(|c| c.to_ascii_lowercase()).collect();
-    WORDS.iter().any(|word| key.contains(word)) || key.contains("token") && !key.contains("tokens")
+    WORDS.iter().any(|word| key.contains(word)) || key.ends_with("token")
 }

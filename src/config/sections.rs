@@ -99,9 +99,11 @@ pub fn runtime(raw: &RawRuntime) -> RuntimeSettings {
 }
 
 pub fn log(raw: &RawLog, check: &mut Checker<'_>) -> LogSettings {
-    if let Err(error) = raw.level.parse::<tracing_subscriber::filter::Targets>() {
+    let is_level = |text: &str| text.parse::<tracing::level_filters::LevelFilter>().is_ok();
+    let mut directives = raw.level.split(',').map(str::trim);
+    if let Some(bad) = directives.find(|text| !is_level(text.rsplit_once('=').map_or(*text, |(_, level)| level))) {
         let help = "write a level (error warn info debug trace), or `info,antiphon::session=debug`".to_owned();
-        check.wrong(&["log", "level"], format!("is not a log filter: {error}"), help);
+        check.wrong(&["log", "level"], format!("`{bad}` is not a log filter"), help);
     }
     LogSettings { format: raw.format, level: raw.level.clone() }
 }
