@@ -48,3 +48,6 @@ impl Answer {
         ExitCode::from(self.code)
     }
 }
+
+#[cfg(test)]
+mod tests;

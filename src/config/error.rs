@@ -14,7 +14,7 @@ pub struct ConfigError {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Place {
-    File(Excerpt),
+    File(Box<Excerpt>),
     Other(String),
 }
 
@@ -38,7 +38,7 @@ pub struct Excerpt {
 impl ConfigError {
     /// A fault at a place in a file.
     pub fn at(excerpt: Excerpt, message: String, help: Option<String>) -> Self {
-        Self { place: Place::File(excerpt), message, help }
+        Self { place: Place::File(Box::new(excerpt)), message, help }
     }
 
     /// A fault outside of any file's text: a variable, a file that cannot be read.
@@ -81,7 +81,8 @@ impl fmt::Display for ConfigError {
                     write!(f, "\n    help: {help}")?;
                 }
             }
-            Place::File(Excerpt { file, line, column, text, caret, width }) => {
+            Place::File(excerpt) => {
+                let Excerpt { file, line, column, text, caret, width } = &**excerpt;
                 let number = line.to_string();
                 let margin = " ".repeat(number.len());
                 let tabs = |c: char| if c == '\t' { '\t' } else { ' ' };

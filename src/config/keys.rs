@@ -81,8 +81,11 @@ pub const INERT: &[&str] = &[
     "hook",
 ];
 
+/// Reads what a key says, in a form that can be compared.
+type Read = fn(&Settings) -> String;
+
 /// Keys that a running process does not take over on a reload.
-const RESTART: &[(&str, fn(&Settings) -> String)] = &[
+const RESTART: &[(&str, Read)] = &[
     ("node", |s| format!("{:?}", (&s.node.name, &s.node.region))),
     ("listen.http", |s| s.listen.http.to_string()),
     ("listen.control", |s| s.listen.control.to_string()),

@@ -21,6 +21,7 @@ mod secret;
 mod sections;
 mod services;
 pub mod settings;
+mod shape;
 pub mod source;
 
 use std::collections::{BTreeMap, BTreeSet};

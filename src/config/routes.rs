@@ -8,8 +8,9 @@ use serde_json::Value as Json;
 
 use crate::config::agents;
 use crate::config::checker::Checker;
-use crate::config::raw::{ClientField, OneOrMany, RawAudio, RawGap, RawMatch, RawRoute, RawTap, RawTarget};
+use crate::config::raw::{ClientField, RawAudio, RawGap, RawMatch, RawRoute, RawTap, RawTarget};
 use crate::config::settings::{AgentKind, AgentSettings, Settings};
+use crate::config::shape::OneOrMany;
 use crate::ids::{AgentName, RouteName};
 use crate::route::plan::{BUILT_IN_CLIP, ClientMay, GapMode, IdlePolicy, OpusSettings, Policy};
 use crate::route::rule::{Choice, Match, Rule, Slo, Tap, Target};

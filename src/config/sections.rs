@@ -5,11 +5,12 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::config::checker::Checker;
-use crate::config::raw::{OneOrMany, RawAuth, RawHttp, RawListen, RawLog, RawRedis, RawRuntime, RawWebrtc};
+use crate::config::raw::{RawAuth, RawHttp, RawListen, RawLog, RawRedis, RawRuntime, RawWebrtc};
 use crate::config::settings::{
     AuthSettings, HttpSettings, IceServer, ListenSettings, LogSettings, RedisSettings, RuntimeSettings, TlsSettings,
     WebrtcSettings, WebsocketLimits,
 };
+use crate::config::shape::OneOrMany;
 
 const NOWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 

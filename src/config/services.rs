@@ -6,8 +6,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::config::checker::Checker;
-use crate::config::raw::{OneOrMany, RawHook, RawLimit, RawLimitSet, RawRun, RawTool};
+use crate::config::raw::{RawHook, RawLimit, RawLimitSet, RawRun, RawTool};
 use crate::config::settings::{Filler, HookSettings, LimitSettings, LimitUnit, ToolRun, ToolSettings};
+use crate::config::shape::OneOrMany;
 
 /// Tools that the relay has by itself.
 pub const BUILT_IN_TOOLS: [&str; 1] = ["end_call"];

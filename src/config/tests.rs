@@ -787,3 +787,31 @@ fn the_reference_mentions_every_key() {
     assert!(missing.is_empty(), "not in config/antiphon.toml: {missing:#?}");
     assert!(shown.len() > 100);
 }
+
+// -------------------------------------------------------------------------------------------------- robustness
+
+proptest::proptest! {
+    #[test]
+    fn no_text_makes_it_panic_and_every_fault_points_into_the_text(
+        cuts in proptest::collection::vec((0usize..12_000, 0usize..40, "[a-zäö\\[\\]{}=\"'.#\n 0-9-]{0,6}"), 1..4),
+    ) {
+        let mut text: Vec<char> = uncommented().chars().collect();
+        for (at, length, insert) in cuts {
+            let at = at.min(text.len());
+            let end = (at + length).min(text.len());
+            text.splice(at..end, insert.chars());
+        }
+        let text: String = text.into_iter().collect();
+        if let Err(errors) = example_machine().check(&[&text]) {
+            proptest::prop_assert!(!errors.errors.is_empty());
+            for error in &errors.errors {
+                let shown = error.to_string();
+                proptest::prop_assert!(shown.starts_with(error.source()));
+                if let (Some(line), Some(column)) = (error.line(), error.column()) {
+                    let written = text.split('\n').nth(line - 1).unwrap_or_default();
+                    proptest::prop_assert!(column <= written.chars().count() + 1, "{shown}");
+                }
+            }
+        }
+    }
+}
