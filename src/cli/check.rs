@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::cli::{Answer, ConfigArgs};
+use crate::cli::answer::{Answer, ConfigArgs};
 use crate::config::settings::Settings;
 
 /// Checks configuration files and says what is wrong, with file, line and column.

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::process::ExitCode;
 
-use crate::cli::Answer;
+use crate::cli::answer::Answer;
 use crate::config::examples::{EXAMPLES, example};
 
 /// Prints a configuration file to begin with; without a name, lists them.

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value};
 
-use crate::cli::{Answer, ConfigArgs};
+use crate::cli::answer::{Answer, ConfigArgs};
 use crate::config::settings::Settings;
 use crate::ids::{AgentName, ConversationId, SessionId};
 use crate::route::{RouteRequest, Router};

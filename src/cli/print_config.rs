@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::cli::{Answer, ConfigArgs};
+use crate::cli::answer::{Answer, ConfigArgs};
 use crate::config::source::{Process, Sources};
 
 /// Prints the configuration in force as TOML: defaults, files and variables merged. Secrets are not shown.

@@ -72,7 +72,6 @@ pub const INERT: &[&str] = &[
     "route.*.limits",
     "route.*.admit",
     "route.*.slo",
-    "agent.*.max_sessions",
     "agent.*.price",
     "agent.*.credential",
     "tool",

@@ -213,8 +213,11 @@ fn off(agents: &Dict, check: &Checker<'_>) -> Vec<(AgentName, String)> {
             .collect();
         let why = match unset.as_slice() {
             [] => format!("kind {} is not built in this version", vendor.name),
-            [one] => format!("{one} is not set"),
-            several => format!("{} are not set", several.join(" and ")),
+            [one] => format!("{one} is not set, and kind {} is not built in this version", vendor.name),
+            several => {
+                let unset = several.join(" and ");
+                format!("{unset} are not set, and kind {} is not built in this version", vendor.name)
+            }
         };
         (AgentName::from(vendor.name), why)
     });

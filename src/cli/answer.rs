@@ -1,10 +1,4 @@
-//! Subcommands that only look: each has clap arguments, a function that gives text and exit code, and `run`, which
-//! prints.
-
-pub mod check;
-pub mod example;
-pub mod explain;
-pub mod print_config;
+//! What the subcommands that only look have in common: which configuration, and what they say.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -50,4 +44,5 @@ impl Answer {
 }
 
 #[cfg(test)]
+#[path = "answer_tests.rs"]
 mod tests;

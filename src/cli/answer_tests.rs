@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Parser;
 
 use super::*;
+use crate::cli::{check, example, explain, print_config};
 
 #[derive(Parser)]
 #[allow(clippy::large_enum_variant, reason = "parsed once")]
