@@ -1,11 +1,20 @@
 //! Agent protocols: pure translations between the neutral vocabulary and what an agent speaks.
 #![deny(clippy::disallowed_methods, clippy::disallowed_macros)]
 
+pub mod clip;
+pub mod echo;
+pub mod native;
+pub mod plain;
+pub mod storyteller;
+
 use std::time::Duration;
 
 use bytes::Bytes;
 use secrecy::SecretString;
 
+use crate::agent::clip::AfterClip;
+use crate::config::settings::{AgentKind, AgentSettings, WebsocketAgent, WebsocketProtocol};
+use crate::media::format::FormatError;
 use crate::message::{FromAgent, ToAgent};
 use crate::time::Micros;
 
@@ -104,4 +113,83 @@ pub trait Agent: Send {
 
     /// The next thing to do.
     fn poll(&mut self, now: Micros) -> AgentOutput;
+}
+
+/// Why an agent cannot be made from its settings.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// This build does not serve the kind.
+    #[error("agent `{agent}`: this build does not serve the kind `{kind}`")]
+    NotBuilt {
+        /// The agent.
+        agent: String,
+        /// The kind.
+        kind: String,
+    },
+    /// The URL is not one of a WebSocket.
+    #[error("agent `{agent}`: `{scheme}` in its url is not possible; use ws or wss")]
+    Scheme {
+        /// The agent.
+        agent: String,
+        /// The URL's scheme.
+        scheme: String,
+    },
+    /// A clip cannot be played.
+    #[error("agent `{agent}`: {why}")]
+    Clip {
+        /// The agent.
+        agent: String,
+        /// Which file, and what is wrong with it.
+        why: String,
+    },
+    /// An audio format cannot be served.
+    #[error("agent `{agent}`: {source}")]
+    Format {
+        /// The agent.
+        agent: String,
+        /// Which, and what is possible.
+        source: FormatError,
+    },
+}
+
+/// The agent of one conversation. `seed` decides whatever it leaves to chance.
+///
+/// # Errors
+/// If the settings cannot be served; the configuration check finds the same before a call comes.
+pub fn build(settings: &AgentSettings, seed: u64) -> Result<Box<dyn Agent>, BuildError> {
+    match &settings.kind {
+        AgentKind::Websocket(websocket) => {
+            check_websocket(settings, websocket)?;
+            Ok(match websocket.protocol {
+                WebsocketProtocol::Native => Box::new(native::NativeAgent::new(websocket, settings.vendor.clone())),
+                WebsocketProtocol::Plain { start } => {
+                    Box::new(plain::PlainAgent::new(websocket, start.then(|| settings.vendor.clone())))
+                }
+            })
+        }
+        AgentKind::Echo { delay } => Ok(Box::new(echo::Echo::new(*delay))),
+        AgentKind::Clip { file } => {
+            let failed = |why: String| BuildError::Clip { agent: settings.name.to_string(), why };
+            let played = match file {
+                Some(file) => clip::ClipAgent::new(&clip::read(file).map_err(failed)?, AfterClip::Hangup),
+                None => clip::ClipAgent::new(clip::APOLOGY, AfterClip::Hangup),
+            };
+            Ok(Box::new(played.map_err(|error| failed(error.to_string()))?))
+        }
+        AgentKind::Storyteller => Ok(Box::new(storyteller::Storyteller::new(seed))),
+        AgentKind::NotBuilt { kind } => {
+            Err(BuildError::NotBuilt { agent: settings.name.to_string(), kind: kind.clone() })
+        }
+    }
+}
+
+fn check_websocket(settings: &AgentSettings, websocket: &WebsocketAgent) -> Result<(), BuildError> {
+    let agent = || settings.name.to_string();
+    if !matches!(websocket.url.scheme(), "ws" | "wss") {
+        return Err(BuildError::Scheme { agent: agent(), scheme: websocket.url.scheme().to_owned() });
+    }
+    for format in [websocket.uplink, websocket.downlink] {
+        format.check().map_err(|source| BuildError::Format { agent: agent(), source })?;
+    }
+    Ok(())
 }

@@ -379,6 +379,16 @@ pub struct AgentSettings {
     pub price: Option<Price>,
 }
 
+impl AgentSettings {
+    /// How late the agent speaks back what it hears, if that is all it does.
+    pub fn announced_delay(&self) -> Option<Duration> {
+        match self.kind {
+            AgentKind::Echo { delay } => Some(delay),
+            _ => None,
+        }
+    }
+}
+
 /// The operator's own prices: amount per unit.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Price {

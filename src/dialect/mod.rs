@@ -1,6 +1,8 @@
 //! Dialects: pure translations between what clients speak and the neutral vocabulary.
 #![deny(clippy::disallowed_methods, clippy::disallowed_macros)]
 
+pub mod native;
+
 use crate::agent::Wire;
 use crate::ids::Seq;
 use crate::message::{Error, FromClient, Start, ToClient};
@@ -33,4 +35,9 @@ pub trait Dialect: Send {
     /// Puts one message on the wire; `None` if this dialect has no word for it. `seq` is `None` for messages that are
     /// not kept for a resume (audio, pong, stats).
     fn encode(&mut self, seq: Option<Seq>, message: &ToClient) -> Option<Wire>;
+
+    /// How many unknown fields were ignored in otherwise understood messages since the last call.
+    fn take_ignored_fields(&mut self) -> u32 {
+        0
+    }
 }

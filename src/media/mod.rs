@@ -1,5 +1,17 @@
 //! Audio: formats, codecs, ordering and level; pure.
 #![deny(clippy::disallowed_methods, clippy::disallowed_macros)]
 
+pub mod clip;
 pub mod format;
+pub mod g711;
+pub mod level;
+pub mod opus;
+pub mod order;
+pub mod packet;
+pub mod pcm;
+pub mod playout;
+pub mod resample;
 pub mod transcode;
+
+#[cfg(test)]
+pub(crate) mod fixture;

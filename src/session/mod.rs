@@ -4,338 +4,455 @@
 //! drain.
 #![deny(clippy::disallowed_methods, clippy::disallowed_macros)]
 
+mod agents;
+mod clients;
+pub mod downlink;
+mod event;
+pub mod ledger;
+mod lifetime;
+pub mod links;
+mod record;
+pub mod state;
+pub mod transcript;
 pub mod uplink;
+mod upstreams;
 
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::agent::Capabilities;
-use crate::ids::{ConversationId, LinkId, Seq, SessionId, UpstreamId};
+use hdrhistogram::Histogram;
+
+use crate::ids::{CallId, ConversationId, LinkId, SessionId, TurnId, UpstreamId};
 use crate::message::{
-    AgentError, AudioFormats, Basis, CloseReason, FailureClass, FromAgent, FromClient, Start, ToAgent, ToClient,
+    AddedMs, AgentInfo, CloseReason, Error, ErrorCode, FromAgent, FromClient, Percentiles, Setup, Started, State,
+    StateChange, Stats, TextMessage, ToAgent, ToClient,
 };
 use crate::route::plan::Plan;
-use crate::time::Micros;
+use crate::time::{Micros, TimerName, Timers};
 
-/// What a session is made of.
-#[derive(Clone, Debug)]
-pub struct SessionParams {
-    /// Its id, made by the runtime.
-    pub id: SessionId,
-    /// The conversation's id.
-    pub conversation_id: ConversationId,
-    /// What was decided at admission.
-    pub plan: Arc<Plan>,
-    /// The client's first message.
-    pub start: Start,
-    /// The first link, which gets number 0.
-    pub link: LinkInfo,
-    /// Unix time in seconds at which the session ends at the latest.
-    pub expires_at: Option<u64>,
-}
+use downlink::{Downlink, DownlinkOutput};
+pub use event::{
+    Carriage, Command, Direction, LinkChange, LinkInfo, Measure, Output, Queue, SessionParams, Transport,
+    UpstreamChange, UpstreamRole,
+};
+use links::Links;
+pub use record::{AgentEntry, CallRecord, Codecs, Cost};
+use record::{MAX_FIRST_AUDIO, Totals};
+use state::Conversation;
+use transcript::Transcript;
+use uplink::{Uplink, UplinkOutput};
+use upstreams::Upstreams;
 
-/// A link as the session sees it.
-#[derive(Clone, Debug)]
-pub struct LinkInfo {
-    /// For the call record and metrics.
-    pub transport: Transport,
-    /// How audio travels on it.
-    pub carriage: Carriage,
-    /// Its formats, checked.
-    pub audio: AudioFormats,
-    /// The token with which the session can be resumed after this link; made by the runtime, single-use.
-    pub resume_token: String,
-    /// On a resume: the last `seq` that the client has.
-    pub have: Option<u64>,
-}
+/// Text messages kept while no agent is ready.
+const MAX_WAITING_MESSAGES: usize = 32;
+/// Tool calls that may run at once.
+const MAX_TOOL_CALLS: usize = 64;
 
-/// How clients connect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Transport {
-    /// WebSocket.
-    Websocket,
-    /// WebRTC.
-    Webrtc,
-    /// Raw QUIC.
-    Quic,
-    /// WebTransport over HTTP/3.
-    Webtransport,
-}
-
-impl Transport {
-    /// The metric label.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Transport::Websocket => "websocket",
-            Transport::Webrtc => "webrtc",
-            Transport::Quic => "quic",
-            Transport::Webtransport => "webtransport",
-        }
-    }
-}
-
-/// How audio travels on a link.
+/// The timers of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Carriage {
-    /// In order with the control messages, reliably: positions count samples.
-    Ordered,
-    /// As RTP: positions are RTP timestamps; packets may be lost or come out of order.
-    Rtp,
+enum Timer {
+    /// The agent should be ready by now.
+    AgentReady,
+    /// The end of `max_s` is near.
+    MaxWarning,
+    /// `max_s` is over.
+    Max,
+    /// Nobody has spoken for long.
+    Idle,
+    /// Nobody has spoken since the warning.
+    IdleGrace,
+    /// Nobody came back to the session.
+    Resume,
+    /// The node's patience is over.
+    Drain,
+    /// The agent has hung up and its last words should have been played.
+    Goodbye,
 }
 
-/// What happened to a link.
-#[derive(Clone, Debug)]
-pub enum LinkChange {
-    /// A new link; it takes over the microphone and the speaker from any older one.
-    Attached(LinkInfo),
-    /// Gone without goodbye: the resume window begins.
-    Lost,
-    /// A measured round trip.
-    RoundTrip(Duration),
-    /// The client's transport library has taken everything handed over with positions before `pos`.
-    Acked {
-        /// Ticks of the downlink format's clock.
-        pos: u32,
-    },
-}
-
-/// What happened to an upstream.
-#[derive(Clone, Debug)]
-pub enum UpstreamChange {
-    /// The socket is open (built-in agents: at once); what the agent can do.
-    Connected(Capabilities),
-    /// It could not be reached, or was lost.
-    Failed(AgentError),
-}
-
-/// What the operator or the runtime wants.
-#[derive(Clone, Copy, Debug)]
-pub enum Command {
-    /// The node goes down.
-    Drain {
-        /// When this client should reconnect.
-        reconnect_after: Duration,
-        /// When the session is ended.
-        deadline: Duration,
-    },
-    /// End it now.
-    End(CloseReason),
-}
-
-/// Which way audio goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Direction {
-    /// Client to agent.
-    Up,
-    /// Agent to client.
-    Down,
-}
-
-impl Direction {
-    /// The metric label.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Direction::Up => "up",
-            Direction::Down => "down",
-        }
+impl TimerName for Timer {
+    const ALL: &'static [Timer] = &[
+        Timer::AgentReady,
+        Timer::MaxWarning,
+        Timer::Max,
+        Timer::Idle,
+        Timer::IdleGrace,
+        Timer::Resume,
+        Timer::Drain,
+        Timer::Goodbye,
+    ];
+    fn index(self) -> usize {
+        self as usize
     }
 }
 
-/// What an upstream is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UpstreamRole {
-    /// It talks with the caller, or will as soon as it is ready.
-    Active,
-    /// It is kept ready to take over.
-    Standby,
-    /// It only listens.
-    Tap,
-}
-
-/// What a session wants done.
-#[derive(Debug)]
-#[allow(clippy::large_enum_variant, reason = "moved once, from the session to the driver")]
-pub enum Output {
-    /// Say something to a client; `seq` is there if it is kept for a resume.
-    ToClient {
-        /// On this link.
-        link: LinkId,
-        /// Its number.
-        seq: Option<Seq>,
-        /// The message.
-        message: ToClient,
-    },
-    /// Say something to an agent.
-    ToAgent {
-        /// On this upstream.
-        upstream: UpstreamId,
-        /// The message.
-        message: ToAgent,
-    },
-    /// Connect to an agent; answer with [`UpstreamChange`].
-    Dial {
-        /// The number of the new upstream.
-        upstream: UpstreamId,
-        /// Index into [`Plan::rungs`] (taps: [`Plan::taps`]).
-        rung: usize,
-        /// What for.
-        role: UpstreamRole,
-    },
-    /// Close the connection to an agent after what was said to it.
-    Hangup {
-        /// This upstream.
-        upstream: UpstreamId,
-    },
-    /// Close a link after what was said on it.
-    Detach {
-        /// This link.
-        link: LinkId,
-        /// WebSocket close code.
-        code: u16,
-        /// For the close frame.
-        reason: &'static str,
-    },
-    /// Count something.
-    Measure(Measure),
-    /// The session is over; nothing follows.
-    Close {
-        /// Why.
-        reason: CloseReason,
-        /// Everything about the call.
-        record: Box<CallRecord>,
-    },
-    /// Nothing to do until something happens or the deadline passes.
-    Idle {
-        /// When to call [`Session::on_deadline`].
-        deadline: Option<Micros>,
-        /// The timer behind it, for traces.
-        timer: &'static str,
-    },
-}
-
-/// One figure for the metrics.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Measure {
-    /// End of the caller's speech to the first audio of the answer sent.
-    FirstAudio(Duration),
-    /// Detection of an interruption to the flush handed over.
-    BargeInStop(Duration),
-    /// Uplink packets that never came, and those recovered from FEC.
-    UplinkLoss {
-        /// Never came.
-        lost: u32,
-        /// Of these, recovered from in-band FEC.
-        recovered: u32,
-    },
-    /// Uplink audio made up for lost packets.
-    Concealed(Duration),
-    /// Silence made up for time in which the client sent nothing.
-    Filled(Duration),
-    /// How long a packet after a gap waited.
-    GapWait(Duration),
-    /// Audio dropped at a full or stale queue.
-    Dropped {
-        /// The queue.
-        queue: Queue,
-        /// How much audio.
-        audio: Duration,
-    },
-    /// How far agent time is ahead of the caller's real time.
-    UplinkSkew(Duration),
-    /// Agent audio waiting in the playout store.
-    PlayoutDepth(Duration),
-    /// A figure of heard audio was fixed.
-    Heard {
-        /// What it rests on.
-        basis: Basis,
-    },
-    /// The caller interrupted the agent.
-    Interruption,
-    /// An upstream failed.
-    UpstreamFailed {
-        /// How.
-        class: FailureClass,
-    },
-    /// Another agent took over.
-    Fallback,
-    /// The agent was ready this long after it was dialled.
-    UpstreamReady(Duration),
-    /// An unknown message of a newer peer was ignored.
-    Ignored,
-    /// A client message was refused.
-    Refused,
-}
-
-/// The bounded queues of a session that drop audio.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Queue {
-    /// Waiting for the agent to be ready.
-    Preroll,
-    /// Waiting to be sent to the agent.
-    Uplink,
-    /// Waiting to be played.
-    Playout,
-    /// Audio of a flushed generation that came late.
-    Stale,
-}
-
-impl Queue {
-    /// The metric label.
-    pub const fn label(self) -> &'static str {
+impl Timer {
+    const fn label(self) -> &'static str {
         match self {
-            Queue::Preroll => "preroll",
-            Queue::Uplink => "uplink",
-            Queue::Playout => "playout",
-            Queue::Stale => "stale",
+            Timer::AgentReady => "agent_ready",
+            Timer::MaxWarning => "max_warning",
+            Timer::Max => "max",
+            Timer::Idle => "idle",
+            Timer::IdleGrace => "idle_grace",
+            Timer::Resume => "resume",
+            Timer::Drain => "drain",
+            Timer::Goodbye => "goodbye",
         }
     }
 }
-
-/// Everything about a finished call; the driver adds what only it knows and writes it as one JSON line.
-#[derive(Clone, Debug, Default, serde::Serialize)]
-pub struct CallRecord {}
 
 /// One conversation.
 #[derive(Debug)]
-pub struct Session {}
+pub struct Session {
+    id: SessionId,
+    conversation_id: ConversationId,
+    plan: Arc<Plan>,
+    /// What the client asked for, reduced to what the route lets it decide.
+    setup: Setup,
+    history: Vec<crate::message::ContextItem>,
+    context: Option<serde_json::Value>,
+    metadata: Option<serde_json::Value>,
+    expires_at: Option<u64>,
+    began: Micros,
+    links: Links,
+    upstreams: Upstreams,
+    uplink: Uplink,
+    downlink: Downlink,
+    conversation: Conversation,
+    transcript: Transcript,
+    timers: Timers<Timer, 8>,
+    /// Tool calls that wait for a result.
+    tools: BTreeSet<CallId>,
+    /// Text messages that wait for an agent.
+    waiting: VecDeque<TextMessage>,
+    /// The last voiced moment of the caller that no answer has followed yet.
+    unanswered: Option<Micros>,
+    /// The caller speaks since then, by the relay's own finding.
+    voiced_since: Option<Micros>,
+    totals: Totals,
+    added: [Histogram<u32>; 2],
+    outputs: VecDeque<Output>,
+    closed: bool,
+}
 
-#[allow(unused_variables, clippy::todo, reason = "being written")]
 impl Session {
-    /// A session with its first link; it dials at once.
+    /// A session with its first link, number 0; it says `started` and dials at once.
     pub fn new(params: SessionParams, now: Micros) -> Session {
-        todo!()
+        let SessionParams { id, conversation_id, plan, start, link, expires_at } = params;
+        let may = plan.policy.client_may;
+        let (setup, refused) = clients::permitted(start.setup.unwrap_or_default(), may);
+        let history = if may.context { start.history } else { Vec::new() };
+        let mut session = Session {
+            id,
+            conversation_id,
+            setup,
+            history,
+            context: start.context,
+            metadata: start.metadata,
+            expires_at,
+            began: now,
+            links: Links::new(link.clone()),
+            upstreams: Upstreams::default(),
+            uplink: Uplink::new(&plan.policy, now),
+            downlink: Downlink::new(&plan.policy),
+            conversation: Conversation::default(),
+            transcript: Transcript::new(now),
+            timers: Timers::default(),
+            tools: BTreeSet::new(),
+            waiting: VecDeque::new(),
+            unanswered: None,
+            voiced_since: None,
+            totals: Totals::default(),
+            added: [added_histogram(), added_histogram()],
+            outputs: VecDeque::with_capacity(32),
+            closed: false,
+            plan,
+        };
+        session.start_timers(now);
+        session.open_link(LinkId(0), link, None, now);
+        for field in refused {
+            session.refuse_field(field);
+        }
+        session.dial(0, now);
+        session
     }
+
     /// A client says something.
     pub fn on_client(&mut self, link: LinkId, message: FromClient, now: Micros) {
-        todo!()
+        if self.closed || !self.links.is_attached(link) {
+            return;
+        }
+        self.handle_client(message, now);
+        self.check_invariants();
     }
+
+    /// A client said something that its dialect could not make sense of.
+    pub fn on_refused(&mut self, link: LinkId, error: Error, now: Micros) {
+        let _ = now;
+        if self.closed || !self.links.is_attached(link) {
+            return;
+        }
+        self.outputs.push_back(Output::Measure(Measure::Refused));
+        self.say(ToClient::Error(error));
+    }
+
     /// An agent says something.
     pub fn on_agent(&mut self, upstream: UpstreamId, message: FromAgent, now: Micros) {
-        todo!()
+        if self.closed || !self.upstreams.is_active(upstream) {
+            return;
+        }
+        self.handle_agent(upstream, message, now);
+        self.check_invariants();
     }
-    /// A link changed.
+
+    /// A link changed. [`LinkChange::Attached`] makes a new one, whose number must be [`Session::next_link`].
     pub fn on_link(&mut self, link: LinkId, change: LinkChange, now: Micros) {
-        todo!()
+        if self.closed {
+            return;
+        }
+        match change {
+            LinkChange::Attached(info) => self.attach(info, now),
+            _ if !self.links.is_attached(link) => {}
+            LinkChange::Lost => self.lose_link(now),
+            LinkChange::RoundTrip(rtt) => self.downlink.on_round_trip(rtt),
+            LinkChange::Acked { pos } => self.downlink.on_acked(pos, now),
+        }
+        self.check_invariants();
     }
+
     /// An upstream changed.
     pub fn on_upstream(&mut self, upstream: UpstreamId, change: UpstreamChange, now: Micros) {
-        todo!()
+        if self.closed || !self.upstreams.is_active(upstream) {
+            return;
+        }
+        match change {
+            UpstreamChange::Connected(capabilities) => self.open_upstream(upstream, capabilities, now),
+            UpstreamChange::Failed(error) => self.lose_upstream(Some(error), now),
+        }
+        self.check_invariants();
     }
+
     /// The operator or the runtime wants something.
     pub fn on_command(&mut self, command: Command, now: Micros) {
-        todo!()
+        if self.closed {
+            return;
+        }
+        match command {
+            Command::Drain { reconnect_after, deadline } => self.drain(reconnect_after, deadline, now),
+            Command::End(reason) => self.close(reason, now),
+        }
     }
+
     /// The deadline given by [`Output::Idle`] has passed.
     pub fn on_deadline(&mut self, now: Micros) {
-        todo!()
+        if self.closed {
+            return;
+        }
+        self.uplink.on_deadline(now);
+        while let Some(timer) = self.timers.take_due(now) {
+            self.handle_timer(timer, now);
+            if self.closed {
+                return;
+            }
+        }
+        self.check_invariants();
     }
-    /// The driver measured added latency of one frame.
+
+    /// The number that the next link gets.
+    pub fn next_link(&self) -> LinkId {
+        self.links.next_id()
+    }
+
+    /// Whether [`Output::Close`] was given or is about to be.
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Whether the caller's audio reaches the agent untouched and the agent's the caller, as far as known.
+    pub fn passes(&self, direction: Direction) -> bool {
+        match direction {
+            Direction::Up => self.uplink.passes().unwrap_or(false),
+            Direction::Down => self.downlink.passes().unwrap_or(false),
+        }
+    }
+
+    /// The driver measured the added latency of one frame.
     pub fn record_added(&mut self, direction: Direction, added: Duration) {
-        todo!()
+        self.added[direction as usize].saturating_record(added.as_micros() as u64);
     }
+
     /// The next thing to do.
     pub fn poll(&mut self, now: Micros) -> Output {
-        todo!()
+        loop {
+            if let Some(output) = self.outputs.pop_front() {
+                return output;
+            }
+            if self.closed {
+                return Output::Idle { deadline: None, timer: "closed" };
+            }
+            if let Some(output) = self.uplink.poll() {
+                self.handle_uplink(output, now);
+            } else if let Some(output) = self.downlink.poll(now) {
+                self.handle_downlink(output, now);
+            } else {
+                return self.idle();
+            }
+        }
     }
+
+    fn idle(&self) -> Output {
+        let timer = self.timers.next().map(|(timer, at)| (at, timer.label()));
+        let uplink = self.uplink.deadline().map(|at| (at, "uplink"));
+        let downlink = self.downlink.deadline().map(|at| (at, "playout"));
+        let next = [timer, uplink, downlink].into_iter().flatten().min();
+        Output::Idle { deadline: next.map(|(at, _)| at), timer: next.map_or("none", |(_, name)| name) }
+    }
+
+    fn handle_uplink(&mut self, output: UplinkOutput, now: Micros) {
+        match output {
+            UplinkOutput::Audio(frame) => {
+                if let Some((upstream, _)) = self.upstreams.ready() {
+                    self.outputs.push_back(Output::ToAgent { upstream, message: ToAgent::Audio(frame) });
+                }
+            }
+            UplinkOutput::Speech(event, at) => self.hear_speech(event, at, now),
+            UplinkOutput::Measure(measure) => self.outputs.push_back(Output::Measure(measure)),
+            UplinkOutput::BadAudio(message) => {
+                self.outputs.push_back(Output::Measure(Measure::Refused));
+                self.say(ToClient::Error(error(ErrorCode::BadAudio, message)));
+            }
+        }
+    }
+
+    fn handle_downlink(&mut self, output: DownlinkOutput, now: Micros) {
+        match output {
+            DownlinkOutput::Begun { turn, item } => {
+                self.totals.turns += 1;
+                self.transcript.on_agent_turn(turn, item, now);
+                self.touch(now);
+            }
+            DownlinkOutput::Turn(turn) => self.say(ToClient::Turn(turn)),
+            DownlinkOutput::Flush(flush) => self.say(ToClient::Flush(flush)),
+            DownlinkOutput::Audio(audio, opening) => {
+                if opening {
+                    self.answer_heard(now);
+                    self.move_to(State::Speaking);
+                }
+                self.totals.sent += self.downlink.span(audio.ticks);
+                self.say(ToClient::Audio(audio));
+            }
+            DownlinkOutput::Played(played) => {
+                self.transcript.on_played(played.turn, now);
+                self.touch(now);
+                if !self.downlink.is_busy() {
+                    self.end_of_answer(now);
+                }
+            }
+            DownlinkOutput::Cut(cut) => self.tell_cut(cut, now),
+            DownlinkOutput::Refused(turn) => self.refuse_tail(turn),
+            DownlinkOutput::Measure(measure) => self.outputs.push_back(Output::Measure(measure)),
+        }
+    }
+
+    /// The first audio of an answer is handed over.
+    fn answer_heard(&mut self, now: Micros) {
+        let spoke = self.unanswered.take().or_else(|| self.voiced_since.and(self.uplink.last_voiced()));
+        let Some(since) = spoke else { return };
+        let took = now - since;
+        if self.totals.first_audio_ms.len() < MAX_FIRST_AUDIO {
+            self.totals.first_audio_ms.push(took.as_millis() as u64);
+        }
+        self.outputs.push_back(Output::Measure(Measure::FirstAudio(took)));
+    }
+
+    /// Says something to the client, or keeps it for when it is back.
+    fn say(&mut self, message: ToClient) {
+        if let Some(output) = self.links.say(message) {
+            self.outputs.push_back(output);
+        }
+    }
+
+    /// Says something to the agent, if one is ready.
+    fn tell(&mut self, message: ToAgent) {
+        if let Some((upstream, _)) = self.upstreams.ready() {
+            self.outputs.push_back(Output::ToAgent { upstream, message });
+        }
+    }
+
+    /// Moves the conversation towards `to` by allowed steps, each told to the client.
+    fn move_to(&mut self, to: State) {
+        while let Some((from, to)) = self.conversation.step_towards(to) {
+            self.say(ToClient::State(StateChange { from, to }));
+        }
+    }
+
+    fn started(&self, link: &LinkInfo, resumed: Option<bool>) -> Started {
+        let rung = self.upstreams.active().map_or(0, |active| active.rung);
+        let agent = &self.plan.rungs[rung].agent;
+        Started {
+            session_id: self.id.clone(),
+            conversation_id: self.conversation_id.clone(),
+            agent: AgentInfo {
+                name: agent.name.clone(),
+                display: agent.display.clone(),
+                delay_ms: agent.announced_delay().map(|delay| delay.as_millis() as u32),
+            },
+            audio: link.audio,
+            resume_token: link.resume_token.clone(),
+            expires_at: self.expires_at,
+            resumed,
+        }
+    }
+
+    /// Figures of this session so far.
+    fn stats(&self) -> Stats {
+        let (lost, concealed, filled) = self.uplink.totals();
+        let percentiles = |histogram: &Histogram<u32>| Percentiles {
+            p50: histogram.value_at_quantile(0.5) as f64 / 1000.0,
+            p99: histogram.value_at_quantile(0.99) as f64 / 1000.0,
+        };
+        let [up, down] = &self.added;
+        Stats {
+            added_ms: AddedMs { up: percentiles(up), down: percentiles(down) },
+            lost,
+            concealed_ms: concealed.as_millis() as u64,
+            filled_ms: filled.as_millis() as u64,
+            heard_ms: self.downlink.heard().as_millis() as u64,
+        }
+    }
+
+    #[cfg(any(test, debug_assertions))]
+    fn check_invariants(&self) {
+        assert!(self.tools.len() <= MAX_TOOL_CALLS && self.waiting.len() <= MAX_WAITING_MESSAGES);
+        assert_eq!(self.closed, self.conversation.state() == State::Ended, "a closed session has ended");
+        let resumable = self.timers.deadline(Timer::Resume).is_some();
+        assert!(self.closed || resumable == self.links.attached().is_none(), "somebody is here or awaited");
+    }
+
+    #[cfg(not(any(test, debug_assertions)))]
+    fn check_invariants(&self) {}
 }
+
+/// Added latency from 1 µs to 60 s with two digits.
+fn added_histogram() -> Histogram<u32> {
+    Histogram::new_with_bounds(1, 60_000_000, 2).expect("the bounds are valid")
+}
+
+fn error(code: ErrorCode, message: impl Into<String>) -> Error {
+    Error { code, message: message.into(), field: None, retryable: false, retry_after_ms: None }
+}
+
+fn unsupported(what: &str) -> Error {
+    error(ErrorCode::Unsupported, format!("this agent does not take {what}"))
+}
+
+/// The turn that a client means, or the present one.
+fn means(turn: Option<TurnId>, present: Option<TurnId>) -> bool {
+    turn.is_none() || turn == present
+}
+
+/// Why a call that ran out of agents ended.
+const NO_AGENT: CloseReason = CloseReason::AgentFailed;
+
+#[cfg(test)]
+mod tests;

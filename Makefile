@@ -1,0 +1,74 @@
+# What people do with antiphon, one target each. All of it uses ONE cargo profile, so that dependencies compile once
+# for run, tests, load test and benches; `make check PROFILE=dev` is for those who live in the dev profile.
+PROFILE ?= release
+CARGO   ?= cargo
+# In CI the lock file is law; at a desk an edited Cargo.toml may still update it.
+LOCKED  := $(if $(CI),--locked)
+BUILD   := --profile $(PROFILE) $(LOCKED)
+# `make run ARGS="--config my.toml"`, `make loadtest ARGS="--calls 120"`
+ARGS    ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help needs run check test setup lint fmt unit blackbox loadtest smoke bench deny
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-10s %s\n", $$1, $$2 }'
+
+run: needs ## build (once, see the time it says) and start antiphon with its defaults, no configuration needed
+	@sh setup/announce-build.sh $(PROFILE)
+	@$(CARGO) build $(BUILD) --bin antiphon
+	@echo "== antiphon run $(ARGS)"
+	@exec $(CARGO) run --quiet $(BUILD) --bin antiphon -- run $(ARGS)
+
+check: needs ## unit and scenario tests; installs nothing
+	@sh setup/announce-build.sh $(PROFILE)
+	@echo "== unit and scenario tests"
+	$(CARGO) test $(BUILD) --lib $(ARGS)
+
+test: ## everything: set-up, lints, all tests, load test, benches; says how long each stage took
+	@sh .ci/stages setup lint unit blackbox smoke bench
+
+setup: ## install what the tests need and this machine lacks (Debian; as root or through sudo)
+	@echo "== Debian packages and Python environment of the tests"
+	@sh setup/debian.sh
+	@sh setup/python.sh
+
+fmt: ## format the code
+	@echo "== formatting"
+	$(CARGO) fmt
+
+lint: needs ## formatting, clippy, docs, architecture rules, licences and advisories
+	@echo "== formatting"
+	$(CARGO) fmt --check
+	@echo "== clippy"
+	$(CARGO) clippy $(BUILD) --all-targets -- -D warnings
+	@echo "== documentation"
+	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc $(BUILD) --no-deps --lib
+	@echo "== architecture rules"
+	$(CARGO) test $(BUILD) --test purity -- --nocapture
+	@sh setup/deny.sh
+
+unit: needs ## the tests of `make check`, and the examples in the documentation
+	@echo "== unit and scenario tests"
+	$(CARGO) test $(BUILD) --lib --bins
+	@echo "== examples in the documentation"
+	$(CARGO) test $(BUILD) --doc
+
+blackbox: needs ## tests that start the real binary, and those that need tools from `make setup`
+	@echo "== black-box tests"
+	$(CARGO) test $(BUILD) --test '*'
+
+loadtest: needs ## many calls at once against a daemon of its own; ARGS="--help" lists the options
+	@echo "== load test"
+	$(CARGO) run $(BUILD) --bin loadtest -- $(ARGS)
+
+smoke: needs ## a short load test that fails on a drop or a missed bar
+	@echo "== load test, short"
+	$(CARGO) run $(BUILD) --bin loadtest -- --smoke
+
+bench: needs ## benches: ns and allocations per frame, as ratios to libopus alone; fails above a bar
+	@echo "== benches"
+	$(CARGO) bench $(BUILD) --bench '*'
+
+needs:
+	@sh setup/needs.sh

@@ -1,0 +1,364 @@
+//! An agent server, or another antiphon, that speaks `antiphon.v1` over WebSocket; this side is its client
+//! (`docs/protocol.md`, "Agent servers").
+
+mod opening;
+#[cfg(test)]
+mod tests;
+mod turns;
+mod wire;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::Value;
+
+use crate::agent::{Agent, AgentOutput, Capabilities, Endpoint, Wire};
+use crate::config::settings::WebsocketAgent;
+use crate::dialect::native::{SUBPROTOCOL, codec};
+use crate::ids::FlushId;
+use crate::media::format::Format;
+use crate::media::transcode::payload_ticks;
+use crate::message::{
+    AgentAudio, AgentEnd, AgentError, AgentPlayout, AgentStatus, AgentTranscript, Alert, AudioFormats, FailureClass,
+    FromAgent, FromClient, Interrupt, Ping, Playout, Ready, Role, State, ToAgent, Truncate, TurnPhase, Update,
+};
+use crate::time::Micros;
+
+pub(crate) use opening::opening;
+use turns::TurnLog;
+use wire::Said;
+
+/// How long the answer to an agent's `flush` waits for the session's figure, before the last known one is told.
+const FLUSH_ANSWER: Duration = Duration::from_millis(500);
+/// Flushes that wait for an answer, at most; the oldest is forgotten.
+const MAX_FLUSHES: usize = 8;
+
+/// The client's side of one `antiphon.v1` session with an agent server.
+///
+/// `out` holds what one input caused; the driver polls it empty after each.
+#[derive(Debug)]
+pub struct NativeAgent {
+    settings: WebsocketAgent,
+    vendor: Value,
+    /// Formats in force: what was asked for, then what `started` says.
+    audio: AudioFormats,
+    stage: Stage,
+    /// Ticks of the downlink's clock received on this link.
+    received: u64,
+    turns: TurnLog,
+    /// The agent's flushes that were not answered yet, and when the last known figure must do.
+    flushes: VecDeque<FlushId>,
+    answer_by: Option<Micros>,
+    /// Last known position at the caller's ear.
+    played: u32,
+    ignored: u64,
+    told_bad_audio: bool,
+    out: VecDeque<AgentOutput>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Opening,
+    Started,
+    Ended,
+}
+
+impl NativeAgent {
+    /// An agent that is not connected yet. `vendor` is merged into the `start` message.
+    pub fn new(settings: &WebsocketAgent, vendor: Value) -> NativeAgent {
+        NativeAgent {
+            settings: settings.clone(),
+            vendor,
+            audio: AudioFormats { uplink: settings.uplink, downlink: settings.downlink, flow: None },
+            stage: Stage::Opening,
+            received: 0,
+            turns: TurnLog::default(),
+            flushes: VecDeque::new(),
+            answer_by: None,
+            played: 0,
+            ignored: 0,
+            told_bad_audio: false,
+            out: VecDeque::with_capacity(8),
+        }
+    }
+
+    /// Messages and fields of a newer peer that were ignored so far.
+    pub fn ignored(&self) -> u64 {
+        self.ignored
+    }
+
+    fn say(&mut self, message: &FromClient) {
+        self.out.extend(codec::encode_from_client(message).map(|text| AgentOutput::Wire(Wire::Text(text))));
+    }
+
+    fn tell(&mut self, event: FromAgent) {
+        self.out.push_back(AgentOutput::Event(event));
+    }
+
+    fn handle_text(&mut self, text: &str, now: Micros) {
+        match wire::read(text) {
+            Ok(Some((said, ignored))) => {
+                self.ignored += u64::from(ignored);
+                self.handle_said(said, now);
+            }
+            Ok(None) => self.ignored += 1,
+            Err(error) => self.tell_error(FailureClass::Protocol, "bad_message", &error.message),
+        }
+    }
+
+    fn handle_said(&mut self, said: Said, now: Micros) {
+        match said {
+            Said::Started(started) => self.handle_started(&started),
+            Said::Agent(status) => self.handle_status(status),
+            Said::Turn(turn) => self.handle_turn(turn),
+            Said::Flush(flush) => self.handle_flush(&flush, now),
+            Said::Transcript(transcript) => self.handle_transcript(transcript),
+            Said::Delta(delta) => self.tell(FromAgent::Delta(delta)),
+            Said::Message(message) => self.tell(FromAgent::Message(message)),
+            Said::Typing(typing) if typing.who != Some(Role::User) => self.tell(FromAgent::Typing(typing.on)),
+            Said::Speech(speech) if speech.who == Role::User => self.tell(FromAgent::Speech(speech.event)),
+            Said::State(state) if state.to == State::Processing => self.tell(FromAgent::Thinking),
+            Said::ToolCall(call) => self.tell(FromAgent::ToolCall(call)),
+            Said::ToolCancelled(tool) if tool.status == "cancelled" => {
+                self.tell(FromAgent::ToolCancelled(vec![tool.call_id]));
+            }
+            Said::Usage(usage) => self.tell(FromAgent::Usage(usage)),
+            Said::Alert(alert) => self.tell(FromAgent::Alert(alert)),
+            Said::App(app) => self.tell(FromAgent::App(app)),
+            Said::Draining(notice) => self.tell(FromAgent::GoAway(Duration::from_millis(notice.deadline_ms))),
+            Said::Ending(notice) => self.tell(FromAgent::GoAway(Duration::from_millis(notice.in_ms))),
+            Said::Error(error) => self.tell_error(wire::class_of_code(&error.code), &error.code, &error.message),
+            Said::Ended(ended) => self.end(wire::end_of_reason(&ended.reason)),
+            Said::Ping(Ping { t }) => {
+                self.out.push_back(AgentOutput::Wire(Wire::Text(format!("{{\"type\":\"pong\",\"t\":{t}}}"))));
+            }
+            Said::Typing(_) | Said::Speech(_) | Said::State(_) | Said::ToolCancelled(_) | Said::Nothing => {}
+        }
+    }
+
+    fn handle_started(&mut self, started: &wire::StartedIn) {
+        if self.stage != Stage::Opening {
+            return self.tell_error(FailureClass::Protocol, "bad_message", "`started` came twice");
+        }
+        let audio = started.audio.unwrap_or(self.audio);
+        if let Err(error) = audio.uplink.check().and_then(|()| audio.downlink.check()) {
+            let message = format!("`audio` in `started`: {error}");
+            let failure = AgentError { class: FailureClass::Protocol, code: Some("bad_format".to_owned()), message };
+            return self.end(AgentEnd { failure: Some(failure) });
+        }
+        self.audio = audio;
+        self.stage = Stage::Started;
+        let delay = started.agent.delay_ms.map(|ms| Duration::from_millis(u64::from(ms)));
+        self.tell(FromAgent::Ready(Ready { uplink: audio.uplink, downlink: audio.downlink, delay }));
+    }
+
+    fn handle_status(&mut self, agent: wire::StatusIn) {
+        let status = serde_json::from_value::<AgentStatus>(Value::String(agent.status));
+        match status {
+            Ok(AgentStatus::Down) => {
+                let reason = agent.reason.as_deref().unwrap_or("the agent behind the agent is down");
+                self.tell_error(FailureClass::Unreachable, "agent_down", reason);
+            }
+            Ok(AgentStatus::Fallback) => {
+                let data = serde_json::json!({ "name": agent.name, "reason": agent.reason });
+                self.tell(FromAgent::Alert(Alert {
+                    name: "agent_fallback".to_owned(),
+                    severity: "info".to_owned(),
+                    data,
+                }));
+            }
+            Ok(AgentStatus::Connecting | AgentStatus::Ready) => {}
+            Err(_) => self.ignored += 1,
+        }
+    }
+
+    fn handle_turn(&mut self, turn: wire::TurnIn) {
+        match turn.phase {
+            TurnPhase::Start => {
+                if self.turns.start(turn.turn, turn.item.clone(), self.received) {
+                    self.tell(FromAgent::TurnStarted(turn.item));
+                }
+            }
+            TurnPhase::End => {
+                if self.turns.end(turn.turn) {
+                    self.tell(FromAgent::TurnEnded);
+                }
+            }
+        }
+    }
+
+    fn handle_flush(&mut self, flush: &wire::FlushIn, now: Micros) {
+        let cut = self.turns.cut_of(flush.turn);
+        self.turns.interrupt();
+        self.tell(FromAgent::Interrupted);
+        if self.flushes.len() == MAX_FLUSHES {
+            self.flushes.pop_front();
+        }
+        self.flushes.push_back(flush.id);
+        match cut {
+            Some(pos) => self.answer_flushes(pos, Duration::ZERO),
+            None => self.answer_by = Some(now + FLUSH_ANSWER),
+        }
+    }
+
+    fn answer_flushes(&mut self, pos: u32, buffered: Duration) {
+        self.answer_by = None;
+        self.played = pos;
+        while let Some(flush) = self.flushes.pop_front() {
+            self.say(&FromClient::Playout(Playout { pos, buffered_ms: millis(buffered), flush: Some(flush) }));
+        }
+    }
+
+    fn handle_transcript(&mut self, transcript: wire::TranscriptIn) {
+        let wire::TranscriptIn { item, role, text, is_final } = transcript;
+        if let Some(text) = text {
+            self.tell(FromAgent::Transcript(AgentTranscript { item, role, text, append: false, is_final }));
+        }
+    }
+
+    fn handle_audio(&mut self, payload: Bytes, now: Micros) {
+        let ticks = match self.stage {
+            Stage::Started => payload_ticks(&self.audio.downlink, &payload),
+            Stage::Opening | Stage::Ended => None,
+        };
+        let Some(ticks) = ticks else {
+            if !std::mem::replace(&mut self.told_bad_audio, true) {
+                let message = format!(
+                    "a binary frame of {} bytes is not {} after `started`; it and others like it are dropped",
+                    payload.len(),
+                    self.audio.downlink
+                );
+                self.tell_error(FailureClass::Protocol, "bad_audio", &message);
+            }
+            return;
+        };
+        if ticks == 0 {
+            return;
+        }
+        let item = self.turns.audio(self.received);
+        self.received += u64::from(ticks);
+        self.tell(FromAgent::Audio(AgentAudio { arrival: now, item, rtp: None, payload }));
+    }
+
+    fn handle_playout(&mut self, playout: AgentPlayout) {
+        let pos = ticks(&self.audio.downlink, playout.played) as u32;
+        self.played = pos;
+        if playout.flush.is_some() && !self.flushes.is_empty() {
+            return self.answer_flushes(pos, playout.buffered);
+        }
+        self.say(&FromClient::Playout(Playout { pos, buffered_ms: millis(playout.buffered), flush: None }));
+    }
+
+    fn handle_truncate(&mut self, truncate: &Truncate) {
+        let heard = ticks(&self.audio.downlink, truncate.heard);
+        let Some((turn, pos)) = self.turns.cut(truncate.item.as_ref(), heard) else { return };
+        if self.flushes.is_empty() {
+            self.say(&FromClient::Interrupt(Interrupt { turn, pos: Some(pos) }));
+        } else {
+            self.answer_flushes(pos, Duration::ZERO);
+        }
+    }
+
+    fn tell_error(&mut self, class: FailureClass, code: &str, message: &str) {
+        let code = (!code.is_empty()).then(|| codec::shortened(code, 64));
+        self.tell(FromAgent::Error(AgentError { class, code, message: codec::shortened(message, 512) }));
+    }
+
+    fn end(&mut self, end: AgentEnd) {
+        if self.stage != Stage::Ended {
+            self.stage = Stage::Ended;
+            self.answer_by = None;
+            self.tell(FromAgent::Ended(end));
+        }
+    }
+}
+
+impl Agent for NativeAgent {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            continuous: true,
+            server_vad: true,
+            truncation: true,
+            playout: true,
+            tools: true,
+            text: true,
+            manual_turns: true,
+            context: true,
+            endless: false,
+        }
+    }
+
+    fn endpoint(&self) -> Option<Endpoint> {
+        Some(endpoint(&self.settings, vec![SUBPROTOCOL.to_owned()]))
+    }
+
+    fn handle_open(&mut self, _now: Micros) {}
+
+    fn handle_session(&mut self, message: ToAgent, _now: Micros) {
+        match message {
+            ToAgent::Audio(audio) => {
+                self.out.push_back(AgentOutput::Audio { wire: Wire::Binary(audio.payload), ready: audio.ready });
+            }
+            ToAgent::Playout(playout) => self.handle_playout(playout),
+            ToAgent::Start(start) => {
+                let text = opening(start, self.audio, &self.vendor);
+                self.out.push_back(AgentOutput::Wire(Wire::Text(text)));
+            }
+            ToAgent::Truncate(truncate) => self.handle_truncate(&truncate),
+            ToAgent::Cancel(_) => {
+                let turn = self.turns.current();
+                self.say(&FromClient::Interrupt(Interrupt { turn, pos: None }));
+            }
+            ToAgent::Message(message) => self.say(&FromClient::Message(message)),
+            ToAgent::Typing(typing) => self.say(&FromClient::Typing(typing)),
+            ToAgent::Input(input) => self.say(&FromClient::Input(input)),
+            ToAgent::Dtmf(dtmf) => self.say(&FromClient::Dtmf(dtmf)),
+            ToAgent::ToolResult(result) => self.say(&FromClient::ToolResult(result)),
+            ToAgent::App(app) => self.say(&FromClient::App(app)),
+            ToAgent::Update(setup) => self.say(&FromClient::Update(Update { setup })),
+            ToAgent::End => self.say(&FromClient::End),
+        }
+    }
+
+    fn handle_wire(&mut self, wire: Wire, now: Micros) {
+        match wire {
+            Wire::Close(code, reason) => {
+                let started = self.stage == Stage::Started;
+                self.end(wire::end_of_close(code, &reason, started));
+            }
+            _ if self.stage == Stage::Ended => {}
+            Wire::Binary(payload) => self.handle_audio(payload, now),
+            Wire::Text(text) => self.handle_text(&text, now),
+        }
+    }
+
+    fn handle_deadline(&mut self, now: Micros) {
+        if self.answer_by.is_some_and(|by| by <= now) {
+            self.answer_flushes(self.played, Duration::ZERO);
+        }
+    }
+
+    fn poll(&mut self, _now: Micros) -> AgentOutput {
+        self.out.pop_front().unwrap_or(AgentOutput::Idle { deadline: self.answer_by })
+    }
+}
+
+/// Where a WebSocket agent is reached.
+pub(crate) fn endpoint(settings: &WebsocketAgent, subprotocols: Vec<String>) -> Endpoint {
+    Endpoint {
+        url: settings.url.clone(),
+        headers: settings.headers.clone(),
+        subprotocols,
+        connect_timeout: settings.connect_timeout,
+    }
+}
+
+/// Ticks in `span`, rounded to the nearest: spans come from ticks, cut to whole microseconds.
+fn ticks(format: &Format, span: Duration) -> u64 {
+    (span.as_micros() as u64 * u64::from(format.clock()) + 500_000) / 1_000_000
+}
+
+fn millis(span: Duration) -> u32 {
+    u32::try_from(span.as_millis()).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,251 @@
+//! A WebSocket agent that speaks raw audio: PCM16 or G.711 bytes in frames of any size, or one Opus packet per binary
+//! frame, both ways, with an optional JSON `start` first (`docs/protocol.md`, "Plain agents").
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use serde_json::{Map, Value};
+
+use crate::agent::native::{endpoint, opening};
+use crate::agent::{Agent, AgentOutput, Capabilities, Endpoint, Wire};
+use crate::config::settings::WebsocketAgent;
+use crate::dialect::native::codec;
+use crate::ids::ItemId;
+use crate::media::format::Format;
+use crate::message::{
+    AgentAudio, AgentEnd, AgentError, AgentTranscript, App, AudioFormats, FailureClass, FromAgent, FromClient,
+    Interrupt, Ready, Role, ToAgent,
+};
+use crate::time::Micros;
+
+/// Without audio for so long, the agent's turn counts as complete: nothing else tells.
+const TURN_GAP: Duration = Duration::from_millis(500);
+/// An interrupted agent that speaks on without a gap is taken to have begun a new turn after this time.
+const CANCEL_WAIT: Duration = Duration::from_secs(2);
+/// Longest Opus packet (RFC 6716 section 3.4: 48 frames of at most 1275 bytes, with their lengths).
+const MAX_OPUS_BYTES: usize = 61_440;
+
+/// One conversation with a plain agent.
+///
+/// `out` holds what one input caused; the driver polls it empty after each.
+#[derive(Debug)]
+pub struct PlainAgent {
+    settings: WebsocketAgent,
+    /// Merged into `start`; `None` sends no text at all.
+    start: Option<Value>,
+    /// The end of a sample whose beginning came in the frame before.
+    carry: Carry,
+    /// When the present turn ends unless more audio comes.
+    turn_ends: Option<Micros>,
+    /// Until when audio still belongs to the turn that was interrupted.
+    cancelled_until: Option<Micros>,
+    ended: bool,
+    out: VecDeque<AgentOutput>,
+}
+
+/// Bytes of a sample that was cut by a frame's end.
+#[derive(Debug, Default)]
+struct Carry {
+    bytes: [u8; 4],
+    len: usize,
+}
+
+impl Carry {
+    /// Whole samples out of `payload` and what was left over before.
+    fn align(&mut self, sample: usize, payload: Bytes) -> Bytes {
+        let total = self.len + payload.len();
+        let rest = total % sample;
+        if self.len == 0 {
+            let whole = payload.len() - rest;
+            self.keep(&payload[whole..]);
+            return payload.slice(..whole);
+        }
+        let mut joined = BytesMut::with_capacity(total);
+        joined.extend_from_slice(&self.bytes[..self.len]);
+        joined.extend_from_slice(&payload);
+        let tail = joined.split_off(total - rest);
+        self.keep(&tail);
+        joined.freeze()
+    }
+
+    fn keep(&mut self, tail: &[u8]) {
+        self.len = tail.len();
+        self.bytes[..tail.len()].copy_from_slice(tail);
+    }
+}
+
+impl PlainAgent {
+    /// An agent that is not connected yet. With `start` a JSON `start` with these fields merged in goes first, and
+    /// `interrupt` and `end` are sent as JSON text too; without it the agent gets nothing but audio.
+    pub fn new(settings: &WebsocketAgent, start: Option<Value>) -> PlainAgent {
+        PlainAgent {
+            settings: settings.clone(),
+            start,
+            carry: Carry::default(),
+            turn_ends: None,
+            cancelled_until: None,
+            ended: false,
+            out: VecDeque::with_capacity(8),
+        }
+    }
+
+    fn format(&self) -> Format {
+        self.settings.downlink
+    }
+
+    fn tell(&mut self, event: FromAgent) {
+        self.out.push_back(AgentOutput::Event(event));
+    }
+
+    fn say(&mut self, message: &FromClient) {
+        if self.start.is_some() {
+            self.out.extend(codec::encode_from_client(message).map(|text| AgentOutput::Wire(Wire::Text(text))));
+        }
+    }
+
+    fn handle_audio(&mut self, payload: Bytes, now: Micros) {
+        let payload = match self.format().bytes_per_sample() {
+            Some(sample) => self.carry.align(sample, payload),
+            None if payload.len() > MAX_OPUS_BYTES => return,
+            None => payload,
+        };
+        if payload.is_empty() {
+            return;
+        }
+        if self.cancelled_until.is_some_and(|until| until <= now) {
+            self.end_turn();
+        }
+        if self.turn_ends.is_none() {
+            self.tell(FromAgent::TurnStarted(None));
+        }
+        self.turn_ends = Some(now + TURN_GAP);
+        self.tell(FromAgent::Audio(AgentAudio { arrival: now, item: None, rtp: None, payload }));
+    }
+
+    fn end_turn(&mut self) {
+        self.cancelled_until = None;
+        if self.turn_ends.take().is_some() {
+            self.tell(FromAgent::TurnEnded);
+        }
+    }
+
+    fn handle_text(&mut self, text: String) {
+        let Ok(Value::Object(mut fields)) = serde_json::from_str(&text) else {
+            return self.tell(FromAgent::App(App { name: "text".to_owned(), data: Value::String(text) }));
+        };
+        match fields.get("type").and_then(Value::as_str).unwrap_or_default() {
+            "transcript" => {
+                if let Some(transcript) = transcript(&fields) {
+                    self.tell(FromAgent::Transcript(transcript));
+                }
+            }
+            "interrupt" => {
+                self.turn_ends = None;
+                self.cancelled_until = None;
+                self.tell(FromAgent::Interrupted);
+            }
+            "end" => self.end(None),
+            "app" => {
+                let name = fields.get("name").and_then(Value::as_str).unwrap_or("app");
+                let name = codec::shortened(name, 128);
+                let data = fields.remove("data").unwrap_or_default();
+                self.tell(FromAgent::App(App { name, data }));
+            }
+            kind => {
+                let name = codec::shortened(if kind.is_empty() { "json" } else { kind }, 128);
+                self.tell(FromAgent::App(App { name, data: Value::Object(fields) }));
+            }
+        }
+    }
+
+    fn end(&mut self, failure: Option<AgentError>) {
+        if !std::mem::replace(&mut self.ended, true) {
+            self.end_turn();
+            self.tell(FromAgent::Ended(AgentEnd { failure }));
+        }
+    }
+}
+
+/// `{"type": "transcript", "text", "role"?, "final"?, "item"?}`: the agent's own words, complete, unless it says else.
+fn transcript(fields: &Map<String, Value>) -> Option<AgentTranscript> {
+    let text = fields.get("text").and_then(Value::as_str)?.to_owned();
+    let role = match fields.get("role").and_then(Value::as_str) {
+        Some("user") => Role::User,
+        _ => Role::Agent,
+    };
+    let is_final = fields.get("final").and_then(Value::as_bool).unwrap_or(true);
+    let item = fields.get("item").and_then(Value::as_str).map(|id| ItemId::from(codec::shortened(id, 128)));
+    Some(AgentTranscript { item, role, text, append: false, is_final })
+}
+
+impl Agent for PlainAgent {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { continuous: true, ..Capabilities::default() }
+    }
+
+    fn endpoint(&self) -> Option<Endpoint> {
+        Some(endpoint(&self.settings, Vec::new()))
+    }
+
+    fn handle_open(&mut self, _now: Micros) {}
+
+    fn handle_session(&mut self, message: ToAgent, now: Micros) {
+        match message {
+            ToAgent::Audio(audio) => {
+                self.out.push_back(AgentOutput::Audio { wire: Wire::Binary(audio.payload), ready: audio.ready });
+            }
+            ToAgent::Start(start) => {
+                let WebsocketAgent { uplink, downlink, .. } = self.settings;
+                if let Some(vendor) = &self.start {
+                    let text = opening(start, AudioFormats { uplink, downlink, flow: None }, vendor);
+                    self.out.push_back(AgentOutput::Wire(Wire::Text(text)));
+                }
+                self.tell(FromAgent::Ready(Ready { uplink, downlink, delay: None }));
+            }
+            ToAgent::Cancel(_) => {
+                if self.turn_ends.is_some() {
+                    self.cancelled_until = Some(now + CANCEL_WAIT);
+                }
+                self.say(&FromClient::Interrupt(Interrupt::default()));
+            }
+            ToAgent::End => self.say(&FromClient::End),
+            ToAgent::Message(_)
+            | ToAgent::Typing(_)
+            | ToAgent::Input(_)
+            | ToAgent::Dtmf(_)
+            | ToAgent::Truncate(_)
+            | ToAgent::ToolResult(_)
+            | ToAgent::App(_)
+            | ToAgent::Update(_)
+            | ToAgent::Playout(_) => {}
+        }
+    }
+
+    fn handle_wire(&mut self, wire: Wire, now: Micros) {
+        match wire {
+            Wire::Close(1000, _) => self.end(None),
+            Wire::Close(code, reason) => self.end(Some(AgentError {
+                class: if code == 1008 { FailureClass::Auth } else { FailureClass::Lost },
+                code: Some(code.to_string()),
+                message: codec::shortened(&reason, 512),
+            })),
+            _ if self.ended => {}
+            Wire::Binary(payload) => self.handle_audio(payload, now),
+            Wire::Text(text) => self.handle_text(text),
+        }
+    }
+
+    fn handle_deadline(&mut self, now: Micros) {
+        if self.turn_ends.is_some_and(|at| at <= now) {
+            self.end_turn();
+        }
+    }
+
+    fn poll(&mut self, _now: Micros) -> AgentOutput {
+        self.out.pop_front().unwrap_or(AgentOutput::Idle { deadline: self.turn_ends })
+    }
+}

@@ -1,0 +1,5 @@
+mod documents;
+mod golden;
+mod page;
+mod refusals;
+mod robustness;

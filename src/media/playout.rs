@@ -1,0 +1,324 @@
+//! What the agent has said and the caller has not heard yet, kept once, as it came.
+//!
+//! Agents send faster than real time. The store keeps their audio in the agent's own format, by turn, until the caller
+//! has *heard* it: audio that is on its way can be read again from any position that is still kept (after a lost link,
+//! or after a pause that turned out to be none).
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::ids::TurnId;
+use crate::media::format::Format;
+use crate::time::Micros;
+
+/// A piece of agent audio.
+#[derive(Clone, Debug)]
+struct Chunk {
+    turn: TurnId,
+    /// Offset of its first tick within the turn.
+    start: u64,
+    ticks: u32,
+    arrival: Micros,
+    payload: Bytes,
+}
+
+impl Chunk {
+    fn end(&self) -> u64 {
+        self.start + u64::from(self.ticks)
+    }
+}
+
+/// A run of audio read from the store: part of one chunk.
+#[derive(Clone, Debug)]
+pub struct Piece {
+    /// The turn.
+    pub turn: TurnId,
+    /// Offset of its first tick within the turn.
+    pub start: u64,
+    /// Its length in ticks of the agent's clock.
+    pub ticks: u32,
+    /// When its last byte arrived.
+    pub arrival: Micros,
+    /// The coded audio: one packet for Opus.
+    pub payload: Bytes,
+}
+
+/// The bounded playout store of one session.
+#[derive(Debug)]
+pub struct Playout {
+    format: Format,
+    chunks: VecDeque<Chunk>,
+    /// Index of the chunk that is read next, and the ticks of it that are read already.
+    cursor: usize,
+    offset: u32,
+    /// Ticks kept, and of these the ticks not read yet.
+    kept: u64,
+    unread: u64,
+    limit: u64,
+}
+
+impl Playout {
+    /// An empty store for audio in `format` that keeps at most `limit`.
+    pub fn new(format: Format, limit: Duration) -> Playout {
+        Playout {
+            format,
+            chunks: VecDeque::with_capacity(64),
+            cursor: 0,
+            offset: 0,
+            kept: 0,
+            unread: 0,
+            limit: format.time_to_ticks(limit),
+        }
+    }
+
+    /// The agent's format.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Keeps audio of `turn` that starts `start` ticks into it.
+    ///
+    /// # Errors
+    /// [`Full`] if the bound is reached: the audio is not kept.
+    pub fn push(&mut self, turn: TurnId, start: u64, ticks: u32, arrival: Micros, payload: Bytes) -> Result<(), Full> {
+        if self.kept + u64::from(ticks) > self.limit {
+            return Err(Full);
+        }
+        self.kept += u64::from(ticks);
+        self.unread += u64::from(ticks);
+        self.chunks.push_back(Chunk { turn, start, ticks, arrival, payload });
+        Ok(())
+    }
+
+    /// Audio that was not read yet.
+    pub fn depth(&self) -> Duration {
+        self.format.ticks_to_time(self.unread)
+    }
+
+    /// The turn of the next piece.
+    pub fn next_turn(&self) -> Option<TurnId> {
+        self.chunks.get(self.cursor).map(|chunk| chunk.turn)
+    }
+
+    /// When the next piece arrived.
+    pub fn next_arrival(&self) -> Option<Micros> {
+        self.chunks.get(self.cursor).map(|chunk| chunk.arrival)
+    }
+
+    /// Whether `ticks` of `turn` can be read without a gap.
+    pub fn has(&self, turn: TurnId, ticks: u64) -> bool {
+        let mut have = 0u64;
+        for (i, chunk) in self.chunks.iter().skip(self.cursor).enumerate() {
+            if chunk.turn != turn {
+                break;
+            }
+            have += u64::from(chunk.ticks) - if i == 0 { u64::from(self.offset) } else { 0 };
+            if have >= ticks {
+                return true;
+            }
+        }
+        have >= ticks
+    }
+
+    /// Reads on, at most `ticks` of the next chunk; Opus packets come whole whatever their length.
+    pub fn read(&mut self, ticks: u32) -> Option<Piece> {
+        let chunk = self.chunks.get(self.cursor)?;
+        let left = chunk.ticks - self.offset;
+        let (take, payload) = match self.format.bytes_per_sample() {
+            None => (left, chunk.payload.clone()),
+            Some(size) => {
+                let take = left.min(ticks.max(1));
+                let from = self.offset as usize * size;
+                (take, chunk.payload.slice(from..from + take as usize * size))
+            }
+        };
+        let piece = Piece {
+            turn: chunk.turn,
+            start: chunk.start + u64::from(self.offset),
+            ticks: take,
+            arrival: chunk.arrival,
+            payload,
+        };
+        self.unread -= u64::from(take);
+        self.offset += take;
+        if self.offset >= chunk.ticks {
+            self.cursor += 1;
+            self.offset = 0;
+        }
+        Some(piece)
+    }
+
+    /// Forgets what was read and lies before `heard` ticks of `turn`; audio of earlier turns that was read goes too.
+    pub fn release(&mut self, turn: TurnId, heard: u64) {
+        while self.cursor > 0 {
+            let Some(front) = self.chunks.front() else { break };
+            if front.turn > turn || (front.turn == turn && front.end() > heard) {
+                break;
+            }
+            self.kept -= u64::from(front.ticks);
+            self.chunks.pop_front();
+            self.cursor -= 1;
+        }
+    }
+
+    /// Goes back to `heard` ticks of `turn`, or as far as is still kept; Opus goes back to a packet boundary.
+    pub fn rewind(&mut self, turn: TurnId, heard: u64) {
+        while self.offset > 0 || self.cursor > 0 {
+            if self.offset == 0 {
+                let previous = &self.chunks[self.cursor - 1];
+                if previous.turn < turn || (previous.turn == turn && previous.end() <= heard) {
+                    break;
+                }
+                self.cursor -= 1;
+                self.offset = previous.ticks;
+            }
+            let chunk = &self.chunks[self.cursor];
+            let keep = match self.format.bytes_per_sample() {
+                Some(_) if chunk.turn == turn && chunk.start < heard => {
+                    (heard - chunk.start).min(chunk.ticks.into()) as u32
+                }
+                _ => 0,
+            };
+            if keep >= self.offset {
+                break;
+            }
+            self.unread += u64::from(self.offset - keep);
+            self.offset = keep;
+            if keep > 0 {
+                break;
+            }
+        }
+    }
+
+    /// Discards all audio up to and including `turn`; tells how much of it was not read yet.
+    pub fn discard_through(&mut self, turn: TurnId) -> Duration {
+        let mut unread = 0u64;
+        while self.chunks.front().is_some_and(|front| front.turn <= turn) {
+            let Some(chunk) = self.chunks.pop_front() else { break };
+            self.kept -= u64::from(chunk.ticks);
+            if self.cursor > 0 {
+                self.cursor -= 1;
+            } else {
+                unread += u64::from(chunk.ticks - self.offset);
+                self.offset = 0;
+            }
+        }
+        self.unread -= unread;
+        self.format.ticks_to_time(unread)
+    }
+
+    /// Panics if the counts do not fit the chunks.
+    #[cfg(any(test, debug_assertions))]
+    pub fn check_invariants(&self) {
+        let kept: u64 = self.chunks.iter().map(|chunk| u64::from(chunk.ticks)).sum();
+        let unread: u64 = self.chunks.iter().skip(self.cursor).map(|chunk| u64::from(chunk.ticks)).sum();
+        assert_eq!(self.kept, kept, "kept ticks");
+        assert_eq!(self.unread, unread - u64::from(self.offset), "unread ticks");
+        assert!(self.kept <= self.limit, "over the bound");
+        assert!(self.cursor <= self.chunks.len() && (self.offset == 0 || self.cursor < self.chunks.len()));
+    }
+}
+
+/// The store is at its bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FORMAT: Format = Format::pcm16(16_000);
+
+    fn push(store: &mut Playout, turn: u32, start: u64, ticks: u32) {
+        let bytes: Vec<u8> = (0..ticks as u64).flat_map(|i| ((start + i) as i16).to_le_bytes()).collect();
+        store.push(TurnId(turn), start, ticks, Micros(start), bytes.into()).unwrap();
+        store.check_invariants();
+    }
+
+    fn read(store: &mut Playout, ticks: u32) -> (u32, u64, u32) {
+        let piece = store.read(ticks).unwrap();
+        store.check_invariants();
+        assert_eq!(piece.payload.len(), 2 * piece.ticks as usize);
+        assert_eq!(i16::from_le_bytes([piece.payload[0], piece.payload[1]]), piece.start as i16);
+        (piece.turn.0, piece.start, piece.ticks)
+    }
+
+    #[test]
+    fn audio_is_read_in_order_across_chunks_and_turns() {
+        let mut store = Playout::new(FORMAT, Duration::from_secs(1));
+        push(&mut store, 1, 0, 500);
+        push(&mut store, 1, 500, 100);
+        push(&mut store, 2, 0, 320);
+        assert!(store.has(TurnId(1), 600) && !store.has(TurnId(1), 601));
+        assert_eq!(read(&mut store, 320), (1, 0, 320));
+        assert_eq!(read(&mut store, 320), (1, 320, 180));
+        assert_eq!(read(&mut store, 320), (1, 500, 100));
+        assert_eq!(read(&mut store, 320), (2, 0, 320));
+        assert!(store.read(320).is_none());
+        assert_eq!(store.depth(), Duration::ZERO);
+    }
+
+    #[test]
+    fn what_was_not_heard_can_be_read_again() {
+        let mut store = Playout::new(FORMAT, Duration::from_secs(1));
+        push(&mut store, 1, 0, 320);
+        push(&mut store, 1, 320, 320);
+        push(&mut store, 2, 0, 320);
+        for _ in 0..3 {
+            store.read(320);
+        }
+        store.release(TurnId(1), 330);
+        store.check_invariants();
+        store.rewind(TurnId(1), 400);
+        store.check_invariants();
+        assert_eq!(read(&mut store, 320), (1, 400, 240));
+        assert_eq!(read(&mut store, 320), (2, 0, 320));
+        store.release(TurnId(1), 640);
+        store.rewind(TurnId(1), 0);
+        assert_eq!(read(&mut store, 320), (2, 0, 320), "what was heard is gone");
+    }
+
+    #[test]
+    fn a_flush_discards_unread_audio_of_old_turns_only() {
+        let mut store = Playout::new(FORMAT, Duration::from_secs(1));
+        push(&mut store, 1, 0, 640);
+        push(&mut store, 2, 0, 320);
+        store.read(320);
+        assert_eq!(store.discard_through(TurnId(1)), Duration::from_millis(20));
+        store.check_invariants();
+        assert_eq!(read(&mut store, 320), (2, 0, 320));
+    }
+
+    #[test]
+    fn the_bound_holds() {
+        let mut store = Playout::new(FORMAT, Duration::from_millis(100));
+        push(&mut store, 1, 0, 1600);
+        assert_eq!(store.push(TurnId(1), 1600, 1, Micros(0), Bytes::from_static(&[0, 0])), Err(Full));
+    }
+
+    #[test]
+    fn any_order_of_reads_releases_and_rewinds_keeps_the_counts() {
+        let mut store = Playout::new(FORMAT, Duration::from_secs(5));
+        let (mut seed, mut turn, mut start) = (7u64, 1, 0);
+        for _ in 0..20_000 {
+            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            let (op, amount) = ((seed >> 33) % 6, (seed >> 40) as u32 % 700 + 1);
+            match op {
+                0 | 1 => {
+                    if store.push(TurnId(turn), start, amount, Micros(0), vec![0; 2 * amount as usize].into()).is_ok() {
+                        start += u64::from(amount);
+                    }
+                }
+                2 => drop(store.read(amount)),
+                3 => store.release(TurnId(turn), u64::from(amount) * 8),
+                4 => store.rewind(TurnId(turn), u64::from(amount) * 8),
+                _ if amount < 30 => drop(store.discard_through(TurnId(turn))),
+                _ if amount < 60 => (turn, start) = (turn + 1, 0),
+                _ => {}
+            }
+            store.check_invariants();
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! What clients say, and links that come and go.
+
+use std::time::Duration;
+
+use crate::ids::LinkId;
+use crate::message::{
+    AgentState, AgentStatus, CloseReason, ErrorCode, FromClient, Input, InputAction, Interrupt, Playout, SetState,
+    Setup, SpeechEvent, State, StateChange, TextMessage, ToAgent, ToClient, ToolResult, Transcript as Line, Update,
+};
+use crate::message::{AgentTranscript, Granted, Role};
+use crate::route::plan::ClientMay;
+use crate::session::event::{Carriage, LinkInfo, Measure, Output, Transport};
+use crate::session::{MAX_WAITING_MESSAGES, Session, Timer, error, means, unsupported};
+use crate::time::Micros;
+
+/// Transcript lines in the snapshot for a client that has lost touch.
+const SNAPSHOT_LINES: usize = 50;
+
+impl Session {
+    pub(super) fn handle_client(&mut self, message: FromClient, now: Micros) {
+        match message {
+            FromClient::Audio(audio) => self.uplink.on_audio(audio, now),
+            FromClient::Message(message) => self.take_message(message, now),
+            FromClient::Typing(typing) => self.tell(ToAgent::Typing(typing)),
+            FromClient::Interrupt(interrupt) => self.client_interrupts(interrupt, now),
+            FromClient::Input(input) => self.take_input(input, now),
+            FromClient::Mic(mic) => self.uplink.on_mic(mic.on, now),
+            FromClient::Dtmf(dtmf) => {
+                self.touch(now);
+                self.tell(ToAgent::Dtmf(dtmf));
+            }
+            FromClient::Playout(playout) => self.take_report(playout, now),
+            FromClient::State(state) => self.take_state(state, now),
+            FromClient::Transcript(line) => self.take_transcript(line, now),
+            FromClient::ToolResult(result) => self.take_tool_result(result, now),
+            FromClient::Consent(consent) => self.totals.consent = Some(consent.recording == Granted::Granted),
+            FromClient::App(app) => self.tell(ToAgent::App(app)),
+            FromClient::Update(update) => self.take_update(update),
+            FromClient::Stats => self.say(ToClient::Stats(self.stats())),
+            FromClient::End => self.close(CloseReason::ClientHangup, now),
+            FromClient::Ping(ping) => self.say(ToClient::Pong(ping)),
+        }
+    }
+
+    fn take_message(&mut self, message: TextMessage, now: Micros) {
+        self.touch(now);
+        self.transcript.on_message(Role::User, message.text.clone(), now);
+        match self.upstreams.ready() {
+            Some((_, capabilities)) if !capabilities.text => self.say(ToClient::Error(unsupported("text messages"))),
+            Some(_) => self.tell(ToAgent::Message(message)),
+            None if self.waiting.len() < MAX_WAITING_MESSAGES => self.waiting.push_back(message),
+            None => {
+                let mut error =
+                    error(ErrorCode::AgentUnavailable, "no agent is ready, and enough messages wait for it");
+                error.retryable = true;
+                error.field = Some("id".into());
+                self.say(ToClient::Error(error));
+            }
+        }
+    }
+
+    fn client_interrupts(&mut self, interrupt: Interrupt, now: Micros) {
+        let present = self.downlink.present_turn();
+        if !means(interrupt.turn, present) {
+            return;
+        }
+        if let Some(pos) = interrupt.pos {
+            self.downlink.on_report(Playout { pos, buffered_ms: 0, flush: None }, now);
+        }
+        self.barge_in(false, now);
+    }
+
+    fn take_input(&mut self, input: Input, now: Micros) {
+        self.touch(now);
+        let manual = self.upstreams.ready().is_none_or(|(_, capabilities)| capabilities.manual_turns);
+        if !manual {
+            return self.say(ToClient::Error(unsupported("manual turns")));
+        }
+        match input.action {
+            InputAction::Start => {
+                self.barge_in(false, now);
+                self.user_speaks(SpeechEvent::Started, now);
+            }
+            InputAction::Commit => self.user_speaks(SpeechEvent::Stopped, now),
+            InputAction::Clear => {}
+        }
+        self.tell(ToAgent::Input(input));
+    }
+
+    fn take_report(&mut self, playout: Playout, now: Micros) {
+        let Some(played) = self.downlink.on_report(playout, now) else { return };
+        if self.upstreams.ready().is_some_and(|(_, capabilities)| capabilities.playout) {
+            self.tell(ToAgent::Playout(played));
+        }
+    }
+
+    fn take_state(&mut self, state: SetState, now: Micros) {
+        if state.to == State::Ended {
+            return self.close(CloseReason::ClientHangup, now);
+        }
+        match self.conversation.enter(state.to) {
+            Ok(from) => self.say(ToClient::State(StateChange { from, to: state.to })),
+            Err(from) => {
+                let text = format!("a conversation in state `{from:?}` cannot enter `{:?}`", state.to).to_lowercase();
+                let mut error = error(ErrorCode::InvalidTransition, text);
+                error.field = Some("to".into());
+                self.say(ToClient::Error(error));
+            }
+        }
+    }
+
+    fn take_transcript(&mut self, line: Line, now: Micros) {
+        self.touch(now);
+        let Some(text) = line.text else { return };
+        let is_final = line.is_final;
+        let said = AgentTranscript { item: Some(line.item.clone()), role: Role::User, text, append: false, is_final };
+        let told = self.transcript.on_text(said, None, now);
+        let message =
+            TextMessage { id: line.item.as_str().into(), text: told.text.clone().unwrap_or_default(), role: None };
+        self.say(ToClient::Transcript(told));
+        if is_final && self.upstreams.ready().is_some_and(|(_, capabilities)| capabilities.text) {
+            self.tell(ToAgent::Message(message));
+        }
+    }
+
+    fn take_tool_result(&mut self, result: ToolResult, now: Micros) {
+        self.touch(now);
+        if self.tools.remove(&result.call_id) {
+            return self.tell(ToAgent::ToolResult(result));
+        }
+        let text = format!("no tool call `{}` waits for a result", result.call_id);
+        let mut error = error(ErrorCode::NotFound, text);
+        error.field = Some("call_id".into());
+        self.say(ToClient::Error(error));
+    }
+
+    fn take_update(&mut self, update: Update) {
+        let (allowed, refused) = permitted(update.setup, self.plan.policy.client_may);
+        for field in refused {
+            self.refuse_field(field);
+        }
+        if allowed != Setup::default() {
+            self.setup = merge(&self.setup, &allowed);
+            self.tell(ToAgent::Update(allowed));
+        }
+    }
+
+    pub(super) fn refuse_field(&mut self, field: &'static str) {
+        let text = format!("the route does not let clients set `{field}`; list it in `client_may`");
+        let mut error = error(ErrorCode::NotPermitted, text);
+        error.field = Some(format!("setup.{field}"));
+        self.outputs.push_back(Output::Measure(Measure::Refused));
+        self.say(ToClient::Error(error));
+    }
+
+    /// Stops the agent's voice because the caller interrupts. The flush goes out before anything else.
+    pub(super) fn barge_in(&mut self, by_agent: bool, now: Micros) {
+        let queued = self.outputs.len();
+        let Some(turn) = self.downlink.interrupt(by_agent, now) else { return };
+        while let Some(output) = self.downlink.take_queued() {
+            self.handle_downlink(output, now);
+        }
+        self.outputs.rotate_left(queued);
+        self.totals.interruptions += 1;
+        self.outputs.push_back(Output::Measure(Measure::Interruption));
+        if !by_agent {
+            self.tell(ToAgent::Cancel(turn));
+        }
+        self.move_to(State::Listening);
+        self.touch(now);
+    }
+
+    /// The first link, or the next one of a resumed session.
+    pub(super) fn attach(&mut self, info: LinkInfo, now: Micros) {
+        self.lose_speaker(now);
+        let have = info.have;
+        let (link, old) = self.links.attach(info.clone());
+        if let Some(link) = old {
+            self.outputs.push_back(Output::Detach { link, code: 4409, reason: "taken over by a newer link" });
+        }
+        self.timers.clear(Timer::Resume);
+        self.totals.resumes += 1;
+        self.open_link(link, info, Some(have), now);
+        self.touch(now);
+    }
+
+    /// Takes a link into use. `resumed`: it is not the first one, and what the client has.
+    pub(super) fn open_link(&mut self, link: LinkId, info: LinkInfo, resumed: Option<Option<u64>>, now: Micros) {
+        let acks = info.transport == Transport::Websocket && info.carriage == Carriage::Ordered;
+        self.uplink.set_link(Some((info.audio.uplink, info.carriage)), now);
+        let spoken = self.downlink.attach(info.audio.downlink, info.carriage, acks, now);
+        let have = resumed.flatten();
+        let missed: Option<Vec<_>> = have.and_then(|have| Some(self.links.missed(have)?.collect()));
+        let complete = resumed.is_some().then_some(missed.is_some());
+        let started = ToClient::Started(self.started(&info, complete));
+        self.outputs.push_back(Output::ToClient { link, seq: None, message: started });
+        match missed {
+            Some(missed) => {
+                for (seq, message) in missed {
+                    self.outputs.push_back(Output::ToClient { link, seq: Some(seq), message });
+                }
+            }
+            None if resumed.is_some() => self.say_snapshot(link),
+            None => {}
+        }
+        if let Err(reason) = spoken {
+            self.say(ToClient::Error(error(ErrorCode::BadFormat, reason.to_string())));
+        }
+    }
+
+    fn say_snapshot(&mut self, link: LinkId) {
+        let state = self.conversation.state();
+        let mut snapshot = vec![ToClient::State(StateChange { from: state, to: state })];
+        let status = if self.upstreams.ready().is_some() { AgentStatus::Ready } else { AgentStatus::Connecting };
+        snapshot.push(ToClient::Agent(AgentState { status, name: None, reason: None, retry_after_ms: None }));
+        let lines: Vec<Line> = self.transcript.lines().collect();
+        let skip = lines.len().saturating_sub(SNAPSHOT_LINES);
+        snapshot.extend(lines.into_iter().skip(skip).map(ToClient::Transcript));
+        self.outputs.extend(snapshot.into_iter().map(|message| Output::ToClient { link, seq: None, message }));
+    }
+
+    /// The attached link is gone without goodbye.
+    pub(super) fn lose_link(&mut self, now: Micros) {
+        self.lose_speaker(now);
+        self.links.detach();
+        let window = self.plan.policy.resume_window;
+        if window == Duration::ZERO {
+            return self.close(CloseReason::ClientLost, now);
+        }
+        self.timers.set(Timer::Resume, now + window);
+    }
+
+    fn lose_speaker(&mut self, now: Micros) {
+        self.uplink.set_link(None, now);
+        self.downlink.detach(now);
+        while let Some(output) = self.downlink.take_queued() {
+            self.handle_downlink(output, now);
+        }
+    }
+}
+
+/// The fields of a client's set-up that the route lets it decide, and the names of the others.
+pub(super) fn permitted(asked: Setup, may: ClientMay) -> (Setup, Vec<&'static str>) {
+    let mut refused = Vec::new();
+    let mut allowed = Setup::default();
+    macro_rules! take {
+        ($($field:ident: $may:expr),*) => {$(
+            if asked.$field.is_some() {
+                if $may { allowed.$field = asked.$field } else { refused.push(stringify!($field)) }
+            }
+        )*};
+    }
+    take!(
+        instructions: may.instructions, voice: may.voice, language: may.language, model: may.model,
+        greeting: may.instructions, transcribe: may.turns, turns: may.turns, tools: may.tools
+    );
+    (allowed, refused)
+}
+
+/// `over` on top of `base`, field by field.
+pub(super) fn merge(base: &Setup, over: &Setup) -> Setup {
+    let over = over.clone();
+    let base = base.clone();
+    Setup {
+        instructions: over.instructions.or(base.instructions),
+        voice: over.voice.or(base.voice),
+        language: over.language.or(base.language),
+        model: over.model.or(base.model),
+        greeting: over.greeting.or(base.greeting),
+        transcribe: over.transcribe.or(base.transcribe),
+        turns: over.turns.or(base.turns),
+        tools: over.tools.or(base.tools),
+    }
+}

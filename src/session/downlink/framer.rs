@@ -1,0 +1,211 @@
+//! From the agent's audio in the playout store to frames of the client's format.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::ids::TurnId;
+use crate::media::format::{Codec, Format};
+use crate::media::playout::Playout;
+use crate::media::transcode::{Decoder, Encoder, MediaError, payload_ticks, same_wire, working_rate};
+use crate::route::plan::OpusSettings;
+use crate::session::Carriage;
+use crate::time::Micros;
+
+/// Length of a frame towards the client.
+pub const FRAME: Duration = Duration::from_millis(20);
+/// How long a partial frame waits for the rest before it is padded.
+const PARTIAL_WAIT: Duration = Duration::from_millis(40);
+
+/// A frame for the client.
+#[derive(Debug)]
+pub struct Frame {
+    /// The turn that it belongs to.
+    pub turn: TurnId,
+    /// Offset of its first sample in the turn.
+    pub start: Duration,
+    /// Length in ticks of the client's format.
+    pub ticks: u32,
+    /// When the last byte that it was made of arrived.
+    pub arrival: Micros,
+    /// The coded audio.
+    pub payload: Bytes,
+}
+
+/// What [`Framer::next`] gives.
+#[derive(Debug)]
+pub enum Next {
+    /// A frame.
+    Frame(Frame),
+    /// Part of a frame is there; it is padded at this instant.
+    Partial(Micros),
+    /// Nothing is there.
+    Empty,
+    /// A piece of this length cannot be decoded and was left out.
+    Bad(Duration),
+}
+
+/// Makes frames: untouched where both formats are the same on the wire, else decoded and encoded.
+#[derive(Debug)]
+pub struct Framer {
+    from: Format,
+    to: Format,
+    carriage: Carriage,
+    coder: Option<Box<Coder>>,
+}
+
+#[derive(Debug)]
+struct Coder {
+    decoder: Decoder,
+    encoder: Encoder,
+    rate: u32,
+    pcm: Vec<i16>,
+    turn: TurnId,
+    start: Duration,
+    arrival: Micros,
+    buffer: BytesMut,
+    opus: OpusSettings,
+}
+
+impl Framer {
+    /// A framer from the agent's format to the client's.
+    ///
+    /// # Errors
+    /// If one of the formats cannot be served.
+    pub fn new(from: Format, to: Format, carriage: Carriage, opus: &OpusSettings) -> Result<Framer, MediaError> {
+        let coder = if same_wire(&from, &to) {
+            None
+        } else {
+            let rate = working_rate(&to, &from);
+            Some(Box::new(Coder {
+                decoder: Decoder::new(from, rate)?,
+                encoder: Encoder::new(to, rate, opus)?,
+                rate,
+                pcm: Vec::with_capacity(rate as usize / 4),
+                turn: TurnId::default(),
+                start: Duration::ZERO,
+                arrival: Micros::ZERO,
+                buffer: BytesMut::with_capacity(16 * 1024),
+                opus: *opus,
+            }))
+        };
+        Ok(Framer { from, to, carriage, coder })
+    }
+
+    /// Whether frames pass through untouched.
+    pub fn passes(&self) -> bool {
+        self.coder.is_none()
+    }
+
+    /// Ticks of the client's clock in a usual frame.
+    pub fn frame_ticks(&self) -> u64 {
+        self.to.time_to_ticks(FRAME)
+    }
+
+    /// Forgets what was begun, so that nothing of an old generation leaks into the next.
+    pub fn reset(&mut self) {
+        if let Some(coder) = &mut self.coder {
+            coder.pcm.clear();
+            coder.encoder.reset();
+            // A decoder that cannot be made anew was made from the same values before.
+            if let Ok(decoder) = Decoder::new(self.from, coder.rate) {
+                coder.decoder = decoder;
+            }
+        }
+    }
+
+    /// Whether part of a frame of `turn` is held.
+    pub fn holds(&self, turn: TurnId) -> bool {
+        self.coder.as_ref().is_some_and(|coder| coder.turn == turn && !coder.pcm.is_empty())
+    }
+
+    /// The next frame. `ended` tells whether a turn's audio is complete.
+    pub fn next(&mut self, store: &mut Playout, ended: impl Fn(TurnId) -> bool, now: Micros) -> Next {
+        match &mut self.coder {
+            None => match store.read(self.from.time_to_ticks(FRAME) as u32) {
+                Some(piece) => Next::Frame(Frame {
+                    turn: piece.turn,
+                    start: self.from.ticks_to_time(piece.start),
+                    ticks: piece.ticks,
+                    arrival: piece.arrival,
+                    payload: piece.payload,
+                }),
+                None => Next::Empty,
+            },
+            Some(coder) => loop {
+                match coder.next(self.from, self.to, self.carriage, store, &ended, now) {
+                    // A resampler swallows its first samples.
+                    Next::Frame(frame) if frame.ticks == 0 => {}
+                    next => return next,
+                }
+            },
+        }
+    }
+}
+
+impl Coder {
+    fn next(
+        &mut self,
+        from: Format,
+        to: Format,
+        carriage: Carriage,
+        store: &mut Playout,
+        ended: &impl Fn(TurnId) -> bool,
+        now: Micros,
+    ) -> Next {
+        let need = (u64::from(self.rate) * FRAME.as_micros() as u64 / 1_000_000) as usize;
+        while self.pcm.len() < need {
+            if !self.pcm.is_empty() && store.next_turn().is_some_and(|turn| turn != self.turn) {
+                break;
+            }
+            let missing = (need - self.pcm.len()) as u64 * u64::from(from.clock()) / u64::from(self.rate);
+            let Some(piece) = store.read(missing.max(1) as u32) else { break };
+            if self.pcm.is_empty() {
+                self.turn = piece.turn;
+                self.start = from.ticks_to_time(piece.start);
+            }
+            self.arrival = piece.arrival;
+            if self.decoder.decode(&piece.payload, &mut self.pcm).is_err() {
+                return Next::Bad(from.ticks_to_time(piece.ticks.into()));
+            }
+        }
+        if self.pcm.is_empty() {
+            return Next::Empty;
+        }
+        let mut length = need;
+        if self.pcm.len() < need {
+            let complete = ended(self.turn) || store.next_turn().is_some_and(|turn| turn != self.turn);
+            let padded_at = self.arrival + PARTIAL_WAIT;
+            if !complete && now < padded_at {
+                return Next::Partial(padded_at);
+            }
+            if to.codec == Codec::Opus || carriage == Carriage::Rtp {
+                self.pcm.resize(need, 0);
+            } else {
+                length = self.pcm.len();
+            }
+        }
+        self.frame(to, length)
+    }
+
+    fn frame(&mut self, to: Format, length: usize) -> Next {
+        let span = Duration::from_micros(length as u64 * 1_000_000 / u64::from(self.rate));
+        let (turn, start, arrival) = (self.turn, self.start, self.arrival);
+        self.start += span;
+        let payload = self.encoder.encode(&self.pcm[..length], &mut self.buffer);
+        self.pcm.copy_within(length.., 0);
+        self.pcm.truncate(self.pcm.len() - length);
+        match payload {
+            Ok(payload) => {
+                let ticks = payload_ticks(&to, &payload).unwrap_or(0);
+                Next::Frame(Frame { turn, start, ticks, arrival, payload })
+            }
+            Err(_) => {
+                if let Ok(encoder) = Encoder::new(to, self.rate, &self.opus) {
+                    self.encoder = encoder;
+                }
+                Next::Bad(span)
+            }
+        }
+    }
+}

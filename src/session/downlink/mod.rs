@@ -1,0 +1,493 @@
+//! Agent to client: keep everything once, hand it over at the pace of the ear, know what was heard.
+
+mod cut;
+mod framer;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::ids::{FlushId, Generation, ItemId, TurnId};
+use crate::media::format::Format;
+use crate::media::playout::Playout;
+use crate::media::transcode::{MediaError, payload_ticks};
+use crate::message::{AgentAudio, AgentPlayout, AudioOut, Flush, Playout as Report, Turn, TurnPhase};
+use crate::route::plan::{OpusSettings, Policy};
+use crate::session::ledger::{Credit, Figure, Ledger};
+use crate::session::{Carriage, Measure, Queue};
+use crate::time::Micros;
+
+use framer::{Framer, Next};
+
+/// An agent without item ids that was interrupted and pauses so long has begun a new answer.
+const STALE_PAUSE: Duration = Duration::from_millis(400);
+/// Flushed items that are remembered, so that late audio of them is dropped.
+const FLUSHED_ITEMS: usize = 8;
+
+/// What the downlink gives.
+#[derive(Debug)]
+pub enum DownlinkOutput {
+    /// The agent has begun to speak a new turn.
+    Begun {
+        /// The turn.
+        turn: TurnId,
+        /// The agent's item.
+        item: Option<ItemId>,
+    },
+    /// For the client: a turn's audio begins or ends here.
+    Turn(Turn),
+    /// For the client: an audio frame, and whether it is the first of its turn.
+    Audio(AudioOut, bool),
+    /// For the client: discard.
+    Flush(Flush),
+    /// A turn was heard to its end.
+    Played(Cut),
+    /// An interrupted turn and how much of it was heard.
+    Cut(Cut),
+    /// The store is full: the rest of this turn is refused.
+    Refused(TurnId),
+    /// A figure.
+    Measure(Measure),
+}
+
+/// A turn that is over, with what was heard of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// The turn.
+    pub turn: TurnId,
+    /// The agent's item.
+    pub item: Option<ItemId>,
+    /// Heard.
+    pub heard: Duration,
+    /// Received.
+    pub of: Duration,
+    /// What it rests on; `pos` is the position on the link.
+    pub figure: Figure,
+}
+
+/// A turn that is not over: being received, waiting, or playing.
+#[derive(Debug)]
+struct OpenTurn {
+    id: TurnId,
+    generation: Generation,
+    item: Option<ItemId>,
+    /// Ticks received for it, and received from this agent before it.
+    received: u64,
+    before: u64,
+    /// Nothing more of it will come.
+    ended: bool,
+    /// Its tail was refused at the bound.
+    refused: bool,
+    /// Its first frame was handed over.
+    sent: bool,
+    /// Position after its last frame, once that was handed over.
+    end: Option<u64>,
+}
+
+/// An interruption whose exact figure is awaited.
+#[derive(Debug)]
+struct Pending {
+    flush: FlushId,
+    turns: Vec<OpenTurn>,
+    at: Micros,
+    deadline: Micros,
+}
+
+/// The link that audio goes to.
+#[derive(Debug)]
+struct Speaker {
+    ledger: Ledger,
+    format: Format,
+    carriage: Carriage,
+    framer: Option<Framer>,
+    /// The turn whose start the client was told last.
+    announced: Option<TurnId>,
+}
+
+/// The agent's audio on its way to the caller's ear.
+#[derive(Debug)]
+pub struct Downlink {
+    opus: OpusSettings,
+    send_ahead: Duration,
+    limit: Duration,
+    heard_wait: Duration,
+    store: Option<Playout>,
+    endless: bool,
+    speaker: Option<Speaker>,
+    turns: VecDeque<OpenTurn>,
+    next_turn: TurnId,
+    next_item: Option<ItemId>,
+    generation: Generation,
+    next_flush: FlushId,
+    pending: Option<Pending>,
+    /// Items that were flushed.
+    flushed: VecDeque<ItemId>,
+    /// An agent without item ids still speaks a flushed turn: when it was heard last.
+    stale: Option<Micros>,
+    received: u64,
+    heard: Duration,
+    outputs: VecDeque<DownlinkOutput>,
+    wake: Option<Micros>,
+}
+
+impl Downlink {
+    /// A downlink without agent and link.
+    pub fn new(policy: &Policy) -> Downlink {
+        Downlink {
+            opus: policy.opus,
+            send_ahead: policy.send_ahead,
+            limit: policy.playout_max,
+            heard_wait: policy.heard_wait,
+            store: None,
+            endless: false,
+            speaker: None,
+            turns: VecDeque::with_capacity(8),
+            next_turn: TurnId(1),
+            next_item: None,
+            generation: Generation(0),
+            next_flush: FlushId(1),
+            pending: None,
+            flushed: VecDeque::with_capacity(FLUSHED_ITEMS),
+            stale: None,
+            received: 0,
+            heard: Duration::ZERO,
+            outputs: VecDeque::with_capacity(16),
+            wake: None,
+        }
+    }
+
+    /// The agent that speaks now and its format. `endless`: it knows no turns. What the last one has said and was not
+    /// read is kept if the format is the same, else cut.
+    ///
+    /// # Errors
+    /// If its format cannot be brought into the client's.
+    pub fn set_agent(&mut self, format: Format, endless: bool, now: Micros) -> Result<(), MediaError> {
+        self.on_turn_ended();
+        if self.store.as_ref().is_some_and(|store| store.format() != format) {
+            self.cut_unread(now);
+            self.store = None;
+        }
+        self.endless = endless;
+        self.received = 0;
+        self.flushed.clear();
+        self.stale = None;
+        if self.store.is_none() {
+            self.store = Some(Playout::new(format, self.limit));
+        }
+        self.make_framer()
+    }
+
+    /// The link that audio goes to: its format and carriage, and whether its transport acknowledges.
+    ///
+    /// # Errors
+    /// If the agent's format cannot be brought into the client's.
+    pub fn attach(&mut self, format: Format, carriage: Carriage, acks: bool, now: Micros) -> Result<(), MediaError> {
+        let ledger = Ledger::new(format.clock(), carriage, acks, now);
+        self.speaker = Some(Speaker { ledger, format, carriage, framer: None, announced: None });
+        self.make_framer()
+    }
+
+    /// The link is gone: playback goes on from the last reported position on the next one.
+    pub fn detach(&mut self, now: Micros) {
+        self.resolve(None, now);
+        let Some(speaker) = self.speaker.take() else { return };
+        let heard = speaker.ledger.last_reported(now);
+        let at = speaker.ledger.at(heard);
+        let (Some(store), Some((turn, offset))) = (&mut self.store, at) else { return };
+        let ticks = store.format().time_to_ticks(offset);
+        store.rewind(turn, ticks);
+        for open in &mut self.turns {
+            open.end = None;
+        }
+    }
+
+    fn make_framer(&mut self) -> Result<(), MediaError> {
+        let (Some(speaker), Some(store)) = (&mut self.speaker, &self.store) else { return Ok(()) };
+        speaker.framer = Some(Framer::new(store.format(), speaker.format, speaker.carriage, &self.opus)?);
+        Ok(())
+    }
+
+    /// Whether frames pass through untouched, once agent and link are known.
+    pub fn passes(&self) -> Option<bool> {
+        Some(self.speaker.as_ref()?.framer.as_ref()?.passes())
+    }
+
+    /// Agent audio that the caller heard in turns that are over.
+    pub fn heard(&self) -> Duration {
+        self.heard
+    }
+
+    /// Agent audio that waits to be handed over.
+    pub fn depth(&self) -> Duration {
+        self.store.as_ref().map_or(Duration::ZERO, Playout::depth)
+    }
+
+    /// The turn that the caller hears, or will hear next.
+    pub fn present_turn(&self) -> Option<TurnId> {
+        self.turns.front().map(|turn| turn.id)
+    }
+
+    /// Time that `ticks` of the client's format take.
+    pub fn span(&self, ticks: u32) -> Duration {
+        self.speaker.as_ref().map_or(Duration::ZERO, |speaker| speaker.ledger.span(ticks.into()))
+    }
+
+    /// What is queued already, without handing over more.
+    pub fn take_queued(&mut self) -> Option<DownlinkOutput> {
+        self.outputs.pop_front()
+    }
+
+    /// Whether the caller hears the agent, or is about to.
+    pub fn is_busy(&self) -> bool {
+        !self.turns.is_empty()
+    }
+
+    /// The turn that a transcript of `item` belongs to.
+    pub fn turn_of(&self, item: Option<&ItemId>) -> Option<TurnId> {
+        match item {
+            Some(item) => self.turns.iter().find(|turn| turn.item.as_ref() == Some(item)).map(|turn| turn.id),
+            None => self.turns.back().map(|turn| turn.id),
+        }
+    }
+
+    /// The agent begins a new answer.
+    pub fn on_turn_started(&mut self, item: Option<ItemId>) {
+        self.on_turn_ended();
+        self.next_item = item;
+    }
+
+    /// The agent's present answer is complete.
+    pub fn on_turn_ended(&mut self) {
+        self.stale = None;
+        if let Some(turn) = self.turns.back_mut() {
+            turn.ended = true;
+        }
+    }
+
+    /// Audio of the agent arrived.
+    pub fn on_audio(&mut self, audio: AgentAudio, now: Micros) {
+        let Some(format) = self.store.as_ref().map(Playout::format) else { return };
+        let Some(ticks) = payload_ticks(&format, &audio.payload).filter(|&ticks| ticks > 0) else {
+            self.dropped(Queue::Playout, Duration::ZERO);
+            return;
+        };
+        self.received += u64::from(ticks);
+        if self.is_stale(&audio, now) {
+            self.dropped(Queue::Stale, format.ticks_to_time(ticks.into()));
+            return;
+        }
+        let goes_on = self.turns.back().is_some_and(|turn| {
+            !turn.ended && (audio.item.is_none() || turn.item.is_none() || turn.item == audio.item)
+        });
+        if !goes_on {
+            self.begin_turn(audio.item.clone(), ticks);
+        }
+        self.keep(audio, ticks, format);
+        self.check();
+    }
+
+    fn begin_turn(&mut self, item: Option<ItemId>, ticks: u32) {
+        self.on_turn_ended();
+        let item = item.or(self.next_item.take());
+        self.next_item = None;
+        let turn = self.next_turn;
+        self.next_turn = turn.next();
+        self.turns.push_back(OpenTurn {
+            id: turn,
+            generation: self.generation,
+            item: item.clone(),
+            received: 0,
+            before: self.received - u64::from(ticks),
+            ended: false,
+            refused: false,
+            sent: false,
+            end: None,
+        });
+        self.outputs.push_back(DownlinkOutput::Begun { turn, item });
+    }
+
+    fn keep(&mut self, audio: AgentAudio, ticks: u32, format: Format) {
+        let (Some(turn), Some(store)) = (self.turns.back_mut(), &mut self.store) else { return };
+        let pushed = !turn.refused && store.push(turn.id, turn.received, ticks, audio.arrival, audio.payload).is_ok();
+        if pushed {
+            turn.received += u64::from(ticks);
+            return;
+        }
+        let first = !std::mem::replace(&mut turn.refused, true);
+        let id = turn.id;
+        if first {
+            self.outputs.push_back(DownlinkOutput::Refused(id));
+        }
+        self.dropped(Queue::Playout, format.ticks_to_time(ticks.into()));
+    }
+
+    fn is_stale(&mut self, audio: &AgentAudio, now: Micros) -> bool {
+        if audio.item.as_ref().is_some_and(|item| self.flushed.contains(item)) {
+            return true;
+        }
+        match self.stale {
+            Some(last) if audio.item.is_none() && !self.endless && now - last < STALE_PAUSE => {
+                self.stale = Some(now);
+                true
+            }
+            _ => {
+                self.stale = None;
+                false
+            }
+        }
+    }
+
+    fn dropped(&mut self, queue: Queue, audio: Duration) {
+        self.outputs.push_back(DownlinkOutput::Measure(Measure::Dropped { queue, audio }));
+    }
+
+    /// The client reports what its speaker plays. Gives what that means in the agent's own audio.
+    pub fn on_report(&mut self, report: Report, now: Micros) -> Option<AgentPlayout> {
+        let speaker = self.speaker.as_mut()?;
+        let pos = speaker.ledger.on_report(report.pos, now);
+        let answers = report.flush.is_some() && self.pending.as_ref().map(|pending| pending.flush) == report.flush;
+        if answers {
+            let figure = speaker.ledger.exact(pos);
+            self.resolve(Some(figure), now);
+        }
+        let speaker = self.speaker.as_mut()?;
+        let at = speaker.ledger.at(pos);
+        let format = self.store.as_ref()?.format();
+        let played = match at.and_then(|(turn, offset)| Some((self.turns.iter().find(|open| open.id == turn)?, offset)))
+        {
+            Some((open, offset)) => format.ticks_to_time(open.before) + offset.min(format.ticks_to_time(open.received)),
+            None if self.turns.is_empty() => format.ticks_to_time(self.received),
+            None => format.ticks_to_time(self.turns.front().map_or(self.received, |open| open.before)),
+        };
+        let received = format.ticks_to_time(self.received);
+        self.check();
+        Some(AgentPlayout { played, buffered: received.saturating_sub(played), flush: None })
+    }
+
+    /// The client's transport library has taken everything before `pos`.
+    pub fn on_acked(&mut self, pos: u32, now: Micros) {
+        if let Some(speaker) = &mut self.speaker {
+            speaker.ledger.on_acked(pos, now);
+        }
+    }
+
+    /// A measured round trip.
+    pub fn on_round_trip(&mut self, rtt: Duration) {
+        if let Some(speaker) = &mut self.speaker {
+            speaker.ledger.on_round_trip(rtt);
+        }
+    }
+
+    /// The next output; `None` until something happens or [`Downlink::deadline`] passes.
+    pub fn poll(&mut self, now: Micros) -> Option<DownlinkOutput> {
+        if let Some(output) = self.outputs.pop_front() {
+            return Some(output);
+        }
+        self.wake = None;
+        if let Some(pending) = &self.pending {
+            if pending.deadline <= now {
+                self.resolve(None, now);
+                return self.outputs.pop_front();
+            }
+            self.wake = Some(pending.deadline);
+        }
+        self.finish_heard(now);
+        if self.outputs.is_empty() {
+            self.hand_over(now);
+        }
+        self.check();
+        self.outputs.pop_front()
+    }
+
+    /// When to poll again if nothing happens; valid after [`Downlink::poll`] gave `None`.
+    pub fn deadline(&self) -> Option<Micros> {
+        self.wake
+    }
+
+    fn wake_at(&mut self, at: Micros) {
+        self.wake = Some(self.wake.map_or(at, |wake| wake.min(at)));
+    }
+
+    fn hand_over(&mut self, now: Micros) {
+        let (Some(speaker), Some(store)) = (&mut self.speaker, &mut self.store) else { return };
+        let Some(framer) = &mut speaker.framer else { return };
+        let Some(turn) = self.turns.iter().find(|turn| turn.end.is_none()) else { return };
+        let has_audio = store.next_turn().is_some() || framer.holds(turn.id);
+        if !has_audio {
+            self.end_turn();
+            return;
+        }
+        let due = match speaker.ledger.credit(framer.frame_ticks(), self.send_ahead, now) {
+            Credit::Due(due) => due,
+            Credit::At(at) => return self.wake_at(at),
+            Credit::Blocked => return,
+        };
+        let turns = &self.turns;
+        let ended = |id| turns.iter().find(|turn| turn.id == id).is_none_or(|turn| turn.ended);
+        if store.next_turn() != Some(turn.id) && !framer.holds(turn.id) {
+            return self.end_turn();
+        }
+        match framer.next(store, ended, now) {
+            Next::Frame(frame) => self.send(frame, due, now),
+            Next::Partial(at) => self.wake_at(at),
+            Next::Empty => self.end_turn(),
+            Next::Bad(span) => self.dropped(Queue::Playout, span),
+        }
+    }
+
+    fn send(&mut self, frame: framer::Frame, due: Micros, now: Micros) {
+        let Some(speaker) = &mut self.speaker else { return };
+        let Some(turn) = self.turns.iter_mut().find(|turn| turn.id == frame.turn) else { return };
+        let pos = speaker.ledger.handed() as u32;
+        let first = speaker.announced != Some(frame.turn);
+        if first {
+            speaker.announced = Some(frame.turn);
+            self.outputs.push_back(DownlinkOutput::Turn(Turn {
+                turn: turn.id,
+                generation: turn.generation,
+                item: turn.item.clone(),
+                phase: TurnPhase::Start,
+                pos,
+            }));
+        }
+        speaker.ledger.hand_over(frame.ticks.into(), frame.turn, frame.start, now);
+        let opening = !std::mem::replace(&mut turn.sent, true);
+        let ready = frame.arrival.max(due);
+        let audio = AudioOut { pos, ticks: frame.ticks, marker: first, ready, payload: frame.payload };
+        self.outputs.push_back(DownlinkOutput::Audio(audio, opening));
+    }
+
+    /// Tells the client that the playing turn is complete, if it is.
+    fn end_turn(&mut self) {
+        let Some(speaker) = &mut self.speaker else { return };
+        let Some(turn) = self.turns.iter_mut().find(|turn| turn.end.is_none()) else { return };
+        if !turn.ended {
+            return;
+        }
+        let pos = speaker.ledger.handed();
+        turn.end = Some(pos);
+        self.outputs.push_back(DownlinkOutput::Turn(Turn {
+            turn: turn.id,
+            generation: turn.generation,
+            item: turn.item.clone(),
+            phase: TurnPhase::End,
+            pos: pos as u32,
+        }));
+    }
+
+    #[cfg(any(test, debug_assertions))]
+    fn check(&self) {
+        if let Some(store) = &self.store {
+            store.check_invariants();
+        }
+        if let Some(speaker) = &self.speaker {
+            speaker.ledger.check_invariants();
+        }
+        assert!(self.turns.iter().rev().skip(1).all(|turn| turn.ended), "only the newest turn is open");
+        assert!(self.turns.iter().all(|turn| turn.generation == self.generation), "a flushed turn is still queued");
+        let ordered = self.turns.iter().zip(self.turns.iter().skip(1)).all(|(a, b)| a.id < b.id);
+        assert!(ordered, "turns are in order");
+    }
+
+    #[cfg(not(any(test, debug_assertions)))]
+    fn check(&self) {}
+}

@@ -1,0 +1,288 @@
+//! What goes into a session and what comes out of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::agent::Capabilities;
+use crate::ids::{ConversationId, LinkId, Seq, SessionId, UpstreamId};
+use crate::message::{AgentError, AudioFormats, Basis, CloseReason, FailureClass, Start, ToAgent, ToClient};
+use crate::route::plan::Plan;
+use crate::session::record::CallRecord;
+use crate::time::Micros;
+
+/// What a session is made of.
+#[derive(Clone, Debug)]
+pub struct SessionParams {
+    /// Its id, made by the runtime.
+    pub id: SessionId,
+    /// The conversation's id.
+    pub conversation_id: ConversationId,
+    /// What was decided at admission.
+    pub plan: Arc<Plan>,
+    /// The client's first message.
+    pub start: Start,
+    /// The first link, which gets number 0.
+    pub link: LinkInfo,
+    /// Unix time in seconds at which the session ends at the latest.
+    pub expires_at: Option<u64>,
+}
+
+/// A link as the session sees it.
+#[derive(Clone, Debug)]
+pub struct LinkInfo {
+    /// For the call record and metrics.
+    pub transport: Transport,
+    /// How audio travels on it.
+    pub carriage: Carriage,
+    /// Its formats, checked.
+    pub audio: AudioFormats,
+    /// The token with which the session can be resumed after this link; made by the runtime, single-use.
+    pub resume_token: String,
+    /// On a resume: the last `seq` that the client has.
+    pub have: Option<u64>,
+}
+
+/// How clients connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// WebSocket.
+    Websocket,
+    /// WebRTC.
+    Webrtc,
+    /// Raw QUIC.
+    Quic,
+    /// WebTransport over HTTP/3.
+    Webtransport,
+}
+
+impl Transport {
+    /// The metric label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Transport::Websocket => "websocket",
+            Transport::Webrtc => "webrtc",
+            Transport::Quic => "quic",
+            Transport::Webtransport => "webtransport",
+        }
+    }
+}
+
+/// How audio travels on a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carriage {
+    /// In order with the control messages, reliably: positions count samples.
+    Ordered,
+    /// As RTP: positions are RTP timestamps; packets may be lost or come out of order.
+    Rtp,
+}
+
+/// What happened to a link.
+#[derive(Clone, Debug)]
+pub enum LinkChange {
+    /// A new link; it takes over the microphone and the speaker from any older one.
+    Attached(LinkInfo),
+    /// Gone without goodbye: the resume window begins.
+    Lost,
+    /// A measured round trip.
+    RoundTrip(Duration),
+    /// The client's transport library has taken everything handed over with positions before `pos`.
+    Acked {
+        /// Ticks of the downlink format's clock.
+        pos: u32,
+    },
+}
+
+/// What happened to an upstream.
+#[derive(Clone, Debug)]
+pub enum UpstreamChange {
+    /// The socket is open (built-in agents: at once); what the agent can do.
+    Connected(Capabilities),
+    /// It could not be reached, or was lost.
+    Failed(AgentError),
+}
+
+/// What the operator or the runtime wants.
+#[derive(Clone, Copy, Debug)]
+pub enum Command {
+    /// The node goes down.
+    Drain {
+        /// When this client should reconnect.
+        reconnect_after: Duration,
+        /// When the session is ended.
+        deadline: Duration,
+    },
+    /// End it now.
+    End(CloseReason),
+}
+
+/// Which way audio goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// Client to agent.
+    Up,
+    /// Agent to client.
+    Down,
+}
+
+impl Direction {
+    /// The metric label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Direction::Up => "up",
+            Direction::Down => "down",
+        }
+    }
+}
+
+/// What an upstream is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpstreamRole {
+    /// It talks with the caller, or will as soon as it is ready.
+    Active,
+    /// It is kept ready to take over.
+    Standby,
+    /// It only listens.
+    Tap,
+}
+
+/// What a session wants done.
+#[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "moved once, from the session to the driver")]
+pub enum Output {
+    /// Say something to a client; `seq` is there if it is kept for a resume.
+    ToClient {
+        /// On this link.
+        link: LinkId,
+        /// Its number.
+        seq: Option<Seq>,
+        /// The message.
+        message: ToClient,
+    },
+    /// Say something to an agent.
+    ToAgent {
+        /// On this upstream.
+        upstream: UpstreamId,
+        /// The message.
+        message: ToAgent,
+    },
+    /// Connect to an agent; answer with [`UpstreamChange`].
+    Dial {
+        /// The number of the new upstream.
+        upstream: UpstreamId,
+        /// Index into [`Plan::rungs`] (taps: [`Plan::taps`]).
+        rung: usize,
+        /// What for.
+        role: UpstreamRole,
+    },
+    /// Close the connection to an agent after what was said to it.
+    Hangup {
+        /// This upstream.
+        upstream: UpstreamId,
+    },
+    /// Close a link after what was said on it.
+    Detach {
+        /// This link.
+        link: LinkId,
+        /// WebSocket close code.
+        code: u16,
+        /// For the close frame.
+        reason: &'static str,
+    },
+    /// Count something.
+    Measure(Measure),
+    /// The session is over; nothing follows.
+    Close {
+        /// Why.
+        reason: CloseReason,
+        /// Everything about the call.
+        record: Box<CallRecord>,
+    },
+    /// Nothing to do until something happens or the deadline passes.
+    Idle {
+        /// When to call [`Session::on_deadline`](crate::session::Session::on_deadline).
+        deadline: Option<Micros>,
+        /// The timer behind it, for traces.
+        timer: &'static str,
+    },
+}
+
+/// One figure for the metrics.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Measure {
+    /// End of the caller's speech to the first audio of the answer sent.
+    FirstAudio(Duration),
+    /// Detection of an interruption to the flush handed over.
+    BargeInStop(Duration),
+    /// Uplink packets that were not there in time, and those recovered from FEC.
+    UplinkLoss {
+        /// Not there when the wait for them was over. They never came, or are counted by [`Measure::UplinkLate`] too.
+        lost: u32,
+        /// Of these, recovered from in-band FEC.
+        recovered: u32,
+    },
+    /// Uplink packets that came after they had been given up, and were dropped.
+    UplinkLate(u32),
+    /// Uplink audio made up for lost packets.
+    Concealed(Duration),
+    /// Silence made up for time in which the client sent nothing.
+    Filled(Duration),
+    /// How long a packet after a gap waited.
+    GapWait(Duration),
+    /// Audio dropped at a full or stale queue.
+    Dropped {
+        /// The queue.
+        queue: Queue,
+        /// How much audio.
+        audio: Duration,
+    },
+    /// How far agent time is ahead of the caller's real time.
+    UplinkSkew(Duration),
+    /// Agent audio waiting in the playout store.
+    PlayoutDepth(Duration),
+    /// A figure of heard audio was fixed.
+    Heard {
+        /// What it rests on.
+        basis: Basis,
+    },
+    /// The caller interrupted the agent.
+    Interruption,
+    /// An upstream failed.
+    UpstreamFailed {
+        /// How.
+        class: FailureClass,
+    },
+    /// Another agent took over.
+    Fallback,
+    /// The agent was ready this long after it was dialled.
+    UpstreamReady(Duration),
+    /// An unknown message of a newer peer was ignored.
+    Ignored,
+    /// A client message was refused.
+    Refused,
+}
+
+/// The bounded queues of a session that drop audio.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Queue {
+    /// Waiting for the agent to be ready.
+    Preroll,
+    /// Waiting to be sent to the agent.
+    Uplink,
+    /// Waiting to be played.
+    Playout,
+    /// Audio of a flushed generation that came late.
+    Stale,
+}
+
+impl Queue {
+    /// The metric label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Queue::Preroll => "preroll",
+            Queue::Uplink => "uplink",
+            Queue::Playout => "playout",
+            Queue::Stale => "stale",
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! How a session ends: by its timers, by the operator, by either side.
+
+use std::time::Duration;
+
+use crate::message::{AgentError, CloseReason, Draining, Ended, Ending, FailureClass, State, ToAgent, ToClient};
+use crate::session::event::Output;
+use crate::session::record::{CallRecord, Codecs, Cost};
+use crate::session::{Session, Timer};
+use crate::time::Micros;
+
+/// The warning before `max_s` comes so long before, or a tenth of it.
+const MAX_NOTICE: Duration = Duration::from_secs(30);
+
+impl Session {
+    pub(super) fn start_timers(&mut self, now: Micros) {
+        let max = self.plan.policy.max;
+        if !max.is_zero() {
+            self.timers.set(Timer::MaxWarning, now + (max - MAX_NOTICE.min(max / 10)));
+            self.timers.set(Timer::Max, now + max);
+        }
+        self.touch(now);
+    }
+
+    /// Somebody spoke or acted: the idle time begins anew.
+    pub(super) fn touch(&mut self, now: Micros) {
+        let after = self.plan.policy.idle.after;
+        self.timers.clear(Timer::IdleGrace);
+        if !after.is_zero() && !self.closed {
+            self.timers.set(Timer::Idle, now + after);
+        }
+    }
+
+    pub(super) fn handle_timer(&mut self, timer: Timer, now: Micros) {
+        match timer {
+            Timer::AgentReady => {
+                let waited = self.plan.policy.agent_ready.as_millis();
+                let message = format!("the agent was not ready within {waited} ms");
+                let error = AgentError { class: FailureClass::Timeout, code: None, message };
+                self.lose_upstream(Some(error), now);
+            }
+            Timer::MaxWarning => {
+                let left = self.timers.deadline(Timer::Max).map_or(Duration::ZERO, |at| at - now);
+                self.say_ending(CloseReason::MaxDuration, left);
+            }
+            Timer::Max => self.close(CloseReason::MaxDuration, now),
+            Timer::Idle if self.is_occupied() => self.touch(now),
+            Timer::Idle => {
+                let grace = self.plan.policy.idle.grace;
+                self.timers.set(Timer::IdleGrace, now + grace);
+                self.say_ending(CloseReason::Idle, grace);
+            }
+            Timer::IdleGrace => self.close(CloseReason::Idle, now),
+            Timer::Resume => self.close(CloseReason::ClientLost, now),
+            Timer::Drain => self.close(CloseReason::Draining, now),
+            Timer::Goodbye => self.close(CloseReason::AgentHangup, now),
+        }
+    }
+
+    /// A running tool, or an answer that is still being played, stops the idle clock.
+    fn is_occupied(&self) -> bool {
+        !self.tools.is_empty() || self.downlink.is_busy()
+    }
+
+    fn say_ending(&mut self, reason: CloseReason, left: Duration) {
+        self.say(ToClient::Ending(Ending { reason, in_ms: left.as_millis() as u64 }));
+    }
+
+    pub(super) fn drain(&mut self, reconnect_after: Duration, deadline: Duration, now: Micros) {
+        self.timers.set(Timer::Drain, now + deadline);
+        self.say(ToClient::Draining(Draining {
+            reconnect_after_ms: reconnect_after.as_millis() as u64,
+            deadline_ms: deadline.as_millis() as u64,
+        }));
+    }
+
+    /// Ends the session: both sides are told, the record is written.
+    pub(super) fn close(&mut self, reason: CloseReason, now: Micros) {
+        if self.closed {
+            return;
+        }
+        self.downlink.settle(now);
+        while let Some(output) = self.downlink.take_queued() {
+            self.handle_downlink(output, now);
+        }
+        self.move_to(State::Ended);
+        self.say(ToClient::Ended(Ended {
+            reason,
+            duration_ms: now.since(self.began).as_millis() as u64,
+            messages: self.transcript.len(),
+            stats: self.stats(),
+        }));
+        self.closed = true;
+        let record = Box::new(self.record(reason, now));
+        if let Some(active) = self.upstreams.on_gone(None) {
+            if active.capabilities.is_some() {
+                self.outputs.push_back(Output::ToAgent { upstream: active.id, message: ToAgent::End });
+            }
+            self.outputs.push_back(Output::Hangup { upstream: active.id });
+        }
+        if let Some((link, _)) = self.links.detach() {
+            self.outputs.push_back(Output::Detach { link, code: reason.code(), reason: reason.label() });
+        }
+        self.outputs.push_back(Output::Close { reason, record });
+    }
+
+    fn record(&self, reason: CloseReason, now: Micros) -> CallRecord {
+        let ms = |span: Duration| span.as_millis() as u64;
+        let link = self.links.attached().map(|(_, info)| info).or(self.links.last());
+        CallRecord {
+            session_id: self.id.clone(),
+            conversation_id: self.conversation_id.clone(),
+            route: self.plan.route.clone(),
+            label: self.plan.label.as_deref().map(str::to_owned),
+            transport: link.map(|info| info.transport),
+            codecs: link.map(|info| Codecs { uplink: info.audio.uplink, downlink: info.audio.downlink }),
+            agents: self.upstreams.entries().to_vec(),
+            reason,
+            duration_ms: ms(now - self.began),
+            talk_ms: ms(self.totals.talk),
+            agent_audio_sent_ms: ms(self.totals.sent),
+            agent_audio_heard_ms: ms(self.downlink.heard()),
+            turns: self.totals.turns,
+            interruptions: self.totals.interruptions,
+            messages: self.transcript.len(),
+            agent_ready_ms: self.totals.agent_ready_ms,
+            first_audio_ms: self.totals.first_audio_ms.clone(),
+            stats: self.stats(),
+            tools: self.totals.tools,
+            resumes: self.totals.resumes,
+            not_applied: self.totals.not_applied.clone(),
+            usage: self.totals.usage.clone(),
+            cost: self.cost(now),
+            consent: self.totals.consent,
+            metadata: self.metadata.clone(),
+        }
+    }
+
+    /// What the call cost by the table of its agent: nothing is said if the agent changed, if there is no table, or if
+    /// the agent left out a unit that the table prices.
+    fn cost(&self, now: Micros) -> Option<Cost> {
+        let [only] = self.upstreams.entries() else { return None };
+        let agent = self.plan.rungs.iter().find(|rung| rung.name().as_str() == only.name)?;
+        let price = agent.agent.price.as_ref()?;
+        let mut amount = 0.0;
+        for (unit, each) in &price.units {
+            let used = match unit.as_str() {
+                "minute" => (now - self.began).as_secs_f64() / 60.0,
+                unit => *self.totals.usage.get(unit)?,
+            };
+            amount += used * each;
+        }
+        Some(Cost { currency: price.currency.clone(), amount })
+    }
+}

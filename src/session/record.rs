@@ -1,0 +1,172 @@
+//! The call record: everything about a finished call, one JSON line.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::ids::{ConversationId, RouteName, SessionId};
+use crate::media::format::Format;
+use crate::message::{CloseReason, Stats};
+use crate::session::event::Transport;
+
+/// Everything about a finished call; the driver adds what only it knows and writes it as one JSON line.
+#[derive(Clone, Debug, Serialize)]
+pub struct CallRecord {
+    /// The session.
+    pub session_id: SessionId,
+    /// Its conversation.
+    pub conversation_id: ConversationId,
+    /// The route.
+    pub route: RouteName,
+    /// The label of the chosen agent in the route.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// The transport of the last link.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transport: Option<Transport>,
+    /// The client's formats on the last link.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub codecs: Option<Codecs>,
+    /// The agents that were dialled, in order.
+    pub agents: Vec<AgentEntry>,
+    /// Why the call ended.
+    pub reason: CloseReason,
+    /// How long it lasted.
+    pub duration_ms: u64,
+    /// Time in which the caller spoke, by the relay's own finding.
+    pub talk_ms: u64,
+    /// Agent audio handed over to the client.
+    pub agent_audio_sent_ms: u64,
+    /// Agent audio that the caller heard.
+    pub agent_audio_heard_ms: u64,
+    /// Turns of the agent.
+    pub turns: u32,
+    /// Turns that the caller cut off.
+    pub interruptions: u32,
+    /// Utterances and text messages of both sides.
+    pub messages: u64,
+    /// From admission to the first agent's readiness.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent_ready_ms: Option<u64>,
+    /// End of the caller's speech to the first audio of the answer, per answer.
+    pub first_audio_ms: Vec<u64>,
+    /// Latency, loss and what was made up.
+    pub stats: Stats,
+    /// Tool calls.
+    pub tools: u32,
+    /// Links after the first.
+    pub resumes: u32,
+    /// Set-up fields that the agent did not apply.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub not_applied: Vec<String>,
+    /// What the agents reported, summed per unit; a unit that was not reported is absent.
+    pub usage: BTreeMap<String, f64>,
+    /// Price by the operator's table; `null` if there is none or something in it is unknown.
+    pub cost: Option<Cost>,
+    /// Whether the caller agreed to recording; `null` if never asked.
+    pub consent: Option<bool>,
+    /// The client's `metadata`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<serde_json::Value>,
+}
+
+impl CallRecord {
+    /// The record of a call that a defect of antiphon ended: what is known without its session.
+    pub fn of_defect(
+        session_id: SessionId,
+        conversation_id: ConversationId,
+        route: RouteName,
+        label: Option<String>,
+        duration_ms: u64,
+    ) -> CallRecord {
+        CallRecord {
+            session_id,
+            conversation_id,
+            route,
+            label,
+            transport: None,
+            codecs: None,
+            agents: Vec::new(),
+            reason: CloseReason::Bug,
+            duration_ms,
+            talk_ms: 0,
+            agent_audio_sent_ms: 0,
+            agent_audio_heard_ms: 0,
+            turns: 0,
+            interruptions: 0,
+            messages: 0,
+            agent_ready_ms: None,
+            first_audio_ms: Vec::new(),
+            stats: Stats::default(),
+            tools: 0,
+            resumes: 0,
+            not_applied: Vec::new(),
+            usage: BTreeMap::new(),
+            cost: None,
+            consent: None,
+            metadata: None,
+        }
+    }
+}
+
+/// The client's two formats.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Codecs {
+    /// Client to relay.
+    pub uplink: Format,
+    /// Relay to client.
+    pub downlink: Format,
+}
+
+/// One agent of the call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct AgentEntry {
+    /// Its name.
+    pub name: String,
+    /// When it was dialled, in milliseconds since the call began.
+    pub from_ms: u64,
+    /// How long it took to be ready.
+    pub ready_after_ms: Option<u64>,
+    /// Why it was left; absent while in use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended: Option<String>,
+}
+
+/// A price.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Cost {
+    /// ISO 4217.
+    pub currency: String,
+    /// The amount.
+    pub amount: f64,
+}
+
+/// The longest list of first-audio times that is kept.
+pub const MAX_FIRST_AUDIO: usize = 200;
+
+/// What a session counts for its record.
+#[derive(Debug, Default)]
+pub struct Totals {
+    /// Time in which the caller spoke.
+    pub talk: std::time::Duration,
+    /// Ticks handed over, as time.
+    pub sent: std::time::Duration,
+    /// Turns.
+    pub turns: u32,
+    /// Cut turns.
+    pub interruptions: u32,
+    /// First readiness.
+    pub agent_ready_ms: Option<u64>,
+    /// First-audio times.
+    pub first_audio_ms: Vec<u64>,
+    /// Tool calls.
+    pub tools: u32,
+    /// Links after the first.
+    pub resumes: u32,
+    /// Fields not applied.
+    pub not_applied: Vec<String>,
+    /// Usage per unit.
+    pub usage: BTreeMap<String, f64>,
+    /// Consent to recording.
+    pub consent: Option<bool>,
+}

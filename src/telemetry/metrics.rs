@@ -1,0 +1,303 @@
+//! The metrics of one session, resolved once when it starts: a lookup by name and labels costs several times a cached
+//! handle, and a frame is counted 50 times a second in each direction.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics::{Counter, Histogram};
+
+use super::names;
+use super::registry::{Registry, SecondsCounter};
+use crate::ids::{AgentName, RouteName};
+use crate::message::{Basis, CloseReason};
+use crate::session::{Direction, Measure, Queue, Transport};
+
+/// What the series of a session are told apart by. All values come from the configuration or a closed list.
+#[derive(Clone, Debug)]
+pub struct SessionLabels {
+    /// The client's transport.
+    pub transport: Transport,
+    /// The route.
+    pub route: RouteName,
+    /// The agent that talks first.
+    pub agent: AgentName,
+    /// Label of the chosen `to` entry.
+    pub label: Option<Arc<str>>,
+}
+
+/// What a frame went through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Path {
+    /// Equal formats: the samples were not touched.
+    Passthrough,
+    /// Decoded, encoded or resampled.
+    Transcode,
+}
+
+impl Path {
+    /// Every path.
+    pub const ALL: [Path; 2] = [Path::Passthrough, Path::Transcode];
+
+    /// The metric label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Path::Passthrough => "passthrough",
+            Path::Transcode => "transcode",
+        }
+    }
+}
+
+/// The stages of a session's set-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SetupStage {
+    /// TLS handshake.
+    Tls,
+    /// Reading the request and upgrading the connection.
+    Upgrade,
+    /// From the open link to the client's `start`.
+    Start,
+    /// Routing and building the session.
+    Route,
+    /// From the dial to an agent that is ready.
+    Agent,
+    /// From the accepted connection to `started`.
+    Total,
+}
+
+impl SetupStage {
+    /// Every stage, in order.
+    pub const ALL: [SetupStage; 6] = [
+        SetupStage::Tls,
+        SetupStage::Upgrade,
+        SetupStage::Start,
+        SetupStage::Route,
+        SetupStage::Agent,
+        SetupStage::Total,
+    ];
+
+    /// The metric label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            SetupStage::Tls => "tls",
+            SetupStage::Upgrade => "upgrade",
+            SetupStage::Start => "start",
+            SetupStage::Route => "route",
+            SetupStage::Agent => "agent",
+            SetupStage::Total => "total",
+        }
+    }
+}
+
+const DIRECTIONS: [Direction; 2] = [Direction::Up, Direction::Down];
+const QUEUES: [Queue; 4] = [Queue::Preroll, Queue::Uplink, Queue::Playout, Queue::Stale];
+const BASES: [Basis; 4] = [Basis::Reported, Basis::Acked, Basis::Marked, Basis::Paced];
+
+// Exhaustive, so that a new variant cannot index past the handles that were resolved.
+const fn slot_of_direction(direction: Direction) -> usize {
+    match direction {
+        Direction::Up => 0,
+        Direction::Down => 1,
+    }
+}
+
+const fn slot_of_queue(queue: Queue) -> usize {
+    match queue {
+        Queue::Preroll => 0,
+        Queue::Uplink => 1,
+        Queue::Playout => 2,
+        Queue::Stale => 3,
+    }
+}
+
+const fn slot_of_basis(basis: Basis) -> usize {
+    match basis {
+        Basis::Reported => 0,
+        Basis::Acked => 1,
+        Basis::Marked => 2,
+        Basis::Paced => 3,
+    }
+}
+
+fn basis_label(basis: Basis) -> &'static str {
+    match basis {
+        Basis::Reported => "reported",
+        Basis::Acked => "acked",
+        Basis::Marked => "marked",
+        Basis::Paced => "paced",
+    }
+}
+
+/// Handles that depend on the agent; another set is resolved when another agent takes over.
+struct AgentHandles {
+    added: [[Histogram; 2]; 2],
+    first_audio: Histogram,
+    bargein_stop: Histogram,
+    interruptions: Counter,
+    upstream_connect: Histogram,
+    upstream_ready: Histogram,
+}
+
+impl AgentHandles {
+    fn new(registry: &Registry, labels: &SessionLabels) -> Self {
+        let (transport, agent) = (labels.transport.label(), labels.agent.as_str());
+        let split = labels.label.as_deref().unwrap_or("");
+        let added = DIRECTIONS.map(|direction| {
+            Path::ALL.map(|path| {
+                registry.histogram(&names::ADDED_LATENCY, &[direction.label(), transport, agent, path.label()])
+            })
+        });
+        Self {
+            added,
+            first_audio: registry.histogram(&names::FIRST_AUDIO, &[agent, labels.route.as_str(), split]),
+            bargein_stop: registry.histogram(&names::BARGEIN_STOP, &[transport, agent]),
+            interruptions: registry.counter(&names::INTERRUPTIONS, &[agent]),
+            upstream_connect: registry.histogram(&names::UPSTREAM_CONNECT, &[agent]),
+            upstream_ready: registry.histogram(&names::UPSTREAM_READY, &[agent]),
+        }
+    }
+}
+
+/// The metrics of one session.
+pub struct SessionMetrics {
+    registry: Arc<Registry>,
+    labels: SessionLabels,
+    agent: AgentHandles,
+    setup: [Histogram; SetupStage::ALL.len()],
+    gap_wait: Histogram,
+    playout_wait: Histogram,
+    codec_delay: [Histogram; 2],
+    encoder_complexity: Histogram,
+    lost: Counter,
+    recovered: Counter,
+    late: Counter,
+    concealed: SecondsCounter,
+    filled: SecondsCounter,
+    uplink_skew: Histogram,
+    playout_depth: Histogram,
+    dropped: [SecondsCounter; QUEUES.len()],
+    heard: [Counter; BASES.len()],
+    ignored: Counter,
+    refused: Counter,
+}
+
+impl std::fmt::Debug for SessionMetrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SessionMetrics").field("labels", &self.labels).finish_non_exhaustive()
+    }
+}
+
+impl SessionMetrics {
+    /// Resolves all handles and counts the session as started.
+    pub(super) fn new(registry: Arc<Registry>, labels: SessionLabels) -> Self {
+        let transport = labels.transport.label();
+        let split = labels.label.as_deref().unwrap_or("");
+        registry.counter(&names::SESSIONS_STARTED, &[transport, labels.route.as_str(), split]).increment(1);
+        Self {
+            agent: AgentHandles::new(&registry, &labels),
+            setup: SetupStage::ALL.map(|stage| registry.histogram(&names::SESSION_SETUP, &[stage.label(), transport])),
+            gap_wait: registry.histogram(&names::GAP_WAIT, &[transport]),
+            playout_wait: registry.histogram(&names::PLAYOUT_WAIT, &[transport]),
+            codec_delay: DIRECTIONS
+                .map(|direction| registry.histogram(&names::CODEC_DELAY, &[direction.label(), transport])),
+            encoder_complexity: registry.histogram(&names::ENCODER_COMPLEXITY, &[transport]),
+            lost: registry.counter(&names::UPLINK_LOST, &[transport]),
+            recovered: registry.counter(&names::UPLINK_RECOVERED, &[transport]),
+            late: registry.counter(&names::UPLINK_LATE, &[transport]),
+            concealed: registry.seconds(&names::CONCEALED, &[transport]),
+            filled: registry.seconds(&names::FILLED, &[transport]),
+            uplink_skew: registry.histogram(&names::UPLINK_SKEW, &[transport]),
+            playout_depth: registry.histogram(&names::QUEUE_DEPTH, &[Queue::Playout.label()]),
+            dropped: QUEUES.map(|queue| registry.seconds(&names::QUEUE_DROPPED_AUDIO, &[queue.label()])),
+            heard: BASES.map(|basis| registry.counter(&names::HEARD, &[basis_label(basis)])),
+            ignored: registry.counter(&names::MESSAGES_IGNORED, &[transport]),
+            refused: registry.counter(&names::MESSAGES_REFUSED, &[transport]),
+            registry,
+            labels,
+        }
+    }
+
+    /// What the series are told apart by now.
+    pub fn labels(&self) -> &SessionLabels {
+        &self.labels
+    }
+
+    /// Another agent talks from now on: agent-labelled series count for it. Counts no fallback; that is
+    /// [`Measure::Fallback`], to be recorded after this.
+    pub fn set_agent(&mut self, agent: &AgentName) {
+        if self.labels.agent != *agent {
+            self.labels.agent = agent.clone();
+            self.agent = AgentHandles::new(&self.registry, &self.labels);
+        }
+    }
+
+    /// Latency that the relay added to one frame.
+    #[inline]
+    pub fn record_added(&self, direction: Direction, path: Path, added: Duration) {
+        self.agent.added[slot_of_direction(direction)][path as usize].record(added.as_secs_f64());
+    }
+
+    /// How long a frame of the agent waited to be due.
+    pub fn record_playout_wait(&self, wait: Duration) {
+        self.playout_wait.record(wait.as_secs_f64());
+    }
+
+    /// Look-ahead of the codecs in one direction; once per session and direction.
+    pub fn record_codec_delay(&self, direction: Direction, delay: Duration) {
+        self.codec_delay[slot_of_direction(direction)].record(delay.as_secs_f64());
+    }
+
+    /// Complexity (0 to 10) of the encoder towards the client, whenever it is set.
+    pub fn record_encoder_complexity(&self, complexity: u8) {
+        self.encoder_complexity.record(f64::from(complexity));
+    }
+
+    /// How long one stage of the set-up took.
+    pub fn record_setup(&self, stage: SetupStage, took: Duration) {
+        self.setup[stage as usize].record(took.as_secs_f64());
+    }
+
+    /// Dial to open socket.
+    pub fn record_upstream_connect(&self, took: Duration) {
+        self.agent.upstream_connect.record(took.as_secs_f64());
+    }
+
+    /// The session is over.
+    pub fn record_end(&self, reason: CloseReason, duration: Duration) {
+        let (route, split) = (self.labels.route.as_str(), self.labels.label.as_deref().unwrap_or(""));
+        let transport = self.labels.transport.label();
+        self.registry.counter(&names::SESSIONS_ENDED, &[reason.label(), transport, route, split]).increment(1);
+        self.registry.histogram(&names::SESSION_DURATION, &[route]).record(duration.as_secs_f64());
+    }
+
+    /// A figure that the session gave.
+    pub fn record(&self, measure: &Measure) {
+        match *measure {
+            Measure::FirstAudio(wait) => self.agent.first_audio.record(wait.as_secs_f64()),
+            Measure::BargeInStop(wait) => self.agent.bargein_stop.record(wait.as_secs_f64()),
+            Measure::UplinkLoss { lost, recovered } => {
+                self.lost.increment(lost.into());
+                self.recovered.increment(recovered.into());
+            }
+            Measure::UplinkLate(packets) => self.late.increment(packets.into()),
+            Measure::Concealed(audio) => self.concealed.add(audio),
+            Measure::Filled(audio) => self.filled.add(audio),
+            Measure::GapWait(wait) => self.gap_wait.record(wait.as_secs_f64()),
+            Measure::Dropped { queue, audio } => self.dropped[slot_of_queue(queue)].add(audio),
+            Measure::UplinkSkew(skew) => self.uplink_skew.record(skew.as_secs_f64()),
+            Measure::PlayoutDepth(depth) => self.playout_depth.record(depth.as_secs_f64()),
+            Measure::Heard { basis } => self.heard[slot_of_basis(basis)].increment(1),
+            Measure::Interruption => self.agent.interruptions.increment(1),
+            Measure::UpstreamFailed { class } => {
+                let values = [self.labels.agent.as_str(), class.label()];
+                self.registry.counter(&names::UPSTREAM_FAILURES, &values).increment(1);
+            }
+            Measure::Fallback => {
+                let values = [self.labels.route.as_str(), self.labels.agent.as_str()];
+                self.registry.counter(&names::FALLBACKS, &values).increment(1);
+            }
+            Measure::UpstreamReady(took) => self.agent.upstream_ready.record(took.as_secs_f64()),
+            Measure::Ignored => self.ignored.increment(1),
+            Measure::Refused => self.refused.increment(1),
+        }
+    }
+}

@@ -1,0 +1,385 @@
+//! A session between a scripted client and a scripted agent.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::agent::Capabilities;
+use crate::config::settings::{AgentKind, AgentSettings};
+use crate::ids::{LinkId, SessionId, UpstreamId};
+use crate::media::format::Format;
+use crate::message::{
+    AgentAudio, AgentError, AudioFormats, AudioIn, CloseReason, FailureClass, FromAgent, FromClient, Ready, RtpMeta,
+    Setup, Start, ToAgent, ToClient,
+};
+use crate::route::plan::{Plan, Policy, Rung};
+use crate::session::{
+    CallRecord, Carriage, Command, LinkChange, LinkInfo, Measure, Output, Session, SessionParams, Transport,
+    UpstreamChange,
+};
+use crate::testkit::client::{Client, ClientKind};
+use crate::testkit::network::{Impairment, Network};
+use crate::time::Micros;
+
+/// What crosses the network towards the client.
+#[derive(Clone, Debug)]
+enum Down {
+    Message(LinkId, ToClient),
+    /// A transport-level probe with the position handed over so far.
+    Probe(LinkId, Micros),
+}
+
+/// What crosses it towards the relay.
+#[derive(Clone, Debug)]
+enum Up {
+    Message(LinkId, FromClient),
+    Audio(LinkId, Option<RtpMeta>, bytes::Bytes),
+    Acked(LinkId, u32, Micros),
+}
+
+/// What a test can choose.
+#[derive(Clone, Debug)]
+pub struct WorldBuilder {
+    /// Decides everything that is left to chance.
+    pub seed: u64,
+    /// The client.
+    pub client: ClientKind,
+    /// The client's formats: to the relay, from the relay.
+    pub formats: (Format, Format),
+    /// How its audio travels.
+    pub carriage: Carriage,
+    /// The agent's formats: to the agent, from the agent.
+    pub agent_formats: (Format, Format),
+    /// What the agent can do.
+    pub capabilities: Capabilities,
+    /// The network between client and relay, each way.
+    pub network: Impairment,
+    /// The policy of the route.
+    pub policy: Policy,
+    /// Names of the agents, best first; one that begins with `-` cannot be reached.
+    pub agents: Vec<&'static str>,
+}
+
+impl Default for WorldBuilder {
+    fn default() -> Self {
+        let pcm = Format::pcm16(24_000);
+        WorldBuilder {
+            seed: 1,
+            client: ClientKind { reports: true, buffer: Duration::from_millis(40) },
+            formats: (pcm, pcm),
+            carriage: Carriage::Ordered,
+            agent_formats: (pcm, pcm),
+            capabilities: Capabilities {
+                truncation: true,
+                text: true,
+                tools: true,
+                manual_turns: true,
+                context: true,
+                ..Capabilities::default()
+            },
+            network: Impairment { delay: Duration::from_millis(20), ordered: true, ..Impairment::default() },
+            policy: Policy::default(),
+            agents: vec!["agent"],
+        }
+    }
+}
+
+impl WorldBuilder {
+    /// Starts the session.
+    pub fn start(self) -> World {
+        World::new(self)
+    }
+}
+
+/// A session and everything around it.
+#[derive(Debug)]
+pub struct World {
+    /// Virtual time.
+    pub now: Micros,
+    /// The session under test.
+    pub session: Session,
+    /// The client on the newest link.
+    pub client: Client,
+    /// Measures so far.
+    pub measures: Vec<Measure>,
+    /// What the agent heard, and when, without its audio.
+    pub told_agent: Vec<(Micros, ToAgent)>,
+    /// The audio that the agent heard.
+    pub agent_audio: Vec<(Micros, crate::message::AgentAudioOut)>,
+    /// Rungs that were dialled.
+    pub dialled: Vec<usize>,
+    /// How links were closed.
+    pub detached: Vec<(LinkId, u16)>,
+    /// Set once the session is over.
+    pub ended: Option<(CloseReason, Box<CallRecord>)>,
+    build: WorldBuilder,
+    link: LinkId,
+    upstream: UpstreamId,
+    up: Network<Up>,
+    down: Network<Down>,
+    deadline: Option<Micros>,
+    last_probe: Micros,
+    pending_dials: VecDeque<(UpstreamId, usize)>,
+    tokens: u32,
+}
+
+impl World {
+    fn new(build: WorldBuilder) -> World {
+        let now = Micros::from_millis(5_000);
+        let rungs = build.agents.iter().map(|name| rung(name)).collect();
+        let plan = Plan { route: "test".into(), label: None, rungs, taps: Vec::new(), policy: build.policy.clone() };
+        let params = SessionParams {
+            id: SessionId::from("s"),
+            conversation_id: "c".into(),
+            plan: Arc::new(plan),
+            start: Start::default(),
+            link: link_info(&build, 0, None),
+            expires_at: None,
+        };
+        let mut world = World {
+            now,
+            session: Session::new(params, now),
+            client: Client::new(build.client, build.formats.1, now),
+            measures: Vec::new(),
+            told_agent: Vec::new(),
+            agent_audio: Vec::new(),
+            dialled: Vec::new(),
+            detached: Vec::new(),
+            ended: None,
+            link: LinkId(0),
+            upstream: UpstreamId(0),
+            up: Network::new(build.network, build.seed),
+            down: Network::new(
+                Impairment { ordered: build.carriage == Carriage::Ordered, ..build.network },
+                build.seed ^ 1,
+            ),
+            deadline: None,
+            last_probe: Micros::ZERO,
+            pending_dials: VecDeque::new(),
+            tokens: 0,
+            build,
+        };
+        world.drain();
+        world
+    }
+
+    /// Milliseconds of virtual time since the session began.
+    pub fn elapsed_ms(&self) -> u64 {
+        self.now.0 / 1000 - 5_000
+    }
+
+    /// Lets `span` of virtual time pass, jumping from event to event.
+    pub fn run(&mut self, span: Duration) {
+        let until = self.now + span;
+        let mut turns_at_one_instant = 0;
+        loop {
+            let next = [self.deadline, self.up.next_arrival(), self.down.next_arrival(), self.client.deadline()];
+            let next = next.into_iter().flatten().min().unwrap_or(until).max(self.now);
+            turns_at_one_instant = if next == self.now { turns_at_one_instant + 1 } else { 0 };
+            assert!(turns_at_one_instant < 10_000, "the world spins at {}", self.now);
+            if next > until {
+                break;
+            }
+            self.now = next;
+            if !self.step() && next == until {
+                break;
+            }
+        }
+        self.now = until;
+    }
+
+    fn step(&mut self) -> bool {
+        let mut busy = false;
+        while let Some(thing) = self.down.receive(self.now) {
+            busy = true;
+            self.client_receives(thing);
+        }
+        if self.client.deadline().is_some_and(|at| at <= self.now) {
+            busy = true;
+            if let Some(report) = self.client.on_deadline(self.now) {
+                self.up.send(Up::Message(self.link, report), self.now);
+            }
+        }
+        while let Some(thing) = self.up.receive(self.now) {
+            busy = true;
+            self.relay_receives(thing);
+            self.drain();
+        }
+        if self.deadline.is_some_and(|at| at <= self.now) {
+            busy = true;
+            self.session.on_deadline(self.now);
+            self.drain();
+        }
+        busy
+    }
+
+    fn client_receives(&mut self, thing: Down) {
+        match thing {
+            Down::Message(link, message) if link == self.link => {
+                if let Some(answer) = self.client.on_message(message, self.now) {
+                    self.up.send(Up::Message(link, answer), self.now);
+                }
+            }
+            Down::Probe(link, sent) if link == self.link => {
+                self.up.send(Up::Acked(link, self.client.received() as u32, sent), self.now);
+            }
+            _ => {}
+        }
+    }
+
+    fn relay_receives(&mut self, thing: Up) {
+        match thing {
+            Up::Message(link, message) => self.session.on_client(link, message, self.now),
+            Up::Audio(link, rtp, payload) => {
+                self.session.on_client(link, FromClient::Audio(AudioIn { arrival: self.now, rtp, payload }), self.now);
+            }
+            Up::Acked(link, pos, sent) => {
+                self.session.on_link(link, LinkChange::Acked { pos }, self.now);
+                self.session.on_link(link, LinkChange::RoundTrip(self.now - sent), self.now);
+            }
+        }
+    }
+
+    /// Polls the session until it is idle and carries out what it wants.
+    fn drain(&mut self) {
+        loop {
+            match self.session.poll(self.now) {
+                Output::ToClient { link, message, .. } => self.carry(link, message),
+                Output::ToAgent { upstream, message } => self.agent_hears(upstream, message),
+                Output::Dial { upstream, rung, .. } => {
+                    self.dialled.push(rung);
+                    self.pending_dials.push_back((upstream, rung));
+                }
+                Output::Hangup { .. } => {}
+                Output::Detach { link, code, .. } => self.detached.push((link, code)),
+                Output::Measure(measure) => self.measures.push(measure),
+                Output::Close { reason, record } => self.ended = Some((reason, record)),
+                Output::Idle { deadline, .. } => {
+                    self.deadline = deadline;
+                    let Some((upstream, rung)) = self.pending_dials.pop_front() else { return };
+                    self.connect(upstream, rung);
+                }
+            }
+        }
+    }
+
+    fn carry(&mut self, link: LinkId, message: ToClient) {
+        let audio = matches!(message, ToClient::Audio(_));
+        self.down.send(Down::Message(link, message), self.now);
+        let probes = self.build.carriage == Carriage::Ordered;
+        if audio && probes && self.now - self.last_probe >= Duration::from_millis(100) {
+            self.last_probe = self.now;
+            self.down.send(Down::Probe(link, self.now), self.now);
+        }
+    }
+
+    fn connect(&mut self, upstream: UpstreamId, rung: usize) {
+        self.upstream = upstream;
+        if self.build.agents[rung].starts_with('-') {
+            let error = AgentError { class: FailureClass::Unreachable, code: None, message: "refused".into() };
+            return self.session.on_upstream(upstream, UpstreamChange::Failed(error), self.now);
+        }
+        self.session.on_upstream(upstream, UpstreamChange::Connected(self.build.capabilities), self.now);
+        if self.build.agents[rung].starts_with('?') {
+            return;
+        }
+        let (uplink, downlink) = self.build.agent_formats;
+        self.session.on_agent(upstream, FromAgent::Ready(Ready { uplink, downlink, delay: None }), self.now);
+    }
+
+    fn agent_hears(&mut self, upstream: UpstreamId, message: ToAgent) {
+        assert_eq!(upstream, self.upstream, "only the agent in use is spoken to");
+        match message {
+            ToAgent::Audio(audio) => self.agent_audio.push((self.now, audio)),
+            other => self.told_agent.push((self.now, other)),
+        }
+    }
+
+    /// The agent says something now.
+    pub fn agent_says(&mut self, message: FromAgent) {
+        self.session.on_agent(self.upstream, message, self.now);
+        self.drain();
+    }
+
+    /// The agent speaks `span` of PCM16 whose samples all are `value`, in one burst of 100 ms chunks.
+    pub fn agent_speaks(&mut self, span: Duration, value: i16, item: Option<&str>) {
+        let mut left = self.build.agent_formats.1.bytes_in(span).expect("a scripted agent speaks PCM") / 2;
+        while left > 0 {
+            let samples = left.min(2_400);
+            left -= samples;
+            let payload = value.to_le_bytes().repeat(samples).into();
+            let audio = AgentAudio { arrival: self.now, item: item.map(Into::into), rtp: None, payload };
+            self.agent_says(FromAgent::Audio(audio));
+        }
+    }
+
+    /// The client says something now; it crosses the network.
+    pub fn client_says(&mut self, message: FromClient) {
+        self.up.send(Up::Message(self.link, message), self.now);
+    }
+
+    /// The client sends an audio frame now.
+    pub fn client_sends(&mut self, rtp: Option<RtpMeta>, payload: bytes::Bytes) {
+        self.up.send(Up::Audio(self.link, rtp, payload), self.now);
+    }
+
+    /// The operator wants something.
+    pub fn command(&mut self, command: Command) {
+        self.session.on_command(command, self.now);
+        self.drain();
+    }
+
+    /// The client takes nothing from the network for `span`.
+    pub fn stall_client(&mut self, span: Duration) {
+        self.down.held_until = self.now + span;
+        self.client.received_since_stall = 0;
+    }
+
+    /// The link breaks; what is under way is lost.
+    pub fn lose_link(&mut self) {
+        self.up.cut();
+        self.down.cut();
+        self.session.on_link(self.link, LinkChange::Lost, self.now);
+        self.drain();
+    }
+
+    /// A new link takes over, of a client that has messages up to `have`.
+    pub fn resume(&mut self, have: Option<u64>) {
+        self.tokens += 1;
+        self.link = self.session.next_link();
+        self.client = Client::new(self.build.client, self.build.formats.1, self.now);
+        let info = link_info(&self.build, self.tokens, have);
+        self.session.on_link(self.link, LinkChange::Attached(info), self.now);
+        self.drain();
+    }
+
+    /// The agent's connection breaks.
+    pub fn lose_agent(&mut self) {
+        let error = AgentError { class: FailureClass::Lost, code: None, message: "reset".into() };
+        self.session.on_upstream(self.upstream, UpstreamChange::Failed(error), self.now);
+        self.drain();
+    }
+}
+
+fn rung(name: &str) -> Rung {
+    let agent = AgentSettings {
+        name: name.into(),
+        kind: AgentKind::Storyteller,
+        setup: Setup::default(),
+        vendor: serde_json::Value::Null,
+        display: serde_json::Value::Null,
+        zone: None,
+        max_sessions: None,
+        price: None,
+    };
+    Rung { agent: Arc::new(agent), setup: Setup::default() }
+}
+
+fn link_info(build: &WorldBuilder, token: u32, have: Option<u64>) -> LinkInfo {
+    let transport = match build.carriage {
+        Carriage::Ordered => Transport::Websocket,
+        Carriage::Rtp => Transport::Webrtc,
+    };
+    let audio = AudioFormats { uplink: build.formats.0, downlink: build.formats.1, flow: None };
+    LinkInfo { transport, carriage: build.carriage, audio, resume_token: format!("t{token}"), have }
+}
