@@ -19,18 +19,18 @@ use tokio::task::JoinSet;
 
 use crate::cli::run::{RunArgs, banner};
 use crate::config::settings::Settings;
-use shim::{ConfigErrors, restart_keys};
 use crate::runtime::clock::Clock;
+use crate::runtime::drain;
 use crate::runtime::node::{Bound, InForce, Node};
 use crate::runtime::pacemaker::{keep_up, notify, probe_workers};
 use crate::runtime::sockets::{Inherited, ListenError};
 use crate::runtime::tls::{self, TlsError};
 use crate::runtime::worker::Workers;
-use crate::runtime::drain;
 use crate::telemetry::logs::{self, LogError, Logs};
 use crate::telemetry::{CallRecordSink, CallRecordTarget, Telemetry};
 use crate::upstream::Dialer;
 use crate::{control, ingress};
+use shim::{ConfigErrors, restart_keys};
 
 /// How long workers may take to end after they were told to.
 const WORKERS_DEADLINE: Duration = Duration::from_secs(4);
@@ -157,8 +157,7 @@ impl App<'_> {
         }
         tracing::info!(http = %bound.http, control = %bound.control, workers = node.workers.len(), "listening");
         if let Some(path) = &self.args.ready_file {
-            write_ready_file(path, &bound)
-                .map_err(|source| RunError::ReadyFile { path: path.clone(), source })?;
+            write_ready_file(path, &bound).map_err(|source| RunError::ReadyFile { path: path.clone(), source })?;
         }
         println!("{}", banner(&in_force.settings, &bound, self.begun.elapsed()));
         notify(&[NotifyState::Ready, NotifyState::Status("0 calls")]);
