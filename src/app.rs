@@ -19,14 +19,14 @@ use tokio::task::JoinSet;
 
 use crate::cli::run::{RunArgs, banner};
 use crate::config::settings::Settings;
-use shim::{ConfigErrors, restart_keys};
+use crate::config::{ConfigErrors, restart_keys};
 use crate::runtime::clock::Clock;
+use crate::runtime::drain;
 use crate::runtime::node::{Bound, InForce, Node};
 use crate::runtime::pacemaker::{keep_up, notify, probe_workers};
 use crate::runtime::sockets::{Inherited, ListenError};
 use crate::runtime::tls::{self, TlsError};
 use crate::runtime::worker::Workers;
-use crate::runtime::drain;
 use crate::telemetry::logs::{self, LogError, Logs};
 use crate::telemetry::{CallRecordSink, CallRecordTarget, Telemetry};
 use crate::upstream::Dialer;
@@ -80,7 +80,7 @@ struct App<'a> {
 
 fn try_run(args: &RunArgs) -> Result<(), RunError> {
     let (begun, clock) = (Instant::now(), Clock::start());
-    let settings = shim::load(&args.config)?;
+    let settings = Settings::load(&args.config.config)?;
     let telemetry = Telemetry::new();
     let format = args.log_format.unwrap_or(settings.log.format);
     let logs = Arc::new(logs::init(format, &settings.log.level, &telemetry)?);
@@ -157,8 +157,7 @@ impl App<'_> {
         }
         tracing::info!(http = %bound.http, control = %bound.control, workers = node.workers.len(), "listening");
         if let Some(path) = &self.args.ready_file {
-            write_ready_file(path, &bound)
-                .map_err(|source| RunError::ReadyFile { path: path.clone(), source })?;
+            write_ready_file(path, &bound).map_err(|source| RunError::ReadyFile { path: path.clone(), source })?;
         }
         println!("{}", banner(&in_force.settings, &bound, self.begun.elapsed()));
         notify(&[NotifyState::Ready, NotifyState::Status("0 calls")]);
@@ -204,7 +203,7 @@ impl App<'_> {
         if let Ok(time) = NotifyState::monotonic_usec_now() {
             notify(&[NotifyState::Reloading, time]);
         }
-        let loaded = shim::load(&self.args.config)
+        let loaded = Settings::load(&self.args.config.config)
             .map_err(RunError::from)
             .and_then(|settings| Ok((hash(&settings), InForce::new(settings)?)));
         match loaded {
@@ -299,31 +298,4 @@ fn write_ready_file(path: &Path, bound: &Bound) -> io::Result<()> {
     let unfinished = path.with_extension("unfinished");
     std::fs::write(&unfinished, serde_json::to_string(bound)? + "\n")?;
     std::fs::rename(&unfinished, path)
-}
-
-mod shim {
-    use crate::config::settings::Settings;
-    #[derive(Debug, thiserror::Error)]
-    #[error("{0}")]
-    pub struct ConfigErrors(String);
-    pub fn restart_keys(_: &Settings, _: &Settings) -> Vec<&'static str> {
-        vec![]
-    }
-    pub fn load(paths: &[std::path::PathBuf]) -> Result<Settings, ConfigErrors> {
-        let mut settings = Settings::default();
-        for path in paths {
-            if std::fs::read_to_string(path).unwrap().contains("nonsense") {
-                return Err(ConfigErrors("nonsense".into()));
-            }
-        }
-        for (name, at) in [("HTTP", &mut settings.listen.http), ("CONTROL", &mut settings.listen.control)] {
-            if let Ok(v) = std::env::var(format!("ANTIPHON_LISTEN__{name}")) {
-                *at = v.parse().unwrap();
-            }
-        }
-        if let Ok(v) = std::env::var("ANTIPHON_RUNTIME__WORKERS") {
-            settings.runtime.workers = v.parse().unwrap();
-        }
-        Ok(settings)
-    }
 }

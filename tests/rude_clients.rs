@@ -22,7 +22,8 @@ const QUICK: &[(&str, &str)] = &[
 /// Runs `rude` beside a good call of two seconds, with one worker and with four.
 async fn beside_a_good_call<F: Future<Output = ()>>(rude: impl Fn(std::sync::Arc<Daemon>) -> F) {
     for workers in ["1", "4"] {
-        let daemon = std::sync::Arc::new(Daemon::start(&[QUICK, &[("ANTIPHON_RUNTIME__WORKERS", workers)]].concat()).await);
+        let daemon =
+            std::sync::Arc::new(Daemon::start(&[QUICK, &[("ANTIPHON_RUNTIME__WORKERS", workers)]].concat()).await);
         let (good, ()) = tokio::join!(echo_call(&daemon, Duration::from_secs(2)), rude(daemon.clone()));
         assert_unharmed(&good);
     }

@@ -173,7 +173,14 @@ pub(super) fn admit(
     let (seat, mailbox) = node.registry.enter(id.clone(), link.resume_token.clone(), ANONYMOUS.into());
     let now = node.clock.now();
     let expires_at = (!plan.policy.max.is_zero()).then(|| node.clock.unix_seconds(plan.policy.max));
-    let params = SessionParams { id, conversation_id: conversation_id.clone(), plan: plan.clone(), start, link: link.clone(), expires_at };
+    let params = SessionParams {
+        id,
+        conversation_id: conversation_id.clone(),
+        plan: plan.clone(),
+        start,
+        link: link.clone(),
+        expires_at,
+    };
     let session = Session::new(params, now);
     let setup = record_setup(&metrics, caller, started, node.clock.now());
     let around = Surroundings {

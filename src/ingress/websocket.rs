@@ -41,9 +41,10 @@ pub(super) struct Head {
 
 impl Head {
     pub(super) fn new(request: &Request<Incoming>) -> Head {
-        let headers = request.headers().iter().filter_map(|(name, value)| {
-            value.to_str().ok().map(|value| (name.as_str().to_owned(), value.to_owned()))
-        });
+        let headers = request
+            .headers()
+            .iter()
+            .filter_map(|(name, value)| value.to_str().ok().map(|value| (name.as_str().to_owned(), value.to_owned())));
         Head { path: request.uri().path().to_owned(), headers: headers.collect() }
     }
 }

@@ -20,7 +20,9 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// Another process has the port.
-    #[error("{key} = \"{address}\": the port is taken{holder}; choose another one, for example with {variable}=127.0.0.1:0")]
+    #[error(
+        "{key} = \"{address}\": the port is taken{holder}; choose another one, for example with {variable}=127.0.0.1:0"
+    )]
     Taken {
         /// The configuration key.
         key: String,
@@ -121,7 +123,8 @@ pub fn prepare_stream(tcp: &TcpStream) -> io::Result<()> {
 /// Who listens on `address`: `name (process ID)`, as far as /proc lets us see.
 fn holder_of(address: SocketAddr) -> Option<String> {
     let table = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
-    let inode = [table("/proc/net/tcp"), table("/proc/net/tcp6")].iter().find_map(|text| listening_inode(text, address))?;
+    let inode =
+        [table("/proc/net/tcp"), table("/proc/net/tcp6")].iter().find_map(|text| listening_inode(text, address))?;
     let wanted = format!("socket:[{inode}]");
     std::fs::read_dir("/proc").ok()?.flatten().find_map(|process| {
         let id: u32 = process.file_name().to_str()?.parse().ok()?;

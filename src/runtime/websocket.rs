@@ -244,9 +244,9 @@ fn close_message(code: u16, reason: &str) -> Message {
 impl SocketError {
     fn from_library(error: Error) -> SocketError {
         match error {
-            Error::Protocol(
-                tokio_tungstenite::tungstenite::error::ProtocolError::ResetWithoutClosingHandshake,
-            ) => SocketError::Lost("the connection ended without a close frame".into()),
+            Error::Protocol(tokio_tungstenite::tungstenite::error::ProtocolError::ResetWithoutClosingHandshake) => {
+                SocketError::Lost("the connection ended without a close frame".into())
+            }
             Error::Capacity(error) => SocketError::Violation(error.to_string()),
             Error::Protocol(error) => SocketError::Violation(error.to_string()),
             Error::Utf8(error) => SocketError::Violation(format!("a text frame is not UTF-8: {error}")),

@@ -61,10 +61,9 @@ impl Dialer {
         })?;
         let stream = if encrypted { self.encrypt(tcp, endpoint).await? } else { Stream::from(tcp) };
         let bounds = Bounds::AGENT;
-        let (socket, _response) =
-            tokio_tungstenite::client_async_with_config(request, stream, Some(bounds.config()))
-                .await
-                .map_err(|error| upgrade_failure(endpoint, error))?;
+        let (socket, _response) = tokio_tungstenite::client_async_with_config(request, stream, Some(bounds.config()))
+            .await
+            .map_err(|error| upgrade_failure(endpoint, error))?;
         Ok(WebSocket::new(socket, bounds))
     }
 
@@ -116,7 +115,10 @@ fn request(endpoint: &Endpoint) -> Result<Request, AgentError> {
         let name = http::HeaderName::try_from(name.as_str())
             .map_err(|_| failure(FailureClass::BadRequest, format!("`{name}` is not a header name")))?;
         let mut value = http::HeaderValue::try_from(value.expose_secret()).map_err(|_| {
-            failure(FailureClass::BadRequest, format!("the value of header `{name}` has characters that headers cannot have"))
+            failure(
+                FailureClass::BadRequest,
+                format!("the value of header `{name}` has characters that headers cannot have"),
+            )
         })?;
         value.set_sensitive(true);
         headers.append(name, value);
@@ -142,8 +144,7 @@ fn upgrade_failure(endpoint: &Endpoint, error: Error) -> AgentError {
                 _ => FailureClass::BadRequest,
             };
             let body = response.body().as_deref().unwrap_or_default();
-            let words: String =
-                String::from_utf8_lossy(body).chars().filter(|c| !c.is_control()).take(200).collect();
+            let words: String = String::from_utf8_lossy(body).chars().filter(|c| !c.is_control()).take(200).collect();
             let mut error = failure(class, format!("{} answered {status} {words}", place(endpoint)).trim_end().into());
             error.code = Some(status.as_u16().to_string());
             error

@@ -149,7 +149,8 @@ pub async fn get(address: SocketAddr, path: &str) -> (u16, String, String) {
     let mut answer = String::new();
     timeout(PATIENCE, tcp.read_to_string(&mut answer)).await.expect("no answer").unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    let body = if head.to_ascii_lowercase().contains("transfer-encoding: chunked") { unchunk(body) } else { body.into() };
+    let body =
+        if head.to_ascii_lowercase().contains("transfer-encoding: chunked") { unchunk(body) } else { body.into() };
     (head.split(' ').nth(1).unwrap().parse().unwrap(), head.to_owned(), body)
 }
 
@@ -235,7 +236,9 @@ impl Caller {
             match timeout(PATIENCE, self.socket.next()).await.expect("nothing comes") {
                 Some(Ok(Message::Text(text))) => return Heard::Control(serde_json::from_str(&text).unwrap()),
                 Some(Ok(Message::Binary(bytes))) => return Heard::Audio(bytes),
-                Some(Ok(Message::Close(Some(frame)))) => return Heard::Closed(frame.code.into(), frame.reason.to_string()),
+                Some(Ok(Message::Close(Some(frame)))) => {
+                    return Heard::Closed(frame.code.into(), frame.reason.to_string());
+                }
                 Some(Ok(Message::Close(None))) => return Heard::Closed(1005, String::new()),
                 Some(Ok(_)) => {}
                 Some(Err(_)) | None => return Heard::Gone,
@@ -319,4 +322,3 @@ pub async fn echo_call(daemon: &Daemon, length: Duration) -> EchoReport {
     let _ = timeout(PATIENCE, sink.send(Message::text(json!({ "type": "end" }).to_string()))).await;
     EchoReport { wrong, latest: late.max().unwrap_or_default() }
 }
-

@@ -27,8 +27,7 @@ use crate::runtime::pulse::Pulse;
 use crate::runtime::registry::{Mail, NewLink, Seat};
 
 use crate::session::{
-    CallRecord,
-    Command, Direction, LinkChange, Measure, Output, Session, UpstreamChange, UpstreamRole,
+    CallRecord, Command, Direction, LinkChange, Measure, Output, Session, UpstreamChange, UpstreamRole,
 };
 use crate::telemetry::{NodeQueue, Path, ResumeOutcome, SessionMetrics, SetupStage, Telemetry};
 use crate::time::Micros;
@@ -296,8 +295,11 @@ impl Driver {
         match mail {
             Mail::Command(command) => self.session.on_command(command, now),
             Mail::Attach(new) => {
-                let outcome =
-                    if new.worker == self.around.worker { ResumeOutcome::SameWorker } else { ResumeOutcome::OtherWorker };
+                let outcome = if new.worker == self.around.worker {
+                    ResumeOutcome::SameWorker
+                } else {
+                    ResumeOutcome::OtherWorker
+                };
                 self.around.telemetry.node().record_resume(outcome);
                 let id = self.session.next_link();
                 let info = new.info.clone();

@@ -173,7 +173,8 @@ impl Driver {
                     bytes += received.len();
                     messages += 1;
                     let Received::Wire(wire) = received else { continue };
-                    let closed = if let Wire::Close(code, reason) = &wire { Some((*code, reason.clone())) } else { None };
+                    let closed =
+                        if let Wire::Close(code, reason) = &wire { Some((*code, reason.clone())) } else { None };
                     upstream.agent.handle_wire(wire, now);
                     upstream.restless = true;
                     self.drain(now);
