@@ -164,7 +164,7 @@ fn prepare(args: &CallArgs) -> Result<Prepared, String> {
     let url = session_url(&args.url).map_err(|error| error.to_string())?;
     let format = args.format();
     format.check().map_err(|error| format!("{error}; see --codec and --rate"))?;
-    if format.codec == Codec::Pcm16 && format.rate % 50 != 0 {
+    if format.codec == Codec::Pcm16 && !format.rate.is_multiple_of(50) {
         return Err(format!("{format}: frames of 20 ms need a rate that 50 divides; use --rate 24000"));
     }
     let clip = match &args.file {

@@ -32,6 +32,7 @@ fn agent_start() -> AgentStart {
         client_context: Some(json!({"first_name": "Ada"})),
         metadata: Some(json!({"ticket": 1})),
         greet: true,
+        client: None,
     }
 }
 

@@ -58,6 +58,7 @@ fn start() -> ToAgent {
         client_context: None,
         metadata: None,
         greet: true,
+        client: None,
     })
 }
 
