@@ -193,3 +193,6 @@ fn check_websocket(settings: &AgentSettings, websocket: &WebsocketAgent) -> Resu
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
