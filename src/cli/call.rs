@@ -197,8 +197,8 @@ async fn call(args: &CallArgs, prepared: Prepared, report: &mut Report) {
     narrator.say(format_args!("calling {url} with {format}"));
     let socket = match connect(&url, args.token.as_ref().map(|token| token.0.as_str())).await {
         Ok((socket, stages)) => {
-            report.stages_ms.connect = Some(stages.connect.as_secs_f64() * 1e3);
-            report.stages_ms.upgrade = Some(stages.upgrade.as_secs_f64() * 1e3);
+            report.stages_ms.connect = Some(stages.connect.as_micros() as f64 / 1e3);
+            report.stages_ms.upgrade = Some(stages.upgrade.as_micros() as f64 / 1e3);
             socket
         }
         Err(error) => {
