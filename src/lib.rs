@@ -5,15 +5,20 @@
 #![warn(missing_docs)]
 
 pub mod agent;
+pub mod app;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod dialect;
 pub mod ids;
+pub mod ingress;
 pub mod media;
 pub mod message;
 pub mod route;
+pub mod runtime;
 pub mod session;
 pub mod telemetry;
 #[cfg(test)]
 pub mod testkit;
 pub mod time;
+pub mod upstream;

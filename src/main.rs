@@ -1,3 +1,5 @@
 //! The antiphon daemon and its tools.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    antiphon::cli::main()
+}

@@ -70,7 +70,8 @@ impl Figure {
 pub struct Effort {
     /// Rounds; the median is taken over them.
     pub rounds: usize,
-    /// Frames of each case in a round: a whole number of passes through the sample, so that all do the same.
+    /// Frames of each case in a round. Few are best: a case and its baseline then run within a millisecond or two of
+    /// each other. All cases go through their samples in step, so that in each round they do the same.
     pub frames: usize,
 }
 

@@ -2,3 +2,46 @@
 
 pub mod call;
 pub mod emulate;
+pub mod run;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Media relay for voice AI: callers on one side, agents on the other.
+#[derive(Parser, Clone, Debug)]
+#[command(name = "antiphon", version, propagate_version = true, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Clone, Debug)]
+enum Command {
+    /// Run the daemon
+    Run(run::RunArgs),
+    /// Make one call and measure it
+    Call(call::CallArgs),
+    /// Play the part of a peer, for tests
+    Emulate(emulate::EmulateArgs),
+}
+
+/// Reads the command line and does what it says.
+pub fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Run(args) => crate::app::run(&args),
+        Command::Call(args) => block_on(call::run(args)),
+        Command::Emulate(args) => block_on(emulate::run(args)),
+    }
+}
+
+/// Runs a tool on this thread.
+fn block_on(tool: impl Future<Output = ExitCode>) -> ExitCode {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(tool),
+        Err(error) => {
+            eprintln!("error: no runtime: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -14,4 +14,4 @@ pub mod resample;
 pub mod transcode;
 
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;

@@ -169,7 +169,7 @@ mod tests {
     #[test]
     fn a_stream_in_pieces_equals_the_whole() {
         for (from, to) in pairs() {
-            let pcm = speech(from, from as usize / 2 + 77);
+            let pcm = speech(from, from as usize / 5 + 77);
             let mut resampler = Resampler::new(from, to).unwrap();
             let mut out = Vec::new();
             let mut rest = &pcm[..];

@@ -453,3 +453,6 @@ fn means(turn: Option<TurnId>, present: Option<TurnId>) -> bool {
 
 /// Why a call that ran out of agents ended.
 const NO_AGENT: CloseReason = CloseReason::AgentFailed;
+
+#[cfg(test)]
+mod tests;

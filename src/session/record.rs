@@ -70,6 +70,45 @@ pub struct CallRecord {
     pub metadata: Option<serde_json::Value>,
 }
 
+impl CallRecord {
+    /// The record of a call that a defect of antiphon ended: what is known without its session.
+    pub fn of_defect(
+        session_id: SessionId,
+        conversation_id: ConversationId,
+        route: RouteName,
+        label: Option<String>,
+        duration_ms: u64,
+    ) -> CallRecord {
+        CallRecord {
+            session_id,
+            conversation_id,
+            route,
+            label,
+            transport: None,
+            codecs: None,
+            agents: Vec::new(),
+            reason: CloseReason::Bug,
+            duration_ms,
+            talk_ms: 0,
+            agent_audio_sent_ms: 0,
+            agent_audio_heard_ms: 0,
+            turns: 0,
+            interruptions: 0,
+            messages: 0,
+            agent_ready_ms: None,
+            first_audio_ms: Vec::new(),
+            stats: Stats::default(),
+            tools: 0,
+            resumes: 0,
+            not_applied: Vec::new(),
+            usage: BTreeMap::new(),
+            cost: None,
+            consent: None,
+            metadata: None,
+        }
+    }
+}
+
 /// The client's two formats.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Codecs {

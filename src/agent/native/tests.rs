@@ -10,6 +10,9 @@ use crate::ids::{CallId, Generation, ItemId, Seq, TurnId};
 use crate::message::*;
 
 const RATE: u32 = 24_000;
+/// Whether an event is the right one.
+type Expected = fn(&FromAgent) -> bool;
+
 const T0: Micros = Micros(1_000_000);
 
 fn settings(protocol: WebsocketProtocol) -> WebsocketAgent {
@@ -306,7 +309,7 @@ fn whatever_an_antiphon_says_is_understood() {
     let usage = Usage { turn: TurnId(1), amounts: BTreeMap::from([("minutes".to_owned(), 0.5)]) };
     let processing = StateChange { from: State::Listening, to: State::Processing };
     let down = AgentState { status: AgentStatus::Down, name: None, reason: Some("gone".into()), retry_after_ms: None };
-    let cases: Vec<(ToClient, fn(&FromAgent) -> bool)> = vec![
+    let cases: Vec<(ToClient, Expected)> = vec![
         (ToClient::Transcript(transcript), |e| matches!(e, FromAgent::Transcript(t) if t.is_final && t.text == "Hi")),
         (ToClient::Delta(Delta { message_id: "m".into(), text: "H".into() }), |e| matches!(e, FromAgent::Delta(_))),
         (ToClient::Message(text), |e| matches!(e, FromAgent::Message(_))),

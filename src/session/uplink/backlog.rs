@@ -64,6 +64,6 @@ impl Backlog {
     /// Panics if the state contradicts itself.
     fn check_invariants(&self) {
         debug_assert!(self.held <= self.limit && self.frames.len() <= MAX_FRAMES, "bounded");
-        debug_assert_eq!(self.held, self.frames.iter().map(|frame| frame.span).sum(), "held time adds up");
+        debug_assert_eq!(self.held, self.frames.iter().map(|frame| frame.span).sum::<Duration>(), "held time adds up");
     }
 }

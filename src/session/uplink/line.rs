@@ -138,10 +138,12 @@ impl AgentLine {
         behind.max(KEPT_SILENCE.saturating_sub(self.silence_run))
     }
 
-    /// Frames of silence to make up at one tick: two while agent time is behind by more than one.
+    /// Frames of silence to make up at one tick: two while agent time is behind by more than one; none while it is
+    /// ahead, unless the caller has only just stopped speaking.
     pub fn fill_due(&self, now: Micros) -> u32 {
-        let behind = -self.ahead(now) / FRAME.as_micros() as i64;
-        let least = i64::from(self.silence_run < KEPT_SILENCE);
+        let ahead = self.ahead(now);
+        let behind = -ahead / FRAME.as_micros() as i64;
+        let least = i64::from(ahead >= REPAY_FROM && self.silence_run < KEPT_SILENCE);
         behind.clamp(least, 2) as u32
     }
 

@@ -87,18 +87,24 @@ impl Uplink {
         self.mic && self.last.is_some_and(|(last, _, dtx)| !dtx && now - last > self.policy.uplink_max)
     }
 
+    /// Keeps a frame until it is known whether it is live; the first one says nothing about the rate.
     pub(super) fn hold_back(&mut self, waiting: Waiting, now: Micros) {
-        let (span, limit) = (waiting.span, self.policy.uplink_max);
-        let hold = self.hold.get_or_insert_with(|| Hold {
-            backlog: Backlog::new(limit),
-            window_ends: now + RATE_WINDOW,
-            in_window: Duration::ZERO,
-        });
-        hold.in_window += span;
-        let dropped = hold.backlog.push(waiting);
+        let span = waiting.span;
+        let hold = match &mut self.hold {
+            Some(hold) => {
+                hold.in_window += span;
+                hold
+            }
+            none => none.insert(Hold {
+                backlog: Backlog::new(self.policy.uplink_max),
+                window_ends: now + RATE_WINDOW,
+                in_window: Duration::ZERO,
+            }),
+        };
+        let (dropped, judged) = (hold.backlog.push(waiting), hold.window_ends <= now);
         self.measure_dropped(Queue::Uplink, dropped);
         self.await_audio(now);
-        if self.hold.as_ref().is_some_and(|hold| hold.window_ends <= now) {
+        if judged {
             self.judge_hold(now);
         }
     }

@@ -1,0 +1,52 @@
+//! What `/livez` and `/readyz` look at.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::runtime::node::Node;
+
+/// A worker that has answered no probe for so long does not move.
+const STALLED: Duration = Duration::from_secs(5);
+
+/// One thing that must hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Check {
+    /// Its name.
+    pub(super) name: String,
+    /// What is wrong; `None` if it holds.
+    pub(super) failure: Option<String>,
+}
+
+impl fmt::Display for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.failure {
+            None => write!(f, "[+]{} ok", self.name),
+            Some(failure) => write!(f, "[-]{} failed: {failure}", self.name),
+        }
+    }
+}
+
+fn check(name: &str, failure: Option<String>) -> Check {
+    Check { name: name.to_owned(), failure }
+}
+
+/// The process moves. That the control runtime does is shown by the answer.
+pub(super) fn live(node: &Node) -> Vec<Check> {
+    let now = node.clock.now();
+    let workers = node.workers.iter().map(|worker| {
+        let silent = now - worker.pulse.beat_at();
+        let failure = (silent >= STALLED).then(|| format!("silent for {} ms", silent.as_millis()));
+        check(&format!("worker-{}", worker.index), failure)
+    });
+    std::iter::once(check("control", None)).chain(workers).collect()
+}
+
+/// The process moves and takes calls.
+pub(super) fn ready(node: &Node) -> Vec<Check> {
+    let mut checks = live(node);
+    checks.push(check("listening", node.bound.get().is_none().then(|| "no socket is open yet".to_owned())));
+    checks.push(check("draining", node.is_draining().then(|| "the node takes no new calls".to_owned())));
+    let full = node.is_full().then(|| format!("`runtime.max_sessions` ({}) calls run", node.registry.len()));
+    checks.push(check("room", full));
+    checks
+}

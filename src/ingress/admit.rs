@@ -1,0 +1,248 @@
+//! Admission: from a client's first message to a plan and a session. Made here, from the system's CSPRNG: all ids.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc::error::TrySendError;
+
+use super::websocket::Head;
+use crate::dialect::native::DEFAULT_AUDIO;
+use crate::ids::{ConversationId, SessionId};
+use crate::message::{Error, ErrorCode, Start};
+use crate::route::RouteRequest;
+use crate::route::plan::Plan;
+use crate::runtime::driver::{Driver, Setup, Surroundings};
+use crate::runtime::node::Node;
+use crate::runtime::registry::{Mail, NewLink, ResumeError};
+use crate::runtime::worker::{LoadGuard, Worker};
+use crate::session::{Carriage, LinkInfo, Session, SessionParams, Transport};
+use crate::telemetry::{ActiveSession, NodeQueue, Refusal, ResumeOutcome, SessionLabels, SessionMetrics, SetupStage};
+use crate::time::Micros;
+
+/// Whoever shows no credentials.
+const ANONYMOUS: &str = "anonymous";
+
+/// A client that wants a session.
+pub(super) struct Caller {
+    pub(super) peer: SocketAddr,
+    pub(super) head: Head,
+    pub(super) accepted: Micros,
+    pub(super) tls: Option<Duration>,
+    pub(super) upgraded: Micros,
+    pub(super) opened: Micros,
+}
+
+/// Why a client gets no session.
+#[derive(Debug)]
+pub(super) struct Refused {
+    /// What it is told, if it is still there.
+    pub(super) error: Option<Error>,
+    pub(super) close_code: u16,
+    pub(super) refusal: Refusal,
+}
+
+impl Refused {
+    pub(super) fn new(code: ErrorCode, message: String) -> Refused {
+        Refused::from(Error { code, message, field: None, retryable: false, retry_after_ms: None })
+    }
+
+    pub(super) fn gone() -> Refused {
+        Refused { error: None, close_code: 1000, refusal: Refusal::Gone }
+    }
+
+    pub(super) fn with(self, close_code: u16, refusal: Refusal) -> Refused {
+        Refused { close_code, refusal, ..self }
+    }
+
+    fn field(mut self, field: Option<&str>) -> Refused {
+        if let Some(error) = &mut self.error {
+            error.field = field.map(str::to_owned);
+        }
+        self
+    }
+
+    fn retryable(mut self, after: Duration) -> Refused {
+        if let Some(error) = &mut self.error {
+            error.retryable = true;
+            error.retry_after_ms = Some(after.as_millis() as u64);
+        }
+        self
+    }
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Refused {
+        let refusal = match error.code {
+            ErrorCode::Unauthorized | ErrorCode::Forbidden => Refusal::Auth,
+            ErrorCode::NotFound | ErrorCode::ResumeFailed => Refusal::NoRoute,
+            ErrorCode::RateLimited => Refusal::Limit,
+            ErrorCode::Overloaded | ErrorCode::AgentUnavailable | ErrorCode::AgentError => Refusal::Overload,
+            _ => Refusal::BadRequest,
+        };
+        Refused { close_code: error.code.close_code(), refusal, error: Some(error) }
+    }
+}
+
+/// 128 bits that nobody can guess, as 32 hexadecimal digits.
+fn secret() -> String {
+    format!("{:032x}", rand::random::<u128>())
+}
+
+/// The link as the session sees it, its formats checked.
+pub(super) fn link(start: &Start) -> Result<LinkInfo, Refused> {
+    let audio = start.audio.unwrap_or(DEFAULT_AUDIO);
+    for (format, field) in [(audio.uplink, "audio.in"), (audio.downlink, "audio.out")] {
+        format.check().map_err(|error| Refused::new(ErrorCode::BadFormat, error.to_string()).field(Some(field)))?;
+    }
+    Ok(LinkInfo {
+        transport: Transport::Websocket,
+        carriage: Carriage::Ordered,
+        audio,
+        resume_token: secret(),
+        have: start.have,
+    })
+}
+
+/// Brings a link to the session that its token names, whatever worker that runs on.
+pub(super) fn resume(node: &Node, token: &str, link: NewLink) -> Result<(), (NewLink, Refused)> {
+    let refused = |code, message: String| {
+        node.telemetry.node().record_resume(ResumeOutcome::Refused);
+        Refused::new(code, message).field(Some("resume"))
+    };
+    let mailbox = match node.registry.resume(token, ANONYMOUS, &link.info.resume_token) {
+        Ok(mailbox) => mailbox,
+        Err(error) => return Err((link, refused(ErrorCode::ResumeFailed, error.to_string()))),
+    };
+    match mailbox.try_send(Mail::Attach(Box::new(link))) {
+        Ok(()) => Ok(()),
+        Err(error) => {
+            let (mail, code, message) = match error {
+                TrySendError::Closed(mail) => (mail, ErrorCode::ResumeFailed, ResumeError::Unknown.to_string()),
+                TrySendError::Full(mail) => {
+                    node.telemetry.node().record_dropped(NodeQueue::Mailbox);
+                    (mail, ErrorCode::Overloaded, "the session takes no more links now".into())
+                }
+            };
+            match mail {
+                Mail::Attach(link) => Err((*link, refused(code, message))),
+                Mail::Command(_) => Ok(()),
+            }
+        }
+    }
+}
+
+/// A session that was admitted and has not begun.
+pub(super) struct Admitted {
+    session: Session,
+    plan: Arc<Plan>,
+    around: Surroundings,
+    /// Held for their drop.
+    _counted: (LoadGuard, ActiveSession),
+}
+
+/// Routes the call and makes its session.
+pub(super) fn admit(
+    node: &Node,
+    worker: &Arc<Worker>,
+    caller: &Caller,
+    start: Start,
+    link: &LinkInfo,
+) -> Result<Admitted, Refused> {
+    if node.is_full() {
+        let message = "this node has no room for another session".into();
+        return Err(Refused::new(ErrorCode::Overloaded, message).retryable(Duration::from_secs(5)));
+    }
+    let started = node.clock.now();
+    let in_force = node.in_force.load();
+    let id = SessionId::from(secret());
+    let request = request(caller, &start, id.clone(), in_force.settings.node.region.clone());
+    let plan = in_force.router.route(&request, node.clock.unix_seconds(Duration::ZERO)).map_err(|error| {
+        tracing::info!(%error, agent = ?start.agent, "a call was refused");
+        Refused::new(error.code(), error.to_string()).field(error.field())
+    })?;
+    let plan = Arc::new(plan);
+    let conversation_id = start.conversation_id.clone().unwrap_or_else(|| ConversationId::from(secret()));
+    let limits = &in_force.settings.http.websocket;
+    let metrics = node.telemetry.session(SessionLabels {
+        transport: link.transport,
+        route: plan.route.clone(),
+        agent: plan.rungs[0].name().clone(),
+        label: plan.label.clone(),
+    });
+    let (seat, mailbox) = node.registry.enter(id.clone(), link.resume_token.clone(), ANONYMOUS.into());
+    let now = node.clock.now();
+    let expires_at = (!plan.policy.max.is_zero()).then(|| node.clock.unix_seconds(plan.policy.max));
+    let params = SessionParams {
+        id,
+        conversation_id: conversation_id.clone(),
+        plan: plan.clone(),
+        start,
+        link: link.clone(),
+        expires_at,
+    };
+    let session = Session::new(params, now);
+    let setup = record_setup(&metrics, caller, started, node.clock.now());
+    let around = Surroundings {
+        clock: node.clock,
+        pulse: worker.pulse.clone(),
+        worker: worker.index,
+        dialer: node.dialer.clone(),
+        seat,
+        mailbox,
+        halt: node.halt.clone(),
+        telemetry: node.telemetry.clone(),
+        metrics,
+        ping: limits.ping,
+        pong: limits.pong,
+        seed: rand::random(),
+        accepted: caller.accepted,
+        conversation_id,
+        setup,
+    };
+    let counted = (worker.count_session(), node.telemetry.node().worker(worker.index).session(link.transport));
+    Ok(Admitted { session, plan, around, _counted: counted })
+}
+
+fn record_setup(metrics: &SessionMetrics, caller: &Caller, started: Micros, routed: Micros) -> Setup {
+    let record = |stage, took: Duration| {
+        metrics.record_setup(stage, took);
+        took.as_secs_f64() * 1000.0
+    };
+    Setup {
+        tls_ms: caller.tls.map(|took| record(SetupStage::Tls, took)),
+        upgrade_ms: record(SetupStage::Upgrade, caller.upgraded - caller.accepted),
+        start_ms: record(SetupStage::Start, started - caller.opened),
+        route_ms: record(SetupStage::Route, routed - started),
+        total_ms: 0.0,
+    }
+}
+
+fn request(caller: &Caller, start: &Start, id: SessionId, region: Option<String>) -> RouteRequest {
+    let header = |name: &str| caller.head.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
+    let mut request = RouteRequest::new(Transport::Websocket, id);
+    request.agent = start.agent.clone();
+    request.path = caller.head.path.clone();
+    request.host = header("host");
+    request.origin = header("origin");
+    request.region = region;
+    request.conversation_id = start.conversation_id.clone();
+    request.loopback = caller.peer.ip().to_canonical().is_loopback();
+    request.forwarded = ["forwarded", "x-forwarded-for", "via"].iter().any(|name| header(name).is_some());
+    request.context = start.context.clone().unwrap_or_default();
+    request.headers = caller.head.headers.clone();
+    request
+}
+
+impl Admitted {
+    /// Runs the session to its end, and until its sockets have told their peers.
+    pub(super) async fn run(self, node: &Node, link: NewLink) {
+        let Admitted { session, plan, around, _counted: counted } = self;
+        let driver = Driver::new(session, plan, link, around);
+        let finished = Box::pin(driver.run()).await;
+        drop(counted);
+        node.records.try_send(finished.record);
+        let mut closing = finished.closing;
+        while closing.join_next().await.is_some() {}
+    }
+}

@@ -1,0 +1,192 @@
+//! HTTP/1.1 requests of the public listener. Errors are problem details (RFC 9457).
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+use super::connection::Shared;
+use super::websocket::{Head, Upgrade};
+use crate::config::settings::HttpSettings;
+use crate::dialect::native::SUBPROTOCOL;
+use crate::telemetry::Refusal;
+
+/// Where sessions are opened.
+pub(super) const SESSION_PATH: &str = "/v1/session";
+/// When a client that was refused for want of room may come again, in seconds.
+const RETRY_AFTER_S: u32 = 5;
+
+type Answer = Response<Full<Bytes>>;
+
+pub(super) fn respond(shared: &Shared, mut request: Request<Incoming>) -> Answer {
+    shared.on_request();
+    let in_force = shared.node.in_force.load();
+    let settings = &in_force.settings.http;
+    let origin = request.headers().get(header::ORIGIN).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let allowed = origin.as_deref().is_none_or(|origin| settings.origins.iter().any(|rule| rule.allows(origin)));
+    let mut answer = if !allowed {
+        shared.on_plain();
+        shared.node.telemetry.node().record_refusal(Refusal::Origin);
+        problem(
+            StatusCode::FORBIDDEN,
+            "forbidden",
+            "this Origin is not allowed here; add it to `http.origins` in the configuration",
+        )
+    } else if request.uri().path() == SESSION_PATH && request.method() == Method::GET {
+        upgrade(shared, &mut request)
+    } else {
+        shared.on_plain();
+        plain(shared, settings, &request)
+    };
+    if let Some(origin) = origin.filter(|_| allowed).and_then(|origin| HeaderValue::try_from(origin).ok()) {
+        answer.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        answer.headers_mut().insert(header::VARY, HeaderValue::from_static("origin"));
+    }
+    answer
+}
+
+fn plain(shared: &Shared, settings: &HttpSettings, request: &Request<Incoming>) -> Answer {
+    let path = request.uri().path();
+    if ![SESSION_PATH, "/v1/endpoints", "/"].contains(&path) {
+        return problem(StatusCode::NOT_FOUND, "not_found", "there is nothing here; GET / tells what this is");
+    }
+    match *request.method() {
+        Method::OPTIONS => preflight(settings),
+        Method::GET | Method::HEAD if path == "/" => index(shared, request.headers()),
+        Method::GET | Method::HEAD if path == "/v1/endpoints" => {
+            json(StatusCode::OK, "application/json", &endpoints(shared, request.headers()))
+        }
+        _ => {
+            let detail = "this address takes GET only";
+            let mut answer = problem(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail);
+            answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"));
+            answer
+        }
+    }
+}
+
+fn preflight(settings: &HttpSettings) -> Answer {
+    let mut answer = Response::new(Full::default());
+    *answer.status_mut() = StatusCode::NO_CONTENT;
+    let headers = answer.headers_mut();
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, OPTIONS"));
+    let names = HeaderValue::from_static("authorization, content-type");
+    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, names);
+    headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from(settings.cors_max_age.as_secs()));
+    answer
+}
+
+/// The base of WebSocket URLs as this client reaches us.
+fn websocket_url(shared: &Shared, headers: &HeaderMap) -> String {
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).filter(|host| is_host(host));
+    let bound = shared.node.bound.get().map(|bound| bound.http.to_string());
+    let scheme = if shared.encrypted { "wss" } else { "ws" };
+    format!("{scheme}://{}{SESSION_PATH}", host.map(str::to_owned).or(bound).unwrap_or_default())
+}
+
+/// Whether a `Host` header can be shown in a page or an address as it is.
+fn is_host(host: &str) -> bool {
+    host.len() <= 255 && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b))
+}
+
+fn endpoints(shared: &Shared, headers: &HeaderMap) -> serde_json::Value {
+    serde_json::json!({ "websocket": websocket_url(shared, headers) })
+}
+
+fn index(shared: &Shared, headers: &HeaderMap) -> Answer {
+    let url = websocket_url(shared, headers);
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    let start = r#"{"type":"start","agent":"echo"}"#;
+    let (kind, text) = if accept.contains("text/html") {
+        let page = format!(
+            "<!doctype html><meta charset=utf-8><title>antiphon</title>\n<h1>antiphon</h1>\n\
+             <p>A media relay for voice AI. Open a WebSocket to <code>{url}</code> with subprotocol \
+             <code>{SUBPROTOCOL}</code>, send <code>{start}</code> as text, then one audio frame per binary message.</p>\n\
+             <p>From a terminal: <code>antiphon call</code>. Machines read <a href=/v1/endpoints>/v1/endpoints</a>.</p>\n"
+        );
+        ("text/html; charset=utf-8", page)
+    } else {
+        let text = format!(
+            "antiphon: a media relay for voice AI.\n\n\
+             Open a WebSocket to {url} with subprotocol {SUBPROTOCOL},\n\
+             send {start} as text, then one audio frame per binary message.\n\
+             From a terminal: antiphon call. Machines read /v1/endpoints.\n"
+        );
+        ("text/plain; charset=utf-8", text)
+    };
+    let mut answer = Response::new(Full::from(text));
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    answer
+}
+
+/// The opening handshake of RFC 6455 section 4.2.
+fn upgrade(shared: &Shared, request: &mut Request<Incoming>) -> Answer {
+    let refuse = |refusal, answer| {
+        shared.on_plain();
+        shared.node.telemetry.node().record_refusal(refusal);
+        answer
+    };
+    let headers = request.headers();
+    let has = |name, token: &str| {
+        headers
+            .get_all(name)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .any(|part| part.trim().eq_ignore_ascii_case(token))
+    };
+    let key = headers.get(header::SEC_WEBSOCKET_KEY).map(|key| derive_accept_key(key.as_bytes()));
+    let websocket = has(header::UPGRADE, "websocket") && has(header::CONNECTION, "upgrade");
+    let (Some(key), true, true) = (key, websocket, has(header::SEC_WEBSOCKET_VERSION, "13")) else {
+        let detail = "a session is a WebSocket: send an upgrade request of version 13 (RFC 6455)";
+        let mut answer = problem(StatusCode::UPGRADE_REQUIRED, "upgrade_required", detail);
+        answer.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        answer.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        return refuse(Refusal::BadRequest, answer);
+    };
+    let offers = headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL);
+    let native = has(header::SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL);
+    if offers && !native {
+        let detail = format!("none of the subprotocols is spoken here; offer `{SUBPROTOCOL}`");
+        return refuse(Refusal::BadRequest, problem(StatusCode::BAD_REQUEST, "unknown_subprotocol", &detail));
+    }
+    if shared.node.is_draining() {
+        return refuse(Refusal::Draining, busy("draining", "this node is going down; connect again"));
+    }
+    if shared.node.is_full() {
+        return refuse(Refusal::Overload, busy("overloaded", "this node has no room for another session"));
+    }
+    let head = Head::new(request);
+    shared.on_upgrade(Upgrade { pending: hyper::upgrade::on(request), head, at: shared.node.clock.now() });
+    let mut answer = Response::new(Full::default());
+    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = answer.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    headers.extend(HeaderValue::try_from(key).ok().map(|key| (header::SEC_WEBSOCKET_ACCEPT, key)));
+    if native {
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
+    }
+    answer
+}
+
+fn busy(code: &str, detail: &str) -> Answer {
+    let mut answer = problem(StatusCode::SERVICE_UNAVAILABLE, code, detail);
+    answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S));
+    answer
+}
+
+fn problem(status: StatusCode, code: &str, detail: &str) -> Answer {
+    let title = status.canonical_reason().unwrap_or_default();
+    let body = serde_json::json!({ "title": title, "status": status.as_u16(), "code": code, "detail": detail });
+    json(status, "application/problem+json", &body)
+}
+
+fn json(status: StatusCode, kind: &'static str, body: &serde_json::Value) -> Answer {
+    let mut answer = Response::new(Full::from(format!("{body}\n")));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    answer
+}

@@ -1,0 +1,8 @@
+//! Sockets from clients: accept, TLS, HTTP, upgrade, admission.
+
+pub mod accept;
+pub mod admit;
+mod connection;
+mod gate;
+mod http;
+mod websocket;

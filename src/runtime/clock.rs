@@ -1,0 +1,35 @@
+//! The one clock of the process.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::time::Instant;
+
+use crate::time::Micros;
+
+/// Gives [`Micros`] from one monotonic origin, shared by all tasks of the process.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    origin: Instant,
+}
+
+impl Clock {
+    /// A clock whose origin is now.
+    pub fn start() -> Clock {
+        Clock { origin: Instant::now() }
+    }
+
+    /// The present instant.
+    pub fn now(&self) -> Micros {
+        Micros(self.origin.elapsed().as_micros() as u64)
+    }
+
+    /// `at` on tokio's clock.
+    pub fn instant(&self, at: Micros) -> Instant {
+        self.origin + Duration::from_micros(at.0)
+    }
+
+    /// Unix time in seconds, `after` from now.
+    pub fn unix_seconds(&self, after: Duration) -> u64 {
+        (SystemTime::now() + after).duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+    }
+}

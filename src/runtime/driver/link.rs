@@ -1,0 +1,235 @@
+//! The client's side of a driver.
+
+use std::task::{Context, Poll};
+
+use crate::agent::Wire;
+use crate::dialect::{Dialect, Heard};
+use crate::ids::{LinkId, Seq};
+use crate::message::{Error, ErrorCode, ToClient};
+use crate::runtime::registry::NewLink;
+use crate::runtime::websocket::{PushError, Received, SocketError, WebSocket};
+use crate::session::{LinkChange, Measure};
+use crate::telemetry::NodeQueue;
+use crate::time::Micros;
+
+use super::acks::Acks;
+use super::{Driver, Happened, Surroundings, TURN_BYTES, TURN_MESSAGES};
+
+/// One link of the session.
+pub(super) struct Link {
+    pub(super) id: LinkId,
+    pub(super) acks: Acks,
+    /// Audio frames that are pushed and not flushed: from when their added latency counts.
+    pub(super) unflushed: Vec<Micros>,
+    socket: WebSocket,
+    dialect: Box<dyn Dialect>,
+    admission: Box<dyn Send>,
+}
+
+impl Link {
+    pub(super) fn new(id: LinkId, new: NewLink, around: &Surroundings, now: Micros) -> Link {
+        Link {
+            id,
+            acks: Acks::new(around.ping, around.pong, now),
+            unflushed: Vec::with_capacity(16),
+            socket: new.socket,
+            dialect: new.dialect,
+            admission: new.admission,
+        }
+    }
+
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SocketError>> {
+        self.socket.poll_flush(cx)
+    }
+
+    /// Tells the client why, and gives its admission back when it knows.
+    pub(super) async fn close(self, code: u16, reason: &'static str) {
+        let admission = self.admission;
+        self.socket.close(code, reason).await;
+        drop(admission);
+    }
+}
+
+impl Driver {
+    pub(super) fn poll_links(&mut self, cx: &mut Context<'_>) {
+        let mut index = 0;
+        while let Some(link) = self.links.get(index) {
+            let id = link.id;
+            self.poll_link(id, cx);
+            if self.links.get(index).is_some_and(|link| link.id == id) {
+                index += 1;
+            }
+        }
+    }
+
+    fn poll_link(&mut self, id: LinkId, cx: &mut Context<'_>) {
+        let (mut bytes, mut messages) = (0, 0);
+        while bytes < TURN_BYTES && messages < TURN_MESSAGES {
+            // What a client says may end its own link, or the session.
+            let Some(link) = self.links.iter_mut().find(|link| link.id == id) else { return };
+            if self.finished.is_some() {
+                return;
+            }
+            match link.socket.poll_receive(cx) {
+                Poll::Pending => return,
+                Poll::Ready(Ok(received)) => {
+                    bytes += received.len();
+                    messages += 1;
+                    let now = self.around.clock.now();
+                    self.on_received(id, received, now);
+                }
+                Poll::Ready(Err(error)) => {
+                    let now = self.around.clock.now();
+                    self.lose_link(id, error, now);
+                    return;
+                }
+            }
+        }
+        self.turn.again = true;
+    }
+
+    fn on_received(&mut self, id: LinkId, received: Received, now: Micros) {
+        let Some(link) = self.links.iter_mut().find(|link| link.id == id) else { return };
+        match received {
+            Received::Ping => {}
+            Received::Pong(payload) => {
+                let Some(ack) = link.acks.on_pong(&payload, now) else { return };
+                self.session.on_link(id, LinkChange::RoundTrip(ack.round_trip), now);
+                self.drain(now);
+                self.session.on_link(id, LinkChange::Acked { pos: ack.pos }, now);
+                self.drain(now);
+            }
+            Received::Wire(wire) => {
+                let closed = matches!(wire, Wire::Close(..));
+                let heard = link.dialect.handle_wire(wire, now);
+                for _ in 0..link.dialect.take_ignored_fields() {
+                    self.around.metrics.record(&Measure::Ignored);
+                }
+                if let Some(heard) = heard {
+                    self.on_heard(id, heard, now);
+                }
+                if closed && self.finished.is_none() {
+                    self.end_link(id, 1000, "", now);
+                }
+            }
+        }
+    }
+
+    fn on_heard(&mut self, id: LinkId, heard: Heard, now: Micros) {
+        match heard {
+            Heard::Message(message) => {
+                self.session.on_client(id, message, now);
+                self.drain(now);
+            }
+            Heard::Unknown(_) => self.around.metrics.record(&Measure::Ignored),
+            Heard::Start(_) => {
+                let error = Error {
+                    code: ErrorCode::BadMessage,
+                    message: "this link has started already".into(),
+                    field: Some("type".into()),
+                    retryable: false,
+                    retry_after_ms: None,
+                };
+                self.on_heard(id, Heard::Malformed { error, fatal: false }, now);
+            }
+            Heard::Malformed { error, fatal } => {
+                let code = error.code;
+                self.session.on_refused(id, error, now);
+                self.drain(now);
+                if fatal {
+                    self.end_link(id, code.close_code(), "the client's message is not understood", now);
+                }
+            }
+        }
+    }
+
+    /// The link broke, or the client broke the WebSocket protocol and is told so.
+    fn lose_link(&mut self, id: LinkId, error: SocketError, now: Micros) {
+        match error {
+            SocketError::Lost(_) => {
+                drop(self.take_link(id));
+                self.drain(now);
+            }
+            SocketError::Violation(message) => {
+                let code = ErrorCode::BadMessage;
+                let error = Error { code, message, field: None, retryable: false, retry_after_ms: None };
+                self.session.on_refused(id, error, now);
+                self.drain(now);
+                self.end_link(id, code.close_code(), "the WebSocket protocol or a bound was broken", now);
+            }
+        }
+    }
+
+    /// Closes a link that the session did not want closed.
+    fn end_link(&mut self, id: LinkId, code: u16, reason: &'static str, now: Micros) {
+        if let Some(link) = self.take_link(id) {
+            self.closing.spawn(link.close(code, reason));
+            self.drain(now);
+        }
+    }
+
+    /// Takes away a link that is lost; the session is told at the next drain.
+    pub(super) fn take_link(&mut self, id: LinkId) -> Option<Link> {
+        let index = self.links.iter().position(|link| link.id == id)?;
+        self.happened.push_back(Happened::LinkLost(id));
+        Some(self.links.remove(index))
+    }
+
+    /// Closes a link that the session no longer wants.
+    pub(super) fn detach(&mut self, id: LinkId, code: u16, reason: &'static str) {
+        if let Some(index) = self.links.iter().position(|link| link.id == id) {
+            let link = self.links.remove(index);
+            self.closing.spawn(link.close(code, reason));
+        }
+    }
+
+    pub(super) fn to_client(&mut self, id: LinkId, seq: Option<Seq>, message: &ToClient) {
+        let Some(link) = self.links.iter_mut().find(|link| link.id == id) else { return };
+        let Some(wire) = link.dialect.encode(seq, message) else { return };
+        let mut pushed = link.socket.try_push(wire);
+        if let ToClient::Audio(audio) = message
+            && pushed.is_ok()
+        {
+            link.acks.on_audio(audio.pos.wrapping_add(audio.ticks));
+            link.unflushed.push(self.turn.counts_from(audio.ready));
+        }
+        if pushed.is_ok()
+            && let Some(ping) = link.acks.take_ping(self.turn.at)
+        {
+            pushed = link.socket.try_ping(ping);
+        }
+        match pushed {
+            Ok(()) => {}
+            Err(PushError::Broken) => {
+                // If the client closes, its close frame still has to be answered.
+                if let Some(link) = self.take_link(id) {
+                    self.closing.spawn(link.close(1000, ""));
+                }
+            }
+            Err(PushError::Full) => {
+                // It does not read: the session may go on over another link.
+                self.drop_counted(NodeQueue::ClientWrite);
+                if let Some(link) = self.take_link(id) {
+                    self.closing.spawn(link.close(1013, "the client does not read"));
+                }
+            }
+        }
+    }
+
+    /// Sends the pings that are due, and gives up links that answered none; whether there was such a link.
+    pub(super) fn keep_alive(&mut self, now: Micros) -> bool {
+        let mut lost = None;
+        for link in &mut self.links {
+            if link.acks.is_lost(now) {
+                lost = Some(link.id);
+            } else if let Some(ping) = link.acks.take_ping(now) {
+                // If it cannot be pushed, it is never answered.
+                let _ = link.socket.try_ping(ping);
+            }
+        }
+        if let Some(link) = lost.and_then(|id| self.take_link(id)) {
+            self.closing.spawn(link.close(4408, "no answer to a ping"));
+        }
+        lost.is_some()
+    }
+}

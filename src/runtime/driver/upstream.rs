@@ -1,0 +1,288 @@
+//! The agents' side of a driver.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use crate::agent::{self, Agent, AgentOutput, Wire};
+use crate::ids::{AgentName, UpstreamId};
+use crate::message::{AgentError, FailureClass, ToAgent};
+use crate::runtime::registry::AgentPlace;
+use crate::runtime::websocket::{PushError, Received, SocketError, WebSocket};
+use crate::session::{Direction, UpstreamChange, UpstreamRole};
+use crate::telemetry::NodeQueue;
+use crate::time::Micros;
+
+use super::{Driver, Happened, TURN_BYTES, TURN_MESSAGES};
+
+type Dialling = Pin<Box<dyn Future<Output = Result<WebSocket, AgentError>> + Send>>;
+
+/// One connection to an agent.
+pub(super) struct Upstream {
+    pub(super) id: UpstreamId,
+    pub(super) name: AgentName,
+    pub(super) role: UpstreamRole,
+    /// When the agent wants to be called.
+    pub(super) deadline: Option<Micros>,
+    /// Audio frames that are pushed and not flushed: from when their added latency counts.
+    pub(super) unflushed: Vec<Micros>,
+    agent: Box<dyn Agent>,
+    channel: Channel,
+    dialled: Micros,
+    /// Whether the agent may have something to say.
+    restless: bool,
+    /// Held for its drop.
+    _place: AgentPlace,
+}
+
+enum Channel {
+    /// Built in: there is no wire.
+    None,
+    Dialling(Dialling),
+    Open(WebSocket),
+}
+
+impl Upstream {
+    /// Calls the agent if its deadline has passed.
+    pub(super) fn fire(&mut self, now: Micros) -> bool {
+        let due = self.deadline.is_some_and(|deadline| deadline <= now);
+        if due {
+            self.deadline = None;
+            self.restless = true;
+            self.agent.handle_deadline(now);
+        }
+        due
+    }
+
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SocketError>> {
+        match &mut self.channel {
+            Channel::Open(socket) => socket.poll_flush(cx),
+            Channel::None | Channel::Dialling(_) => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Says goodbye on the wire, if there is one.
+    pub(super) fn close(self) -> Option<impl Future<Output = ()> + Send + 'static> {
+        match self.channel {
+            Channel::Open(socket) => Some(socket.close(1000, "the session has ended")),
+            Channel::None | Channel::Dialling(_) => None,
+        }
+    }
+}
+
+impl Driver {
+    pub(super) fn dial(&mut self, id: UpstreamId, rung: usize, role: UpstreamRole, now: Micros) {
+        let rungs = if role == UpstreamRole::Tap { &self.plan.taps } else { &self.plan.rungs };
+        let Some(rung) = rungs.get(rung) else {
+            return self.fail(id, FailureClass::BadRequest, "the plan has no such agent".into());
+        };
+        let settings = rung.agent.clone();
+        let Some(place) = self.around.seat.registry().take_agent(&settings.name, settings.max_sessions) else {
+            return self.fail(id, FailureClass::Limit, format!("agent `{}` has `max_sessions` calls", settings.name));
+        };
+        let agent = match agent::build(&settings, self.around.seed ^ u64::from(id.0)) {
+            Ok(agent) => agent,
+            Err(error) => return self.fail(id, FailureClass::BadRequest, error.to_string()),
+        };
+        let channel = match agent.endpoint() {
+            None => Channel::None,
+            Some(endpoint) => {
+                let dialer = self.around.dialer.clone();
+                Channel::Dialling(Box::pin(async move { dialer.dial(endpoint).await }))
+            }
+        };
+        let built_in = matches!(channel, Channel::None);
+        self.upstreams.push(Upstream {
+            id,
+            name: settings.name.clone(),
+            role,
+            deadline: None,
+            unflushed: Vec::with_capacity(16),
+            agent,
+            channel,
+            dialled: now,
+            restless: false,
+            _place: place,
+        });
+        // The dialling future has to be polled once to begin.
+        self.turn.again = true;
+        if built_in {
+            self.open(id, now);
+        }
+    }
+
+    fn fail(&mut self, id: UpstreamId, class: FailureClass, message: String) {
+        let error = AgentError { class, code: None, message };
+        self.happened.push_back(Happened::Upstream(id, UpstreamChange::Failed(error)));
+    }
+
+    fn open(&mut self, id: UpstreamId, now: Micros) {
+        let Some(upstream) = self.upstreams.iter_mut().find(|upstream| upstream.id == id) else { return };
+        upstream.agent.handle_open(now);
+        upstream.restless = true;
+        let capabilities = upstream.agent.capabilities();
+        self.happened.push_back(Happened::Upstream(id, UpstreamChange::Connected(capabilities)));
+    }
+
+    pub(super) fn poll_upstreams(&mut self, cx: &mut Context<'_>) {
+        let mut index = 0;
+        while let Some(upstream) = self.upstreams.get_mut(index) {
+            let id = upstream.id;
+            if let Channel::Dialling(dialling) = &mut upstream.channel
+                && let Poll::Ready(result) = dialling.as_mut().poll(cx)
+            {
+                let now = self.around.clock.now();
+                self.on_dialled(id, result, now);
+            }
+            self.poll_upstream(id, cx);
+            if self.upstreams.get(index).is_some_and(|upstream| upstream.id == id) {
+                index += 1;
+            }
+        }
+    }
+
+    fn on_dialled(&mut self, id: UpstreamId, result: Result<WebSocket, AgentError>, now: Micros) {
+        let Some(upstream) = self.upstreams.iter_mut().find(|upstream| upstream.id == id) else { return };
+        match result {
+            Ok(socket) => {
+                upstream.channel = Channel::Open(socket);
+                if upstream.role == UpstreamRole::Active {
+                    self.around.metrics.record_upstream_connect(now - upstream.dialled);
+                }
+                self.open(id, now);
+            }
+            Err(error) => {
+                tracing::warn!(agent = %upstream.name, class = error.class.label(), "cannot reach an agent: {}", error.message);
+                self.happened.push_back(Happened::Upstream(id, UpstreamChange::Failed(error)));
+            }
+        }
+        self.drain(now);
+    }
+
+    fn poll_upstream(&mut self, id: UpstreamId, cx: &mut Context<'_>) {
+        let (mut bytes, mut messages) = (0, 0);
+        while bytes < TURN_BYTES && messages < TURN_MESSAGES {
+            let Some(upstream) = self.upstreams.iter_mut().find(|upstream| upstream.id == id) else { return };
+            let Channel::Open(socket) = &mut upstream.channel else { return };
+            if self.finished.is_some() {
+                return;
+            }
+            let Poll::Ready(received) = socket.poll_receive(cx) else { return };
+            let now = self.around.clock.now();
+            match received {
+                Ok(received) => {
+                    bytes += received.len();
+                    messages += 1;
+                    let Received::Wire(wire) = received else { continue };
+                    let closed =
+                        if let Wire::Close(code, reason) = &wire { Some((*code, reason.clone())) } else { None };
+                    upstream.agent.handle_wire(wire, now);
+                    upstream.restless = true;
+                    self.drain(now);
+                    if let Some((code, reason)) = closed {
+                        self.on_closed(id, code, &reason, now);
+                        return;
+                    }
+                }
+                Err(error) => {
+                    self.happened.push_back(Happened::Upstream(id, lost(error)));
+                    self.drain(now);
+                    return;
+                }
+            }
+        }
+        self.turn.again = true;
+    }
+
+    /// The agent's server has closed the socket. An agent that took this for its end has been hung up by now.
+    fn on_closed(&mut self, id: UpstreamId, code: u16, reason: &str, now: Micros) {
+        if self.upstreams.iter().any(|upstream| upstream.id == id) {
+            let error = AgentError {
+                class: FailureClass::Lost,
+                code: Some(code.to_string()),
+                message: format!("the agent closed the connection: {code} {reason}").trim_end().into(),
+            };
+            self.happened.push_back(Happened::Upstream(id, UpstreamChange::Failed(error)));
+            self.drain(now);
+        }
+    }
+
+    pub(super) fn to_agent(&mut self, id: UpstreamId, message: ToAgent, now: Micros) {
+        let Some(upstream) = self.upstreams.iter_mut().find(|upstream| upstream.id == id) else { return };
+        let counts = upstream.role == UpstreamRole::Active && matches!(upstream.channel, Channel::None);
+        if let ToAgent::Audio(audio) = &message
+            && counts
+            && !audio.filled
+        {
+            // There is no wire: it is handed over here.
+            let added = now - self.turn.counts_from(audio.ready);
+            self.session.record_added(Direction::Up, added);
+            let path = super::path(self.session.passes(Direction::Up));
+            self.around.metrics.record_added(Direction::Up, path, added);
+        }
+        upstream.agent.handle_session(message, now);
+        upstream.restless = true;
+    }
+
+    /// Has one agent say one thing; `false` if none has anything to say.
+    pub(super) fn poll_agents(&mut self, now: Micros) -> bool {
+        let Some(upstream) = self.upstreams.iter_mut().find(|upstream| upstream.restless) else { return false };
+        let id = upstream.id;
+        match upstream.agent.poll(now) {
+            AgentOutput::Idle { deadline } => {
+                upstream.deadline = deadline;
+                upstream.restless = false;
+            }
+            AgentOutput::Event(event) => {
+                self.session.on_agent(id, event, now);
+            }
+            AgentOutput::Wire(wire) => self.push(id, wire, None),
+            AgentOutput::Audio { wire, ready } => {
+                let from = self.turn.counts_from(ready);
+                self.push(id, wire, Some(from));
+            }
+        }
+        true
+    }
+
+    fn push(&mut self, id: UpstreamId, wire: Wire, counts_from: Option<Micros>) {
+        let Some(upstream) = self.upstreams.iter_mut().find(|upstream| upstream.id == id) else { return };
+        let Channel::Open(socket) = &mut upstream.channel else { return };
+        match socket.try_push(wire) {
+            Ok(()) => {
+                let active = upstream.role == UpstreamRole::Active;
+                upstream.unflushed.extend(counts_from.filter(|_| active));
+            }
+            // The peer's close frame or the end of the stream follows.
+            Err(PushError::Broken) => {}
+            Err(PushError::Full) => {
+                self.drop_counted(NodeQueue::AgentWrite);
+                self.fail(id, FailureClass::Lost, "the agent does not read what it is sent".into());
+            }
+        }
+    }
+
+    pub(super) fn hang_up(&mut self, id: UpstreamId, now: Micros) {
+        // What the session said before goes out first; what the agent still says is no longer heard.
+        while let Some(upstream) = self.upstreams.iter_mut().find(|upstream| upstream.id == id && upstream.restless) {
+            match upstream.agent.poll(now) {
+                AgentOutput::Idle { .. } => break,
+                AgentOutput::Event(_) => {}
+                AgentOutput::Wire(wire) | AgentOutput::Audio { wire, .. } => self.push(id, wire, None),
+            }
+        }
+        if let Some(index) = self.upstreams.iter().position(|upstream| upstream.id == id) {
+            let upstream = self.upstreams.remove(index);
+            if let Some(close) = upstream.close() {
+                self.closing.spawn(close);
+            }
+        }
+    }
+}
+
+pub(super) fn lost(error: SocketError) -> UpstreamChange {
+    let (class, message) = match error {
+        SocketError::Lost(message) => (FailureClass::Lost, message),
+        SocketError::Violation(message) => (FailureClass::Protocol, message),
+    };
+    UpstreamChange::Failed(AgentError { class, code: None, message })
+}

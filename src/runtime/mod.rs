@@ -1,0 +1,14 @@
+//! Threads, tasks and clocks: what runs the pure parts.
+
+pub mod clock;
+pub mod drain;
+pub mod driver;
+pub mod node;
+pub mod pacemaker;
+pub mod pulse;
+pub mod registry;
+pub mod sockets;
+pub mod stream;
+pub mod tls;
+pub mod websocket;
+pub mod worker;

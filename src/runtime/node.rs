@@ -1,0 +1,125 @@
+//! What all connections of a process share.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::settings::Settings;
+use crate::route::Router;
+use crate::runtime::clock::Clock;
+use crate::runtime::registry::Registry;
+use crate::runtime::tls::{self, TlsError};
+use crate::runtime::worker::Worker;
+use crate::telemetry::{CallRecordSink, Telemetry};
+use crate::upstream::Dialer;
+
+/// One process.
+#[derive(Debug)]
+pub struct Node {
+    /// Its clock.
+    pub clock: Clock,
+    /// Its metrics.
+    pub telemetry: Telemetry,
+    /// Its sessions.
+    pub registry: Arc<Registry>,
+    /// Its data plane.
+    pub workers: Vec<Arc<Worker>>,
+    /// Opens sockets to agents.
+    pub dialer: Dialer,
+    /// Takes call records.
+    pub records: CallRecordSink,
+    /// The configuration in force; new sessions look at it, live ones keep their plan.
+    pub in_force: ArcSwap<InForce>,
+    /// The addresses really bound.
+    pub bound: OnceLock<Bound>,
+    /// Cancelled when connections without a session must end.
+    pub stopping: CancellationToken,
+    /// Set when all sessions must end at once.
+    pub halt: Arc<AtomicBool>,
+    draining: AtomicBool,
+}
+
+/// The configuration and what was made of it.
+#[derive(Debug)]
+pub struct InForce {
+    /// As it was read.
+    pub settings: Settings,
+    /// Its routes.
+    pub router: Router,
+    /// Its certificate.
+    pub tls: Option<Arc<ServerConfig>>,
+}
+
+/// Listening addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Bound {
+    /// HTTP and WebSocket.
+    pub http: SocketAddr,
+    /// Health and metrics.
+    pub control: SocketAddr,
+}
+
+impl InForce {
+    /// Makes the routes and reads the certificate.
+    ///
+    /// # Errors
+    /// If the certificate cannot be used.
+    pub fn new(settings: Settings) -> Result<InForce, TlsError> {
+        let tls = settings.http.tls.as_ref().map(|files| tls::server_config(&files.cert, &files.key)).transpose()?;
+        let router = Router::new(&settings);
+        Ok(InForce { settings, router, tls })
+    }
+}
+
+impl Node {
+    /// A node that has not begun to listen.
+    pub fn new(
+        clock: Clock,
+        in_force: InForce,
+        telemetry: Telemetry,
+        workers: Vec<Arc<Worker>>,
+        dialer: Dialer,
+        records: CallRecordSink,
+    ) -> Node {
+        Node {
+            clock,
+            telemetry,
+            registry: Arc::default(),
+            workers,
+            dialer,
+            records,
+            in_force: ArcSwap::from_pointee(in_force),
+            bound: OnceLock::new(),
+            stopping: CancellationToken::new(),
+            halt: Arc::default(),
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether no new session is taken.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Relaxed)
+    }
+
+    /// Takes no new session from now on; `false` if it was so before.
+    pub fn begin_draining(&self) -> bool {
+        self.telemetry.node().set_draining(true);
+        !self.draining.swap(true, Relaxed)
+    }
+
+    /// Whether all places for sessions are taken.
+    pub fn is_full(&self) -> bool {
+        self.registry.len() >= self.in_force.load().settings.runtime.max_sessions as usize
+    }
+
+    /// How long the least lively worker has answered no probe.
+    pub fn longest_silence(&self) -> Duration {
+        let now = self.clock.now();
+        self.workers.iter().map(|worker| now - worker.pulse.beat_at()).max().unwrap_or_default()
+    }
+}

@@ -1,0 +1,224 @@
+//! Which sessions run here, how to reach them, and the tokens that lead back to them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{Notify, mpsc};
+
+use crate::dialect::Dialect;
+use crate::ids::{AgentName, SessionId};
+use crate::runtime::websocket::WebSocket;
+use crate::session::{Command, LinkInfo};
+
+/// Messages waiting in a session's mailbox at most.
+const MAILBOX: usize = 16;
+
+/// What reaches a running session from outside of its own sockets.
+pub enum Mail {
+    /// From the operator or the runtime.
+    Command(Command),
+    /// A new link that resumes it.
+    Attach(Box<NewLink>),
+}
+
+/// A link whose first message has been understood.
+pub struct NewLink {
+    /// Its socket; it may belong to another worker, which then polls it across threads.
+    pub socket: WebSocket,
+    /// Its language.
+    pub dialect: Box<dyn Dialect>,
+    /// What the session is told.
+    pub info: LinkInfo,
+    /// The worker that accepted it.
+    pub worker: usize,
+    /// Given back when the link is gone.
+    pub admission: Box<dyn Send>,
+}
+
+impl std::fmt::Debug for Mail {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Mail::Command(command) => command.fmt(f),
+            Mail::Attach(link) => f.debug_tuple("Attach").field(&link.info).finish(),
+        }
+    }
+}
+
+/// All sessions of this process. Touched at admission, resume, dial and end only, never per frame.
+#[derive(Debug, Default)]
+pub struct Registry {
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    sessions: HashMap<SessionId, Entry>,
+    tokens: HashMap<String, SessionId>,
+    agents: HashMap<AgentName, u32>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    mailbox: mpsc::Sender<Mail>,
+    token: String,
+    principal: Arc<str>,
+}
+
+/// Why a resume token leads nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ResumeError {
+    /// Unknown, used already, or its session has ended.
+    #[error("the resume token is unknown, was used, or its session has ended; start a new session")]
+    Unknown,
+    /// It belongs to somebody else.
+    #[error("the resume token belongs to another caller")]
+    Principal,
+}
+
+impl Registry {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change is a single map operation: a panic elsewhere leaves nothing half done.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Enters a session; it leaves when the seat is dropped.
+    pub fn enter(self: &Arc<Self>, id: SessionId, token: String, principal: Arc<str>) -> (Seat, mpsc::Receiver<Mail>) {
+        let (mailbox, mail) = mpsc::channel(MAILBOX);
+        let mut state = self.state();
+        state.tokens.insert(token.clone(), id.clone());
+        state.sessions.insert(id.clone(), Entry { mailbox, token, principal });
+        (Seat { registry: self.clone(), id }, mail)
+    }
+
+    /// Uses up a resume token and gives the mailbox of its session; `next` is the token of the new link.
+    ///
+    /// # Errors
+    /// If it is not valid for `principal`. A token that somebody else shows stays valid for its owner.
+    pub fn resume(&self, token: &str, principal: &str, next: &str) -> Result<mpsc::Sender<Mail>, ResumeError> {
+        let mut state = self.state();
+        let id = state.tokens.get(token).cloned().ok_or(ResumeError::Unknown)?;
+        let entry = state.sessions.get_mut(&id).ok_or(ResumeError::Unknown)?;
+        if &*entry.principal != principal {
+            return Err(ResumeError::Principal);
+        }
+        entry.token = next.to_owned();
+        let mailbox = entry.mailbox.clone();
+        state.tokens.remove(token);
+        state.tokens.insert(next.to_owned(), id);
+        Ok(mailbox)
+    }
+
+    /// Sessions that run now.
+    pub fn len(&self) -> usize {
+        self.state().sessions.len()
+    }
+
+    /// Whether none runs.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The mailboxes of all sessions.
+    pub fn mailboxes(&self) -> Vec<mpsc::Sender<Mail>> {
+        self.state().sessions.values().map(|entry| entry.mailbox.clone()).collect()
+    }
+
+    /// Resolves when the last session has left.
+    pub async fn empty(&self) {
+        loop {
+            let changed = self.changed.notified();
+            if self.is_empty() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Takes one of the `max` places of an agent, if one is free.
+    pub fn take_agent(self: &Arc<Self>, name: &AgentName, max: Option<u32>) -> Option<AgentPlace> {
+        let mut state = self.state();
+        let used = state.agents.entry(name.clone()).or_default();
+        if max.is_some_and(|max| *used >= max) {
+            return None;
+        }
+        *used += 1;
+        Some(AgentPlace { registry: self.clone(), name: name.clone() })
+    }
+}
+
+/// A session's place in the registry.
+#[derive(Debug)]
+pub struct Seat {
+    registry: Arc<Registry>,
+    id: SessionId,
+}
+
+impl Seat {
+    /// The registry that it belongs to.
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.registry
+    }
+
+    /// The session.
+    pub fn id(&self) -> &SessionId {
+        &self.id
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut state = self.registry.state();
+        if let Some(entry) = state.sessions.remove(&self.id) {
+            state.tokens.remove(&entry.token);
+        }
+        drop(state);
+        self.registry.changed.notify_waiters();
+    }
+}
+
+/// One of an agent's `max_sessions`.
+#[derive(Debug)]
+pub struct AgentPlace {
+    registry: Arc<Registry>,
+    name: AgentName,
+}
+
+impl Drop for AgentPlace {
+    fn drop(&mut self) {
+        let mut state = self.registry.state();
+        if let Some(used) = state.agents.get_mut(&self.name) {
+            *used -= 1;
+            if *used == 0 {
+                state.agents.remove(&self.name);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_resume_token_works_once_and_only_for_its_owner() {
+        let registry = Arc::new(Registry::default());
+        let (seat, _mail) = registry.enter("s".into(), "first".into(), "ann".into());
+        assert_eq!(registry.resume("first", "bob", "x").unwrap_err(), ResumeError::Principal);
+        registry.resume("first", "ann", "second").unwrap();
+        assert_eq!(registry.resume("first", "ann", "x").unwrap_err(), ResumeError::Unknown);
+        registry.resume("second", "ann", "third").unwrap();
+        drop(seat);
+        assert_eq!(registry.resume("third", "ann", "x").unwrap_err(), ResumeError::Unknown);
+        assert!(registry.is_empty());
+    }
+
+    #[test]
+    fn an_agent_has_no_more_places_than_its_limit() {
+        let registry = Arc::new(Registry::default());
+        let first = registry.take_agent(&"a".into(), Some(1)).unwrap();
+        assert!(registry.take_agent(&"a".into(), Some(1)).is_none());
+        drop(first);
+        assert!(registry.take_agent(&"a".into(), Some(1)).is_some());
+    }
+}

@@ -1,0 +1,35 @@
+//! Scenarios in virtual time.
+
+mod conversation;
+mod heard;
+mod lifetime;
+
+use std::time::Duration;
+
+use crate::message::{FromAgent, State, ToClient};
+use crate::testkit::World;
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+/// The states that the client was told of.
+fn states(world: &World) -> Vec<State> {
+    let to = |message: &ToClient| match message {
+        ToClient::State(change) => Some(change.to),
+        _ => None,
+    };
+    world.client.messages.iter().filter_map(to).collect()
+}
+
+/// A spoken answer of `span`, whose samples all are `value`.
+fn answer(world: &mut World, span: Duration, value: i16, item: Option<&str>) {
+    world.agent_says(FromAgent::TurnStarted(item.map(Into::into)));
+    world.agent_speaks(span, value, item);
+    world.agent_says(FromAgent::TurnEnded);
+}
+
+/// The samples that the client received, frame by frame: the value of the first sample of each.
+fn heard_values(world: &World) -> Vec<i16> {
+    world.client.frames.iter().map(|(_, frame)| i16::from_le_bytes([frame.payload[0], frame.payload[1]])).collect()
+}

@@ -1,0 +1,237 @@
+//! Opening a WebSocket to an agent: name, TCP, TLS and upgrade, within one deadline.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use secrecy::ExposeSecret;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::handshake::client::Request;
+use tokio_tungstenite::tungstenite::{Error, error::ProtocolError};
+
+use crate::agent::Endpoint;
+use crate::message::{AgentError, FailureClass};
+use crate::runtime::sockets;
+use crate::runtime::stream::Stream;
+use crate::runtime::websocket::{Bounds, WebSocket};
+
+/// How long one address of several may take before the next one is tried.
+const ADDRESS_DEADLINE: Duration = Duration::from_millis(1500);
+
+/// Dials agents; one per process.
+#[derive(Clone, Debug)]
+pub struct Dialer {
+    tls: Arc<ClientConfig>,
+}
+
+impl Dialer {
+    /// A dialer that trusts what `tls` trusts.
+    pub fn new(tls: Arc<ClientConfig>) -> Dialer {
+        Dialer { tls }
+    }
+
+    /// Opens a WebSocket (RFC 6455) to `endpoint`.
+    ///
+    /// # Errors
+    /// Why not, with the class that decides whether another try may help. Header values never appear in it.
+    pub async fn dial(&self, endpoint: Endpoint) -> Result<WebSocket, AgentError> {
+        let deadline = endpoint.connect_timeout;
+        match tokio::time::timeout(deadline, self.connect(&endpoint)).await {
+            Ok(result) => result,
+            Err(_) => Err(failure(
+                FailureClass::Timeout,
+                format!("{} did not answer within {} ms", place(&endpoint), deadline.as_millis()),
+            )),
+        }
+    }
+
+    async fn connect(&self, endpoint: &Endpoint) -> Result<WebSocket, AgentError> {
+        let encrypted = match endpoint.url.scheme() {
+            "wss" => true,
+            "ws" => false,
+            other => return Err(failure(FailureClass::BadRequest, format!("`{other}` is not ws or wss"))),
+        };
+        let request = request(endpoint)?;
+        let tcp = connect_tcp(endpoint).await.map_err(|error| {
+            failure(FailureClass::Unreachable, format!("cannot connect to {}: {error}", place(endpoint)))
+        })?;
+        let stream = if encrypted { self.encrypt(tcp, endpoint).await? } else { Stream::from(tcp) };
+        let bounds = Bounds::AGENT;
+        let (socket, _response) = tokio_tungstenite::client_async_with_config(request, stream, Some(bounds.config()))
+            .await
+            .map_err(|error| upgrade_failure(endpoint, error))?;
+        Ok(WebSocket::new(socket, bounds))
+    }
+
+    async fn encrypt(&self, tcp: TcpStream, endpoint: &Endpoint) -> Result<Stream, AgentError> {
+        let host = endpoint.url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|_| failure(FailureClass::BadRequest, format!("`{host}` is not a host name")))?;
+        let tls = TlsConnector::from(self.tls.clone()).connect(name, tcp).await.map_err(|error| {
+            failure(FailureClass::Unreachable, format!("TLS with {} failed: {error}", place(endpoint)))
+        })?;
+        Ok(Stream::from(tokio_rustls::TlsStream::Client(tls)))
+    }
+}
+
+async fn connect_tcp(endpoint: &Endpoint) -> io::Result<TcpStream> {
+    let host = endpoint.url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+    let port = endpoint.url.port_or_known_default().unwrap_or(443);
+    let addresses: Vec<_> = tokio::net::lookup_host((host, port)).await?.collect();
+    let mut error = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    let last = addresses.len().saturating_sub(1);
+    for (index, address) in addresses.into_iter().enumerate() {
+        let connecting = TcpStream::connect(address);
+        let connected = if index == last {
+            connecting.await
+        } else {
+            tokio::time::timeout(ADDRESS_DEADLINE, connecting)
+                .await
+                .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        };
+        match connected {
+            Ok(tcp) => {
+                sockets::prepare_stream(&tcp)?;
+                return Ok(tcp);
+            }
+            Err(failed) => error = failed,
+        }
+    }
+    Err(error)
+}
+
+fn request(endpoint: &Endpoint) -> Result<Request, AgentError> {
+    let mut request = endpoint
+        .url
+        .as_str()
+        .into_client_request()
+        .map_err(|error| failure(FailureClass::BadRequest, format!("{}: {error}", place(endpoint))))?;
+    let headers = request.headers_mut();
+    for (name, value) in &endpoint.headers {
+        let name = http::HeaderName::try_from(name.as_str())
+            .map_err(|_| failure(FailureClass::BadRequest, format!("`{name}` is not a header name")))?;
+        let mut value = http::HeaderValue::try_from(value.expose_secret()).map_err(|_| {
+            failure(
+                FailureClass::BadRequest,
+                format!("the value of header `{name}` has characters that headers cannot have"),
+            )
+        })?;
+        value.set_sensitive(true);
+        headers.append(name, value);
+    }
+    if !endpoint.subprotocols.is_empty() {
+        let offered = http::HeaderValue::try_from(endpoint.subprotocols.join(", "))
+            .map_err(|_| failure(FailureClass::BadRequest, "a subprotocol is not a token".into()))?;
+        headers.insert(http::header::SEC_WEBSOCKET_PROTOCOL, offered);
+    }
+    Ok(request)
+}
+
+fn upgrade_failure(endpoint: &Endpoint, error: Error) -> AgentError {
+    match error {
+        Error::Http(response) => {
+            let status = response.status();
+            let class = match status.as_u16() {
+                401 | 403 => FailureClass::Auth,
+                402 | 429 => FailureClass::Limit,
+                408 | 504 => FailureClass::Timeout,
+                502 | 503 => FailureClass::Unreachable,
+                500..=599 => FailureClass::Internal,
+                _ => FailureClass::BadRequest,
+            };
+            let body = response.body().as_deref().unwrap_or_default();
+            let words: String = String::from_utf8_lossy(body).chars().filter(|c| !c.is_control()).take(200).collect();
+            let mut error = failure(class, format!("{} answered {status} {words}", place(endpoint)).trim_end().into());
+            error.code = Some(status.as_u16().to_string());
+            error
+        }
+        Error::Protocol(ProtocolError::SecWebSocketSubProtocolError(error)) => failure(
+            FailureClass::Protocol,
+            format!("{} chose none of the subprotocols {:?}: {error}", place(endpoint), endpoint.subprotocols),
+        ),
+        Error::Protocol(error) => {
+            failure(FailureClass::Protocol, format!("{} is not a WebSocket server: {error}", place(endpoint)))
+        }
+        error => failure(FailureClass::Lost, format!("{} broke off the upgrade: {error}", place(endpoint))),
+    }
+}
+
+/// The URL without what may be secret: user, password and query.
+fn place(endpoint: &Endpoint) -> String {
+    let url = &endpoint.url;
+    let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+    format!("{}://{}{port}{}", url.scheme(), url.host_str().unwrap_or_default(), url.path())
+}
+
+fn failure(class: FailureClass, message: String) -> AgentError {
+    AgentError { class, code: None, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::runtime::tls;
+
+    fn endpoint(url: &str) -> Endpoint {
+        Endpoint {
+            url: url.parse().unwrap(),
+            headers: vec![("authorization".into(), "Bearer hidden".to_owned().into())],
+            subprotocols: vec!["antiphon.v1".into()],
+            connect_timeout: Duration::from_millis(500),
+        }
+    }
+
+    fn dialer() -> Dialer {
+        Dialer::new(tls::client_config(&[]).unwrap())
+    }
+
+    async fn answer(listener: &TcpListener, answer: &str) -> String {
+        let (mut tcp, _) = listener.accept().await.unwrap();
+        let mut request = vec![0; 4096];
+        let count = tcp.read(&mut request).await.unwrap();
+        tcp.write_all(answer.as_bytes()).await.unwrap();
+        String::from_utf8(request[..count].to_vec()).unwrap()
+    }
+
+    async fn failed(answered: &str) -> AgentError {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("ws://{}/agent?key=hidden", listener.local_addr().unwrap());
+        let dialer = dialer();
+        let (result, request) = tokio::join!(dialer.dial(endpoint(&url)), answer(&listener, answered));
+        assert!(request.contains("authorization: Bearer hidden"), "{request}");
+        assert!(request.to_ascii_lowercase().contains("sec-websocket-protocol: antiphon.v1"), "{request}");
+        let error = result.unwrap_err();
+        assert!(!error.message.contains("hidden"), "a secret is in: {}", error.message);
+        error
+    }
+
+    #[tokio::test]
+    async fn an_http_status_tells_the_class_of_the_failure() {
+        for (status, class) in [
+            ("401 Unauthorized", FailureClass::Auth),
+            ("429 Too Many Requests", FailureClass::Limit),
+            ("503 Service Unavailable", FailureClass::Unreachable),
+            ("500 Oops", FailureClass::Internal),
+            ("404 Not Found", FailureClass::BadRequest),
+        ] {
+            let error = failed(&format!("HTTP/1.1 {status}\r\ncontent-length: 2\r\n\r\nno")).await;
+            assert_eq!(error.class, class, "{error:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_listening_is_unreachable_and_nobody_answering_is_a_timeout() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("ws://{}/", listener.local_addr().unwrap());
+        assert_eq!(dialer().dial(endpoint(&url)).await.unwrap_err().class, FailureClass::Timeout);
+        drop(listener);
+        assert_eq!(dialer().dial(endpoint(&url)).await.unwrap_err().class, FailureClass::Unreachable);
+    }
+}

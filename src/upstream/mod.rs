@@ -1,0 +1,5 @@
+//! Sockets to agents.
+
+pub mod dial;
+
+pub use dial::Dialer;
