@@ -81,8 +81,8 @@ impl Narrator {
                 self.say_at(at, format_args!("{} -> {}", state(change.from), state(change.to)));
             }
             ToClient::Speech(speech) if speech.who == Role::User => {
-                let event = if speech.event == SpeechEvent::Started { "begin" } else { "stop" };
-                self.say_at(at, format_args!("the agent hears you {event} to speak"));
+                let event = if speech.event == SpeechEvent::Started { "begins" } else { "stops" };
+                self.say_at(at, format_args!("you are heard: speech {event}"));
             }
             ToClient::Flush(_) => self.say_at(at, format_args!("interrupted: the rest of the answer is discarded")),
             ToClient::Heard(heard) => {
