@@ -248,9 +248,7 @@ var Emitter = class {
       try {
         listener(event);
       } catch (error) {
-        queueMicrotask(() => {
-          throw error;
-        });
+        globalThis.reportError(error);
       }
     }
   }

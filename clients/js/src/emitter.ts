@@ -38,10 +38,8 @@ export class Emitter<Events extends object> {
       try {
         (listener as Listener<Events[K]>)(event);
       } catch (error) {
-        // Shown as any uncaught error would be, after the event was handled.
-        queueMicrotask(() => {
-          throw error;
-        });
+        // Shown as any uncaught error would be.
+        globalThis.reportError(error);
       }
     }
   }
