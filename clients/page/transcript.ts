@@ -32,11 +32,8 @@ export function basis(figure: Heard): string {
   return `${BASIS[figure.basis] ?? figure.basis}, ± ${figure.error_ms} ms`;
 }
 
-/** What stands where words are missing. */
-function placeholder({ final, role }: Transcript): string {
-  if (!final) return '…';
-  return role === 'user' ? 'spoke (this agent writes down no words of yours)' : '(no words)';
-}
+/** What stands where words are missing: not every agent writes down what it hears. */
+const WORDLESS = { user: '(you spoke)', agent: '(no words)' };
 
 export class TranscriptView {
   private readonly entries = new Map<string, Entry>();
@@ -99,7 +96,7 @@ export class TranscriptView {
     const { element: line, shown, full } = entry;
     const text = line.querySelector('.text')!;
     const said = shown.text ?? '';
-    text.replaceChildren(document.createTextNode(shown.text ?? placeholder(shown)));
+    text.replaceChildren(document.createTextNode(shown.text ?? WORDLESS[shown.role]));
     text.classList.toggle('wordless', shown.text === null);
     text.classList.toggle('partial', !shown.final);
     line.querySelector('.figures')?.remove();
