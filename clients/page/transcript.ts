@@ -39,11 +39,22 @@ export class TranscriptView {
   private readonly entries = new Map<string, Entry>();
   /** By turn: the figure may come before the text is cut, or after. */
   private readonly heard = new Map<number, Heard>();
+  private atEnd = true;
 
   constructor(
     private readonly list: HTMLElement,
     private readonly empty: HTMLElement,
-  ) {}
+  ) {
+    list.addEventListener('scroll', () => {
+      this.atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 60;
+    });
+    new ResizeObserver(() => this.follow()).observe(list);
+  }
+
+  /** Keeps the latest line in view, unless somebody reads further up. */
+  private follow(): void {
+    if (this.atEnd) this.list.scrollTop = this.list.scrollHeight;
+  }
 
   clear(): void {
     this.entries.clear();
@@ -85,11 +96,10 @@ export class TranscriptView {
 
   private append(line: HTMLLIElement): void {
     const { list } = this;
-    const atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 60;
     this.empty.hidden = true;
     list.append(line);
     while (list.childElementCount > KEPT) list.firstElementChild?.remove();
-    if (atEnd) list.scrollTop = list.scrollHeight;
+    this.follow();
   }
 
   private draw(entry: Entry): void {
@@ -109,7 +119,6 @@ export class TranscriptView {
     const figure = this.heard.get(entry.turn);
     const words = [`heard ${heard.ms} of ${heard.of_ms} ms`, figure && basis(figure), shown.cut && `cut ${CUT[shown.cut] ?? shown.cut}`];
     line.append(element('span', 'figures', words.filter(Boolean).join(' · ')));
-    const { list } = this;
-    if (line === list.lastElementChild) list.scrollTop = list.scrollHeight;
+    this.follow();
   }
 }
