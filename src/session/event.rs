@@ -86,6 +86,11 @@ pub enum LinkChange {
     Lost,
     /// A measured round trip.
     RoundTrip(Duration),
+    /// The client reports how much of our audio it lost since its last report (RFC 3550 section 6.4.1).
+    Loss {
+        /// 0 to 1.
+        share: f32,
+    },
     /// The client's transport library has taken everything handed over with positions before `pos`.
     Acked {
         /// Ticks of the downlink format's clock.
@@ -236,6 +241,17 @@ pub enum Measure {
         /// How much audio.
         audio: Duration,
     },
+    /// A round trip measured by RTCP.
+    RoundTrip(Duration),
+    /// Interarrival jitter (RFC 3550 section 6.4.1).
+    Jitter {
+        /// Which way.
+        direction: Direction,
+        /// How much.
+        jitter: Duration,
+    },
+    /// The share of our packets that the client has lost since its last report, 0 to 1.
+    PeerLoss(f32),
     /// How far agent time is ahead of the caller's real time.
     UplinkSkew(Duration),
     /// Agent audio waiting in the playout store.
