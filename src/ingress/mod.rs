@@ -5,4 +5,5 @@ pub mod admit;
 mod connection;
 mod gate;
 mod http;
+pub mod webrtc;
 mod websocket;

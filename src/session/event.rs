@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use crate::agent::Capabilities;
 use crate::ids::{ConversationId, LinkId, Seq, SessionId, UpstreamId};
-use crate::message::{AgentError, AudioFormats, Basis, CloseReason, FailureClass, Start, ToAgent, ToClient};
+use crate::message::{
+    AgentError, AgentInfo, AudioFormats, Basis, CloseReason, FailureClass, Start, Started, ToAgent, ToClient,
+};
 use crate::route::plan::Plan;
 use crate::session::record::CallRecord;
 use crate::time::Micros;
@@ -25,6 +27,26 @@ pub struct SessionParams {
     pub link: LinkInfo,
     /// Unix time in seconds at which the session ends at the latest.
     pub expires_at: Option<u64>,
+}
+
+impl SessionParams {
+    /// What the session will say first, for clients that are told before their link is open.
+    pub fn started(&self) -> Started {
+        let agent = &self.plan.rungs[0].agent;
+        Started {
+            session_id: self.id.clone(),
+            conversation_id: self.conversation_id.clone(),
+            agent: AgentInfo {
+                name: agent.name.clone(),
+                display: agent.display.clone(),
+                delay_ms: agent.announced_delay().map(|delay| delay.as_millis() as u32),
+            },
+            audio: self.link.audio,
+            resume_token: self.link.resume_token.clone(),
+            expires_at: self.expires_at,
+            resumed: None,
+        }
+    }
 }
 
 /// A link as the session sees it.

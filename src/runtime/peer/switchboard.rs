@@ -86,8 +86,8 @@ struct State<P> {
     waiting: HashMap<String, Waiting<P>>,
     peers: HashMap<String, Route>,
     addresses: HashMap<SocketAddr, Route>,
-    /// By the last part of the URL that the client got.
-    resources: HashMap<String, Route>,
+    /// By the last part of the URL that the client got; with the ICE user name now in use.
+    resources: HashMap<String, (Route, String)>,
     next: u64,
 }
 
@@ -177,7 +177,7 @@ impl<P> Switchboard<P> {
         let route = Route { worker, number: state.next, inbox };
         state.next += 1;
         state.peers.insert(ufrag.to_owned(), route.clone());
-        state.resources.insert(resource.clone(), route.clone());
+        state.resources.insert(resource.clone(), (route.clone(), ufrag.to_owned()));
         state.addresses.insert(source, route.clone());
         self.version.fetch_add(1, Relaxed);
         let place = Place {
@@ -203,17 +203,12 @@ impl<P> Switchboard<P> {
 
     /// The peer of a signalling resource.
     pub fn resource(&self, id: &str) -> Resource {
-        let mut state = self.state();
-        if let Some(route) = state.resources.get(id) {
-            return Resource::Peer(route.clone());
+        let state = self.state();
+        if let Some((route, ufrag)) = state.resources.get(id) {
+            return Resource::Peer(route.clone(), ufrag.clone());
         }
-        match state.waiting.iter().find(|(_, waiting)| waiting.resource == id).map(|(ufrag, _)| ufrag.clone()) {
-            Some(ufrag) => Resource::Waiting(ufrag),
-            None => {
-                state.resources.remove(id);
-                Resource::Nobody
-            }
-        }
+        let waiting = state.waiting.iter().find(|(_, waiting)| waiting.resource == id);
+        waiting.map_or(Resource::Nobody, |(ufrag, _)| Resource::Waiting(ufrag.clone()))
     }
 
     /// Drops an answer that waits.
@@ -224,8 +219,8 @@ impl<P> Switchboard<P> {
 
 /// What a signalling resource stands for.
 pub enum Resource {
-    /// A peer that runs.
-    Peer(Route),
+    /// A peer that runs, and the ICE user name that it uses now.
+    Peer(Route, String),
     /// An answer that waits, by its ICE user name.
     Waiting(String),
     /// Nothing, or nothing any more.
@@ -255,6 +250,13 @@ pub struct Place<P> {
 /// Addresses that one peer may have at once; the oldest go first.
 const MAX_ADDRESSES: usize = 8;
 
+impl<P> Place<P> {
+    /// How to reach it.
+    pub fn route(&self) -> &Route {
+        &self.route
+    }
+}
+
 impl<P: Send> Seated for Place<P> {
     fn inbound(&mut self) -> &mut mpsc::Receiver<Inbound> {
         &mut self.inbound
@@ -280,6 +282,9 @@ impl<P: Send> Seated for Place<P> {
     fn rename(&mut self, ufrag: &str) {
         let mut state = self.board.state();
         state.peers.insert(ufrag.to_owned(), self.route.clone());
+        if let Some((_, current)) = state.resources.get_mut(&self.resource) {
+            *current = ufrag.to_owned();
+        }
         self.ufrags.push(ufrag.to_owned());
         if self.ufrags.len() > 2 {
             let oldest = self.ufrags.remove(0);
