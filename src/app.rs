@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 use crate::cli::run::{RunArgs, banner};
 use crate::config::settings::Settings;
 use crate::config::{ConfigErrors, restart_keys};
+use crate::ingress::webrtc::{self, Prepared, WebrtcError};
 use crate::runtime::clock::Clock;
 use crate::runtime::drain;
 use crate::runtime::node::{Bound, InForce, Node};
@@ -46,6 +47,8 @@ enum RunError {
     Config(#[from] ConfigErrors),
     #[error("error: {0}")]
     Listen(#[from] ListenError),
+    #[error("error: {0}")]
+    Webrtc(#[from] WebrtcError),
     #[error("error: {0}")]
     Tls(#[from] TlsError),
     #[error("error: {0}")]
@@ -88,15 +91,18 @@ fn try_run(args: &RunArgs) -> Result<(), RunError> {
     let inherited = Inherited::from_env();
     let http = inherited.listen("http", settings.listen.http)?;
     let control = inherited.listen("control", settings.listen.control)?;
-    let bound = Bound { http: http.local_addr()?, control: control.local_addr()? };
-    for (name, address) in [("webrtc", settings.listen.webrtc), ("quic", settings.listen.quic)] {
-        if let Some(address) = address {
-            tracing::info!(%address, "listen.{name} is not in this build; nothing listens there");
-        }
+    if let Some(address) = settings.listen.quic {
+        tracing::info!(%address, "listen.quic is not in this build; nothing listens there");
     }
     let count = match settings.runtime.workers {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         count => count,
+    };
+    let prepared = webrtc::prepare(&settings, count)?;
+    let bound = Bound {
+        http: http.local_addr()?,
+        control: control.local_addr()?,
+        webrtc: prepared.as_ref().map(Prepared::bound),
     };
     let workers = Workers::start(count, clock)?;
     let records = CallRecordSink::open(CallRecordTarget::Log, &telemetry)?;
@@ -106,15 +112,21 @@ fn try_run(args: &RunArgs) -> Result<(), RunError> {
     let node = Arc::new(Node::new(clock, in_force, telemetry, workers.all().to_vec(), dialer, records));
     let app = App { args, begun, node, workers, logs };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let result = runtime.block_on(app.serve(http, control, bound));
+    let result = runtime.block_on(app.serve(http, control, prepared, bound));
     runtime.shutdown_timeout(Duration::from_millis(100));
     result
 }
 
 impl App<'_> {
-    async fn serve(mut self, http: TcpListener, control: TcpListener, bound: Bound) -> Result<(), RunError> {
+    async fn serve(
+        mut self,
+        http: TcpListener,
+        control: TcpListener,
+        webrtc: Option<Prepared>,
+        bound: Bound,
+    ) -> Result<(), RunError> {
         let mut signals = Signals::new()?;
-        let mut tasks = self.start(http, control);
+        let mut tasks = self.start(http, control, webrtc)?;
         self.announce(bound)?;
         let result = self.until_end(&mut signals, &mut tasks).await;
         self.stop(&mut tasks).await;
@@ -122,14 +134,27 @@ impl App<'_> {
     }
 
     /// Starts the tasks without which the daemon is none; each resolves to its name and why it ended.
-    fn start(&mut self, http: TcpListener, control: TcpListener) -> JoinSet<String> {
+    fn start(
+        &mut self,
+        http: TcpListener,
+        control: TcpListener,
+        webrtc: Option<Prepared>,
+    ) -> io::Result<JoinSet<String>> {
         let mut tasks = JoinSet::new();
         let why = |name: &str, result: io::Result<()>| match result {
             Ok(()) => name.to_owned(),
             Err(error) => format!("{name} ({error})"),
         };
+        let webrtc = webrtc.map(|prepared| prepared.start(&self.node)).transpose()?;
+        if let Some(webrtc) = webrtc.clone() {
+            let node = self.node.clone();
+            tasks.spawn(async move {
+                webrtc.sweep(node).await;
+                "the sweeper of WebRTC answers".to_owned()
+            });
+        }
         let node = self.node.clone();
-        tasks.spawn(async move { why("the HTTP listener", ingress::accept::accept(node, http).await) });
+        tasks.spawn(async move { why("the HTTP listener", ingress::accept::accept(node, webrtc, http).await) });
         let node = self.node.clone();
         tasks.spawn(async move { why("the control listener", control::serve(node, control).await) });
         let node = self.node.clone();
@@ -145,7 +170,7 @@ impl App<'_> {
         for (index, end) in self.workers.take_ends().into_iter().enumerate() {
             tasks.spawn(watch(index, end));
         }
-        tasks
+        Ok(tasks)
     }
 
     fn announce(&self, bound: Bound) -> Result<(), RunError> {

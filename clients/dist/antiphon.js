@@ -632,8 +632,8 @@ function webRtcOpener(options) {
       const answer = await post(options, peer.localDescription?.sdp ?? offer.sdp ?? "", start);
       if (answer.ice_servers?.length) peer.setConfiguration({ iceServers: answer.ice_servers });
       await peer.setRemoteDescription({ type: "answer", sdp: answer.sdp });
-      await carrier.connected(CONNECT_MS);
-      return { carrier, started: answer.started };
+      const started = await carrier.run(CONNECT_MS, answer.started);
+      return { carrier, started };
     } catch (error) {
       carrier.close(4e3);
       if (error instanceof AntiphonError) throw error;
@@ -652,7 +652,7 @@ async function post(options, sdp, start) {
     signal: AbortSignal.timeout(CONNECT_MS)
   });
   const body = await response.json().catch(() => ({}));
-  if (response.ok && body.sdp && body.started) return body;
+  if (response.ok && body.sdp) return body;
   const said = body.detail ?? `${options.url} answered ${response.status}`;
   const after = Number(response.headers?.get("retry-after")) * 1e3 || void 0;
   throw new AntiphonError(body.code ?? "transport_unavailable", said, response.status >= 500, after);
@@ -675,9 +675,19 @@ var WebRtcCarrier = class {
     this.channel.onopen = () => {
       for (const text of this.waiting.splice(0)) this.channel.send(text);
     };
+    const early = [];
+    this.started = new Promise((resolve) => {
+      this.onStarted = (started) => {
+        this.onStarted = void 0;
+        resolve(started);
+        setTimeout(() => early.splice(0).forEach((message) => events.onMessage(message)));
+      };
+    });
     this.channel.onmessage = ({ data }) => {
       const message = parse(data);
-      if (message) events.onMessage(message);
+      if (message?.type === "started") this.onStarted?.(message);
+      else if (message && (this.onStarted || early.length > 0)) early.push(message);
+      else if (message) events.onMessage(message);
     };
     this.channel.onclose = () => this.finish("the data channel was closed");
     peer.onconnectionstatechange = () => this.onState(peer.connectionState);
@@ -689,23 +699,32 @@ var WebRtcCarrier = class {
   droppedMs = 0;
   channel;
   waiting = [];
+  started;
   player;
   muted = false;
   closed = false;
   interrupted;
   onConnected;
+  onStarted;
   onFailed;
-  /** Resolves when packets can flow. */
-  connected(within) {
-    return new Promise((resolve, reject) => {
-      const timer = setTimeout(
-        () => reject(new AntiphonError("transport_unavailable", `no path for WebRTC was found within ${within / 1e3} s`, true)),
-        within
-      );
-      this.onConnected = () => (clearTimeout(timer), resolve());
-      this.onFailed = (error) => (clearTimeout(timer), reject(error));
-      this.onState(this.peer.connectionState);
+  /** Resolves when packets can flow and the session has started. */
+  async run(within, started) {
+    if (started) this.onStarted?.(started);
+    const connected = new Promise((resolve) => this.onConnected = resolve);
+    let timer;
+    const failed = new Promise((_, reject) => {
+      const late = `no path for WebRTC was found within ${within / 1e3} s`;
+      timer = setTimeout(() => reject(new AntiphonError("transport_unavailable", late, true)), within);
+      this.onFailed = reject;
     });
+    this.onState(this.peer.connectionState);
+    try {
+      await Promise.race([connected, failed]);
+      return await Promise.race([this.started, failed]);
+    } finally {
+      clearTimeout(timer);
+      this.onFailed = void 0;
+    }
   }
   onState(state) {
     clearTimeout(this.interrupted);

@@ -59,11 +59,8 @@ pub const RANGES: &[(&str, f64, f64)] = &[
 /// Keys that are parsed and checked, and that this build does not act on. `*` is any name or list position; a key
 /// stands for all below it.
 pub const INERT: &[&str] = &[
-    "listen.webrtc",
-    "listen.webrtc_public",
     "listen.quic",
     "auth",
-    "webrtc",
     "redis",
     "demo",
     "route.*.match.tenant",
@@ -90,6 +87,7 @@ const RESTART: &[(&str, Read)] = &[
     ("listen.control", |s| s.listen.control.to_string()),
     ("listen.webrtc", |s| format!("{:?}", s.listen.webrtc)),
     ("listen.webrtc_public", |s| format!("{:?}", s.listen.webrtc_public)),
+    ("webrtc.certificate", |s| format!("{:?}", s.webrtc.certificate)),
     ("listen.quic", |s| format!("{:?}", s.listen.quic)),
     ("runtime.workers", |s| s.runtime.workers.to_string()),
     ("runtime.playout_mb", |s| s.runtime.playout_bytes.to_string()),

@@ -189,6 +189,8 @@ impl Default for RawClaims {
 #[serde(default, deny_unknown_fields)]
 pub struct RawWebrtc {
     pub ice_servers: Vec<RawIceServer>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<String>,
 }
 
 #[derive(Default, Serialize, Deserialize, JsonSchema)]
@@ -197,6 +199,8 @@ pub struct RawIceServer {
     pub urls: OneOrMany<String>,
     pub username: Option<String>,
     pub credential: Option<String>,
+    pub secret: Option<String>,
+    pub ttl_s: Option<u64>,
 }
 
 #[derive(Default, Serialize, Deserialize, JsonSchema)]

@@ -12,6 +12,8 @@ use crate::config::settings::{
 };
 use crate::config::shape::OneOrMany;
 
+/// How long TURN credentials of a call are valid, where nothing is set.
+const TURN_TTL_S: u64 = 86_400;
 const NOWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
 pub fn listen(raw: &RawListen, check: &mut Checker<'_>) -> ListenSettings {
@@ -132,10 +134,13 @@ pub fn webrtc(raw: &RawWebrtc, check: &mut Checker<'_>) -> WebrtcSettings {
         IceServer {
             urls: server.urls.0.clone(),
             username: server.username.clone(),
+            secret: server.secret.as_ref().and_then(|text| check.secret(&at("secret"), text)),
+            ttl: Duration::from_secs(server.ttl_s.unwrap_or(TURN_TTL_S)),
             credential: server.credential.as_ref().and_then(|text| check.secret(&at("credential"), text)),
         }
     });
-    WebrtcSettings { ice_servers: servers.collect() }
+    let ice_servers = servers.collect();
+    WebrtcSettings { ice_servers, certificate: raw.certificate.as_ref().map(Into::into) }
 }
 
 pub fn redis(raw: &RawRedis, check: &mut Checker<'_>) -> RedisSettings {

@@ -203,6 +203,9 @@ pub struct AuthSettings {
 pub struct WebrtcSettings {
     /// Given to clients.
     pub ice_servers: Vec<IceServer>,
+    /// Where the DTLS certificate is kept, so that clients that pinned it meet it again after a restart; made there if
+    /// the file is missing. Without it each start makes a new one.
+    pub certificate: Option<PathBuf>,
 }
 
 /// A STUN or TURN server for clients.
@@ -214,6 +217,10 @@ pub struct IceServer {
     pub username: Option<String>,
     /// TURN password.
     pub credential: Option<SecretString>,
+    /// Shared secret with the TURN server: each call gets credentials of its own that expire.
+    pub secret: Option<SecretString>,
+    /// How long those are valid.
+    pub ttl: Duration,
 }
 
 /// `[redis]`.

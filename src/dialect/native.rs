@@ -41,6 +41,11 @@ impl Native {
         Native::default()
     }
 
+    /// A link whose `start` came some other way, with audio in `uplink`.
+    pub fn started(uplink: Format) -> Native {
+        Native { uplink: Some(uplink), ignored_fields: 0 }
+    }
+
     fn handle_text(&mut self, text: &str) -> Heard {
         if text.len() > codec::MAX_CONTROL_BYTES {
             let message = format!("a control message is at most {} bytes of JSON", codec::MAX_CONTROL_BYTES);

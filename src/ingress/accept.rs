@@ -9,6 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::connection::{self, Incoming};
 use super::gate::Gate;
+use super::webrtc::Webrtc;
 use crate::runtime::node::Node;
 use crate::telemetry::{NodeQueue, Refusal};
 
@@ -19,13 +20,13 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// If the listening socket is unusable.
-pub async fn accept(node: Arc<Node>, listener: std::net::TcpListener) -> io::Result<()> {
+pub async fn accept(node: Arc<Node>, webrtc: Option<Arc<Webrtc>>, listener: std::net::TcpListener) -> io::Result<()> {
     let listener = TcpListener::from_std(listener)?;
     let gate = Arc::new(Gate::default());
     loop {
         match listener.accept().await {
             Ok((tcp, peer)) => {
-                if let Err(refusal) = hand_over(&node, &gate, tcp, peer) {
+                if let Err(refusal) = hand_over(&node, webrtc.as_ref(), &gate, tcp, peer) {
                     node.telemetry.node().record_refusal(refusal);
                 }
             }
@@ -49,7 +50,13 @@ fn is_exhaustion(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(23 | 24 | 105 | 12))
 }
 
-fn hand_over(node: &Arc<Node>, gate: &Arc<Gate>, tcp: TcpStream, peer: SocketAddr) -> Result<(), Refusal> {
+fn hand_over(
+    node: &Arc<Node>,
+    webrtc: Option<&Arc<Webrtc>>,
+    gate: &Arc<Gate>,
+    tcp: TcpStream,
+    peer: SocketAddr,
+) -> Result<(), Refusal> {
     let accepted = node.clock.now();
     let in_force = node.in_force.load();
     let caps = &in_force.settings.http;
@@ -58,6 +65,7 @@ fn hand_over(node: &Arc<Node>, gate: &Arc<Gate>, tcp: TcpStream, peer: SocketAdd
     let handshake = gate.shake(worker.index, caps)?;
     let incoming = Incoming {
         node: node.clone(),
+        webrtc: webrtc.cloned(),
         worker: worker.clone(),
         // A socket belongs to the runtime that made it: it is taken out of this one.
         tcp: tcp.into_std().map_err(|_| Refusal::Gone)?,

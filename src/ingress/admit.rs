@@ -9,7 +9,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use super::websocket::Head;
 use crate::dialect::native::DEFAULT_AUDIO;
 use crate::ids::{ConversationId, SessionId};
-use crate::message::{Error, ErrorCode, Start};
+use crate::message::{Error, ErrorCode, Start, Started};
 use crate::route::RouteRequest;
 use crate::route::plan::Plan;
 use crate::runtime::driver::{Driver, Setup, Surroundings};
@@ -85,7 +85,7 @@ impl From<Error> for Refused {
 }
 
 /// 128 bits that nobody can guess, as 32 hexadecimal digits.
-fn secret() -> String {
+pub(super) fn secret() -> String {
     format!("{:032x}", rand::random::<u128>())
 }
 
@@ -141,6 +141,14 @@ pub(super) struct Admitted {
     _counted: (LoadGuard, ActiveSession),
 }
 
+/// A call that was routed; its session is made when its link is there.
+pub(super) struct Planned {
+    params: SessionParams,
+    metrics: SessionMetrics,
+    setup: Setup,
+    accepted: Micros,
+}
+
 /// Routes the call and makes its session.
 pub(super) fn admit(
     node: &Node,
@@ -149,40 +157,59 @@ pub(super) fn admit(
     start: Start,
     link: &LinkInfo,
 ) -> Result<Admitted, Refused> {
-    if node.is_full() {
+    plan(node, caller, start, link, 0).map(|planned| begin(node, worker, planned))
+}
+
+/// Routes the call; `others` wait for places as well.
+pub(super) fn plan(
+    node: &Node,
+    caller: &Caller,
+    start: Start,
+    link: &LinkInfo,
+    others: usize,
+) -> Result<Planned, Refused> {
+    if node.is_full_with(others) {
         let message = "this node has no room for another session".into();
         return Err(Refused::new(ErrorCode::Overloaded, message).retryable(Duration::from_secs(5)));
     }
     let started = node.clock.now();
     let in_force = node.in_force.load();
     let id = SessionId::from(secret());
-    let request = request(caller, &start, id.clone(), in_force.settings.node.region.clone());
+    let request = request(caller, &start, link.transport, id.clone(), in_force.settings.node.region.clone());
     let plan = in_force.router.route(&request, node.clock.unix_seconds(Duration::ZERO)).map_err(|error| {
         tracing::info!(%error, agent = ?start.agent, "a call was refused");
         Refused::new(error.code(), error.to_string()).field(error.field())
     })?;
     let plan = Arc::new(plan);
     let conversation_id = start.conversation_id.clone().unwrap_or_else(|| ConversationId::from(secret()));
-    let limits = &in_force.settings.http.websocket;
     let metrics = node.telemetry.session(SessionLabels {
         transport: link.transport,
         route: plan.route.clone(),
         agent: plan.rungs[0].name().clone(),
         label: plan.label.clone(),
     });
-    let (seat, mailbox) = node.registry.enter(id.clone(), link.resume_token.clone(), ANONYMOUS.into());
-    let now = node.clock.now();
-    let expires_at = (!plan.policy.max.is_zero()).then(|| node.clock.unix_seconds(plan.policy.max));
-    let params = SessionParams {
-        id,
-        conversation_id: conversation_id.clone(),
-        plan: plan.clone(),
-        start,
-        link: link.clone(),
-        expires_at,
-    };
-    let session = Session::new(params, now);
     let setup = record_setup(&metrics, caller, started, node.clock.now());
+    let expires_at = (!plan.policy.max.is_zero()).then(|| node.clock.unix_seconds(plan.policy.max));
+    let params = SessionParams { id, conversation_id, plan, start, link: link.clone(), expires_at };
+    Ok(Planned { params, metrics, setup, accepted: caller.accepted })
+}
+
+impl Planned {
+    /// What the client is told of the session.
+    pub(super) fn started(&self) -> Started {
+        self.params.started()
+    }
+}
+
+/// Makes the session of a call that was routed, and enters it.
+pub(super) fn begin(node: &Node, worker: &Arc<Worker>, planned: Planned) -> Admitted {
+    let Planned { params, metrics, setup, accepted } = planned;
+    let in_force = node.in_force.load();
+    let limits = &in_force.settings.http.websocket;
+    let (plan, transport) = (params.plan.clone(), params.link.transport);
+    let conversation_id = params.conversation_id.clone();
+    let (seat, mailbox) = node.registry.enter(params.id.clone(), params.link.resume_token.clone(), ANONYMOUS.into());
+    let session = Session::new(params, node.clock.now());
     let around = Surroundings {
         clock: node.clock,
         pulse: worker.pulse.clone(),
@@ -196,12 +223,12 @@ pub(super) fn admit(
         ping: limits.ping,
         pong: limits.pong,
         seed: rand::random(),
-        accepted: caller.accepted,
+        accepted,
         conversation_id,
         setup,
     };
-    let counted = (worker.count_session(), node.telemetry.node().worker(worker.index).session(link.transport));
-    Ok(Admitted { session, plan, around, _counted: counted })
+    let counted = (worker.count_session(), node.telemetry.node().worker(worker.index).session(transport));
+    Admitted { session, plan, around, _counted: counted }
 }
 
 fn record_setup(metrics: &SessionMetrics, caller: &Caller, started: Micros, routed: Micros) -> Setup {
@@ -218,9 +245,15 @@ fn record_setup(metrics: &SessionMetrics, caller: &Caller, started: Micros, rout
     }
 }
 
-fn request(caller: &Caller, start: &Start, id: SessionId, region: Option<String>) -> RouteRequest {
+fn request(
+    caller: &Caller,
+    start: &Start,
+    transport: Transport,
+    id: SessionId,
+    region: Option<String>,
+) -> RouteRequest {
     let mut request = route_request(caller.peer, caller.head.clone(), region);
-    request.session_id = id;
+    (request.transport, request.session_id) = (transport, id);
     request.agent = start.agent.clone();
     request.conversation_id = start.conversation_id.clone();
     request.context = start.context.clone().unwrap_or_default();

@@ -14,6 +14,7 @@ use tokio_rustls::{TlsAcceptor, TlsStream};
 
 use super::gate::Handshake;
 use super::http;
+use super::webrtc::Webrtc;
 use super::websocket::{self, Upgrade};
 use crate::runtime::node::Node;
 use crate::runtime::sockets;
@@ -25,6 +26,7 @@ use crate::time::Micros;
 /// An accepted connection on its way to its worker.
 pub(super) struct Incoming {
     pub(super) node: Arc<Node>,
+    pub(super) webrtc: Option<Arc<Webrtc>>,
     pub(super) worker: Arc<Worker>,
     pub(super) tcp: std::net::TcpStream,
     pub(super) peer: SocketAddr,
@@ -39,6 +41,8 @@ pub(super) struct Shared {
     pub(super) node: Arc<Node>,
     pub(super) peer: SocketAddr,
     pub(super) encrypted: bool,
+    /// Where it is on.
+    pub(super) webrtc: Option<Arc<Webrtc>>,
     pub(super) accepted: Micros,
     /// How long TLS took.
     pub(super) tls: Option<Duration>,
@@ -75,7 +79,7 @@ impl Shared {
 
 /// Serves one connection to its end.
 pub(super) async fn serve(incoming: Incoming) {
-    let Incoming { node, worker, tcp, peer, accepted, handshake, admission } = incoming;
+    let Incoming { node, webrtc, worker, tcp, peer, accepted, handshake, admission } = incoming;
     let refuse = |refusal| node.telemetry.node().record_refusal(refusal);
     let in_force = node.in_force.load_full();
     let settings = &in_force.settings.http;
@@ -99,7 +103,7 @@ pub(super) async fn serve(incoming: Incoming) {
     };
     let state = Mutex::new(State { handshake: Some(handshake), ..State::default() });
     let encrypted = stream.is_encrypted();
-    let shared = Arc::new(Shared { node: node.clone(), peer, encrypted, accepted, tls, state });
+    let shared = Arc::new(Shared { node: node.clone(), peer, encrypted, webrtc, accepted, tls, state });
     serve_http(&shared, stream, settings, deadline).await;
     let (upgrade, handshake) = {
         let mut state = shared.state();
@@ -120,7 +124,7 @@ async fn serve_http(
         let shared = shared.clone();
         move |request| {
             let shared = shared.clone();
-            async move { Ok::<_, Infallible>(http::respond(&shared, request)) }
+            async move { Ok::<_, Infallible>(http::respond(&shared, request).await) }
         }
     });
     let mut http = http1::Builder::new()

@@ -10,6 +10,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::connection::Shared;
+use super::webrtc::signalling;
 use super::websocket::{Head, Upgrade};
 use super::{admit, agents, assets};
 use crate::config::settings::{HttpSettings, Settings};
@@ -21,11 +22,11 @@ pub(super) const SESSION_PATH: &str = "/v1/session";
 /// When a client that was refused for want of room may come again, in seconds.
 const RETRY_AFTER_S: u32 = 5;
 
-type Answer = Response<Full<Bytes>>;
+pub(super) type Answer = Response<Full<Bytes>>;
 
-pub(super) fn respond(shared: &Shared, mut request: Request<Incoming>) -> Answer {
+pub(super) async fn respond(shared: &Shared, mut request: Request<Incoming>) -> Answer {
     shared.on_request();
-    let in_force = shared.node.in_force.load();
+    let in_force = shared.node.in_force.load_full();
     if let Some(asset) = asset(&in_force.settings, &request) {
         // Files are no secret, and browsers name an origin for the scripts of our own page too.
         shared.on_plain();
@@ -44,12 +45,21 @@ pub(super) fn respond(shared: &Shared, mut request: Request<Incoming>) -> Answer
         )
     } else if request.uri().path() == SESSION_PATH && request.method() == Method::GET {
         upgrade(shared, &mut request)
+    } else if signalling::serves(request.uri().path()) {
+        shared.on_plain();
+        if request.method() == Method::OPTIONS {
+            signalling::describe(preflight(settings), request.uri().path())
+        } else {
+            signalling::respond(shared, request).await
+        }
     } else {
         shared.on_plain();
         plain(shared, &in_force.settings, &request)
     };
     if let Some(origin) = origin.filter(|_| allowed).and_then(|origin| HeaderValue::try_from(origin).ok()) {
         answer.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        let exposed = HeaderValue::from_static("etag, link, location");
+        answer.headers_mut().insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
         answer.headers_mut().append(header::VARY, HeaderValue::from_static("origin"));
     }
     answer
@@ -89,18 +99,23 @@ fn preflight(settings: &HttpSettings) -> Answer {
     let mut answer = Response::new(Full::default());
     *answer.status_mut() = StatusCode::NO_CONTENT;
     let headers = answer.headers_mut();
-    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, OPTIONS"));
-    let names = HeaderValue::from_static("authorization, content-type");
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, PATCH, DELETE, OPTIONS"));
+    let names = HeaderValue::from_static("authorization, content-type, if-match");
     headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, names);
     headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from(settings.cors_max_age.as_secs()));
     answer
 }
 
-/// The base of WebSocket URLs as this client reaches us.
+/// Where WebSockets are opened, as this client reaches us.
 fn websocket_url(shared: &Shared, headers: &HeaderMap) -> String {
+    base_url(shared, headers).replacen("http", "ws", 1) + SESSION_PATH
+}
+
+/// The base of all URLs as this client reaches us.
+fn base_url(shared: &Shared, headers: &HeaderMap) -> String {
     let bound = shared.node.bound.get().map(|bound| bound.http.to_string());
-    let scheme = if shared.encrypted { "wss" } else { "ws" };
-    format!("{scheme}://{}{SESSION_PATH}", host(headers).map(str::to_owned).or(bound).unwrap_or_default())
+    let scheme = if shared.encrypted { "https" } else { "http" };
+    format!("{scheme}://{}", host(headers).map(str::to_owned).or(bound).unwrap_or_default())
 }
 
 /// The `Host` header, if it can be shown.
@@ -114,7 +129,12 @@ fn is_host(host: &str) -> bool {
 }
 
 fn endpoints(shared: &Shared, headers: &HeaderMap) -> serde_json::Value {
-    serde_json::json!({ "websocket": websocket_url(shared, headers) })
+    let mut endpoints = serde_json::json!({ "websocket": websocket_url(shared, headers) });
+    if shared.webrtc.is_some() {
+        endpoints["webrtc"] = format!("{}{}", base_url(shared, headers), signalling::NATIVE_PATH).into();
+        endpoints["whip"] = format!("{}{}", base_url(shared, headers), signalling::WHIP_PATH).into();
+    }
+    endpoints
 }
 
 /// The agents that this client reaches without credentials. A page that asks from here will name itself as the origin of
@@ -212,19 +232,19 @@ fn upgrade(shared: &Shared, request: &mut Request<Incoming>) -> Answer {
     answer
 }
 
-fn busy(code: &str, detail: &str) -> Answer {
+pub(super) fn busy(code: &str, detail: &str) -> Answer {
     let mut answer = problem(StatusCode::SERVICE_UNAVAILABLE, code, detail);
     answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S));
     answer
 }
 
-fn problem(status: StatusCode, code: &str, detail: &str) -> Answer {
+pub(super) fn problem(status: StatusCode, code: &str, detail: &str) -> Answer {
     let title = status.canonical_reason().unwrap_or_default();
     let body = serde_json::json!({ "title": title, "status": status.as_u16(), "code": code, "detail": detail });
     json(status, "application/problem+json", &body)
 }
 
-fn json(status: StatusCode, kind: &'static str, body: &serde_json::Value) -> Answer {
+pub(super) fn json(status: StatusCode, kind: &'static str, body: &serde_json::Value) -> Answer {
     let mut answer = Response::new(Full::from(format!("{body}\n")));
     *answer.status_mut() = status;
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));

@@ -7,4 +7,5 @@ mod assets;
 mod connection;
 mod gate;
 mod http;
+pub mod webrtc;
 mod websocket;

@@ -16,6 +16,7 @@ use crate::agent::Wire;
 use crate::dialect::native::Native;
 use crate::dialect::{Dialect, Heard};
 use crate::message::{CloseReason, Error, ErrorCode, Start, ToClient};
+use crate::runtime::line::Line;
 use crate::runtime::node::Node;
 use crate::runtime::registry::NewLink;
 use crate::runtime::stream::Stream;
@@ -88,7 +89,7 @@ pub(super) async fn serve(
     };
     match started {
         Ok(start) => run(node, worker, caller, start, socket, dialect, admission).await,
-        Err(refused) => refuse(node, socket, dialect, refused).await,
+        Err(refused) => refuse(node, Line::WebSocket(socket), dialect, refused).await,
     }
 }
 
@@ -127,14 +128,12 @@ async fn first_message(node: &Node, socket: &mut WebSocket, dialect: &mut dyn Di
 }
 
 /// Tells the client why there is no session for it.
-async fn refuse(node: &Node, mut socket: WebSocket, mut dialect: Box<dyn Dialect>, refused: Refused) {
+async fn refuse(node: &Node, mut line: Line, mut dialect: Box<dyn Dialect>, refused: Refused) {
     node.telemetry.node().record_refusal(refused.refusal);
-    if let Some(error) = refused.error
-        && let Some(wire) = dialect.encode(None, &ToClient::Error(error))
-    {
-        let _ = socket.try_push(wire);
+    if let Some(error) = refused.error {
+        let _ = line.try_push(dialect.as_mut(), None, &ToClient::Error(error));
     }
-    socket.close(refused.close_code, refused.refusal.label()).await;
+    line.close(refused.close_code, refused.refusal.label()).await;
 }
 
 async fn run(
@@ -155,13 +154,13 @@ async fn run(
             retry_after_ms: Some(1000),
         };
         let refused = Refused::from(error).with(CloseReason::Draining.code(), Refusal::Draining);
-        return refuse(node, socket, dialect, refused).await;
+        return refuse(node, Line::WebSocket(socket), dialect, refused).await;
     }
     let info = match admit::link(&start) {
         Ok(info) => info,
-        Err(refused) => return refuse(node, socket, dialect, refused).await,
+        Err(refused) => return refuse(node, Line::WebSocket(socket), dialect, refused).await,
     };
-    let link = NewLink { socket, dialect, info, worker: worker.index, admission };
+    let link = NewLink { line: Line::WebSocket(socket), dialect, info, worker: worker.index, admission };
     let refused = match start.resume.clone() {
         Some(token) => admit::resume(node, &token, link).err(),
         None => match admit::admit(node, &worker, &caller, start, &link.info) {
@@ -170,6 +169,6 @@ async fn run(
         },
     };
     if let Some((link, refused)) = refused {
-        refuse(node, link.socket, link.dialect, refused).await;
+        refuse(node, link.line, link.dialect, refused).await;
     }
 }

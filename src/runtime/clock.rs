@@ -28,6 +28,18 @@ impl Clock {
         self.origin + Duration::from_micros(at.0)
     }
 
+    /// `instant` on this clock; never before its origin.
+    pub fn at(&self, instant: std::time::Instant) -> Micros {
+        Micros(instant.saturating_duration_since(self.origin.into_std()).as_micros() as u64)
+    }
+
+    /// When the kernel stamped something with `stamp` (time since the Unix epoch); at most a second ago, since either
+    /// clock may be set.
+    pub fn at_stamp(&self, stamp: Duration, now: Micros) -> Micros {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        now.before(wall.saturating_sub(stamp).min(Duration::from_secs(1)))
+    }
+
     /// Unix time in seconds, `after` from now.
     pub fn unix_seconds(&self, after: Duration) -> u64 {
         (SystemTime::now() + after).duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()

@@ -62,6 +62,9 @@ pub struct Bound {
     pub http: SocketAddr,
     /// Health and metrics.
     pub control: SocketAddr,
+    /// WebRTC (UDP); absent when it is off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub webrtc: Option<SocketAddr>,
 }
 
 impl InForce {
@@ -114,7 +117,12 @@ impl Node {
 
     /// Whether all places for sessions are taken.
     pub fn is_full(&self) -> bool {
-        self.registry.len() >= self.in_force.load().settings.runtime.max_sessions as usize
+        self.is_full_with(0)
+    }
+
+    /// Whether all places for sessions are taken when `others` come who were promised one.
+    pub fn is_full_with(&self, others: usize) -> bool {
+        self.registry.len() + others >= self.in_force.load().settings.runtime.max_sessions as usize
     }
 
     /// How long the least lively worker has answered no probe.

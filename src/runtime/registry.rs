@@ -7,7 +7,7 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::dialect::Dialect;
 use crate::ids::{AgentName, SessionId};
-use crate::runtime::websocket::WebSocket;
+use crate::runtime::line::Line;
 use crate::session::{Command, LinkInfo};
 
 /// Messages waiting in a session's mailbox at most.
@@ -23,8 +23,8 @@ pub enum Mail {
 
 /// A link whose first message has been understood.
 pub struct NewLink {
-    /// Its socket; it may belong to another worker, which then polls it across threads.
-    pub socket: WebSocket,
+    /// What it travels on; that may belong to another worker, and is polled across threads then.
+    pub line: Line,
     /// Its language.
     pub dialect: Box<dyn Dialect>,
     /// What the session is told.

@@ -1,7 +1,7 @@
 //! Where all listening sockets are made, or taken over from a service manager (`LISTEN_FDS`, sd_listen_fds(3)).
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,6 +9,8 @@ use listenfd::ListenFd;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::TcpStream;
 
+/// Bytes of datagrams that wait in the kernel: what comes while a worker is busy.
+const DATAGRAM_BUFFER: usize = 4 << 20;
 /// Connections that wait for `accept`.
 const BACKLOG: i32 = 1024;
 /// Bytes of a socket that may be unsent: a small figure keeps what is written close to what is sent.
@@ -98,6 +100,42 @@ impl Inherited {
             }
         })
     }
+}
+
+/// `count` UDP sockets on the one port of `[listen] name`, among which the kernel deals datagrams by their addresses.
+///
+/// # Errors
+/// If the port is taken or cannot be bound; the message names the key and the way out.
+pub fn datagrams(name: &str, address: SocketAddr, count: usize) -> Result<Vec<UdpSocket>, ListenError> {
+    let (key, variable) = (format!("listen.{name}"), format!("ANTIPHON_LISTEN__{}", name.to_uppercase()));
+    let bound = || -> io::Result<Vec<UdpSocket>> {
+        // With SO_REUSEPORT a second daemon would share the port without a word: this one finds out first.
+        let probe = bind_datagram(address, false)?;
+        let address = probe.local_addr()?;
+        drop(probe);
+        (0..count).map(|_| bind_datagram(address, true)).collect()
+    };
+    bound().map_err(|source| {
+        if source.kind() == io::ErrorKind::AddrInUse {
+            ListenError::Taken { key, address, holder: String::new(), variable }
+        } else {
+            ListenError::Bind { key, address, source, variable }
+        }
+    })
+}
+
+fn bind_datagram(address: SocketAddr, shared: bool) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_reuse_port(shared)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    // As much as the system allows.
+    let _ = socket.set_recv_buffer_size(DATAGRAM_BUFFER);
+    let _ = socket.set_send_buffer_size(DATAGRAM_BUFFER);
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket.into())
 }
 
 fn bind(address: SocketAddr) -> io::Result<TcpListener> {

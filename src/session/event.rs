@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use crate::agent::Capabilities;
 use crate::ids::{ConversationId, LinkId, Seq, SessionId, UpstreamId};
-use crate::message::{AgentError, AudioFormats, Basis, CloseReason, FailureClass, Start, ToAgent, ToClient};
+use crate::message::{
+    AgentError, AgentInfo, AudioFormats, Basis, CloseReason, FailureClass, Start, Started, ToAgent, ToClient,
+};
 use crate::route::plan::Plan;
 use crate::session::record::CallRecord;
 use crate::time::Micros;
@@ -25,6 +27,26 @@ pub struct SessionParams {
     pub link: LinkInfo,
     /// Unix time in seconds at which the session ends at the latest.
     pub expires_at: Option<u64>,
+}
+
+impl SessionParams {
+    /// What the session will say first, for clients that are told before their link is open.
+    pub fn started(&self) -> Started {
+        let agent = &self.plan.rungs[0].agent;
+        Started {
+            session_id: self.id.clone(),
+            conversation_id: self.conversation_id.clone(),
+            agent: AgentInfo {
+                name: agent.name.clone(),
+                display: agent.display.clone(),
+                delay_ms: agent.announced_delay().map(|delay| delay.as_millis() as u32),
+            },
+            audio: self.link.audio,
+            resume_token: self.link.resume_token.clone(),
+            expires_at: self.expires_at,
+            resumed: None,
+        }
+    }
 }
 
 /// A link as the session sees it.
@@ -86,6 +108,11 @@ pub enum LinkChange {
     Lost,
     /// A measured round trip.
     RoundTrip(Duration),
+    /// The client reports how much of our audio it lost since its last report (RFC 3550 section 6.4.1).
+    Loss {
+        /// 0 to 1.
+        share: f32,
+    },
     /// The client's transport library has taken everything handed over with positions before `pos`.
     Acked {
         /// Ticks of the downlink format's clock.
@@ -236,6 +263,17 @@ pub enum Measure {
         /// How much audio.
         audio: Duration,
     },
+    /// A round trip measured by RTCP.
+    RoundTrip(Duration),
+    /// Interarrival jitter (RFC 3550 section 6.4.1).
+    Jitter {
+        /// Which way.
+        direction: Direction,
+        /// How much.
+        jitter: Duration,
+    },
+    /// The share of our packets that the client has lost since its last report, 0 to 1.
+    PeerLoss(f32),
     /// How far agent time is ahead of the caller's real time.
     UplinkSkew(Duration),
     /// Agent audio waiting in the playout store.

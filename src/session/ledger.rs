@@ -148,6 +148,26 @@ impl Ledger {
         self.segments.push_back(Segment { pos, ticks, turn, start });
     }
 
+    /// RTP time runs on while nothing is sent (RFC 3550 section 5.1): moves the next position to where it belongs
+    /// `now`. Whether there was such a pause.
+    pub fn run_on(&mut self, now: Micros) -> bool {
+        if self.carriage != Carriage::Rtp || self.handed == 0 || !self.is_dry(now) {
+            return false;
+        }
+        let paused = (self.base_pos + self.ticks(now - self.base)).saturating_sub(self.handed);
+        self.handed += paused;
+        paused > 0
+    }
+
+    /// Silence of `ticks` was handed over that belongs to no turn.
+    pub fn pass(&mut self, ticks: u64, now: Micros) {
+        if self.is_dry(now) {
+            self.base = now;
+            self.base_pos = self.handed;
+        }
+        self.handed += ticks;
+    }
+
     /// Whether the earliest possible speaker has run out, so that the pace begins anew.
     fn is_dry(&self, now: Micros) -> bool {
         let slack = match self.carriage {

@@ -215,6 +215,10 @@ impl Session {
             _ if !self.links.is_attached(link) => {}
             LinkChange::Lost => self.lose_link(now),
             LinkChange::RoundTrip(rtt) => self.downlink.on_round_trip(rtt),
+            LinkChange::Loss { share } => {
+                self.outputs.push_back(Output::Measure(Measure::PeerLoss(share)));
+                self.downlink.on_loss(share);
+            }
             LinkChange::Acked { pos } => self.downlink.on_acked(pos, now),
         }
         self.check_invariants();
@@ -341,6 +345,7 @@ impl Session {
                 self.totals.sent += self.downlink.span(audio.ticks);
                 self.say(ToClient::Audio(audio));
             }
+            DownlinkOutput::Silence(audio) => self.say(ToClient::Audio(audio)),
             DownlinkOutput::Played(played) => {
                 self.transcript.on_played(played.turn, now);
                 self.touch(now);

@@ -172,6 +172,9 @@ pub struct SessionMetrics {
     late: Counter,
     concealed: SecondsCounter,
     filled: SecondsCounter,
+    jitter: [Histogram; 2],
+    round_trip: Histogram,
+    peer_loss: Histogram,
     uplink_skew: Histogram,
     playout_depth: Histogram,
     dropped: [SecondsCounter; QUEUES.len()],
@@ -205,6 +208,9 @@ impl SessionMetrics {
             late: registry.counter(&names::UPLINK_LATE, &[transport]),
             concealed: registry.seconds(&names::CONCEALED, &[transport]),
             filled: registry.seconds(&names::FILLED, &[transport]),
+            jitter: DIRECTIONS.map(|direction| registry.histogram(&names::JITTER, &[direction.label(), transport])),
+            round_trip: registry.histogram(&names::ROUND_TRIP, &[transport]),
+            peer_loss: registry.histogram(&names::PEER_LOSS, &[transport]),
             uplink_skew: registry.histogram(&names::UPLINK_SKEW, &[transport]),
             playout_depth: registry.histogram(&names::QUEUE_DEPTH, &[Queue::Playout.label()]),
             dropped: QUEUES.map(|queue| registry.seconds(&names::QUEUE_DROPPED_AUDIO, &[queue.label()])),
@@ -283,6 +289,11 @@ impl SessionMetrics {
             Measure::Filled(audio) => self.filled.add(audio),
             Measure::GapWait(wait) => self.gap_wait.record(wait.as_secs_f64()),
             Measure::Dropped { queue, audio } => self.dropped[slot_of_queue(queue)].add(audio),
+            Measure::RoundTrip(round_trip) => self.round_trip.record(round_trip.as_secs_f64()),
+            Measure::Jitter { direction, jitter } => {
+                self.jitter[slot_of_direction(direction)].record(jitter.as_secs_f64());
+            }
+            Measure::PeerLoss(share) => self.peer_loss.record(f64::from(share)),
             Measure::UplinkSkew(skew) => self.uplink_skew.record(skew.as_secs_f64()),
             Measure::PlayoutDepth(depth) => self.playout_depth.record(depth.as_secs_f64()),
             Measure::PlayoutWait(wait) => self.record_playout_wait(wait),

@@ -92,6 +92,9 @@ pub const CODEC: &[f64] = &[0.0, 0.001, 0.0025, 0.005, 0.0065, 0.01, 0.02];
 /// libopus complexity, 0 to 10.
 pub const COMPLEXITY: &[f64] = &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0];
 
+/// Shares of packets.
+pub const RATIO: &[f64] = &[0.0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0];
+
 macro_rules! metrics {
     ($($ident:ident = $name:literal, $kind:expr, $unit:ident, [$($label:literal),*], $help:literal;)*) => {
         $(
@@ -155,6 +158,12 @@ metrics! {
         "Of the lost packets, those that came after they had been given up, and were dropped.";
     UPLINK_RECOVERED = "antiphon_uplink_recovered_packets_total", Kind::Counter, Count, ["transport"],
         "Of the lost packets, those recovered from in-band FEC.";
+    JITTER = "antiphon_rtp_jitter_seconds", Kind::Histogram(GAP), Seconds, ["direction", "transport"],
+        "Interarrival jitter of RTP, once a second: up as seen here, down as the client reports it.";
+    ROUND_TRIP = "antiphon_rtp_round_trip_seconds", Kind::Histogram(SETUP), Seconds, ["transport"],
+        "Round trip to clients by RTCP, once a second.";
+    PEER_LOSS = "antiphon_rtp_peer_loss_ratio", Kind::Histogram(RATIO), Count, ["transport"],
+        "Share of our RTP packets that the client has lost since its last report.";
     CONCEALED = "antiphon_concealed_seconds_total", Kind::SecondsCounter, Seconds, ["transport"],
         "Audio made up in place of lost packets.";
     FILLED = "antiphon_filled_seconds_total", Kind::SecondsCounter, Seconds, ["transport"],
@@ -185,6 +194,8 @@ metrics! {
         "Connections accepted.";
     HANDSHAKES_REFUSED = "antiphon_handshakes_refused_total", Kind::Counter, Count, ["reason"],
         "Connections that were ended before a session started, by reason.";
+    DATAGRAMS_FORWARDED = "antiphon_datagrams_forwarded_total", Kind::Counter, Count, [],
+        "Datagrams that reached a worker that does not run their session and were handed on.";
     DRAINING = "antiphon_draining", Kind::Gauge, Count, [],
         "1 while the node drains, else 0.";
     CONFIG_RELOADS = "antiphon_config_reloads_total", Kind::Counter, Count, ["result"],

@@ -95,17 +95,29 @@ pub enum NodeQueue {
     CallRecords,
     /// Log lines on their way to standard error.
     Log,
+    /// Datagrams on their way to a WebRTC session.
+    PeerInbox,
+    /// Datagrams on their way to a WebRTC peer.
+    PeerWrite,
+    /// WebRTC answers that wait for their peer.
+    Parked,
+    /// Datagrams that belong to no WebRTC session.
+    UnknownPeer,
 }
 
 impl NodeQueue {
     /// Every queue.
-    pub const ALL: [NodeQueue; 6] = [
+    pub const ALL: [NodeQueue; 10] = [
         NodeQueue::Handover,
         NodeQueue::Mailbox,
         NodeQueue::ClientWrite,
         NodeQueue::AgentWrite,
         NodeQueue::CallRecords,
         NodeQueue::Log,
+        NodeQueue::PeerInbox,
+        NodeQueue::PeerWrite,
+        NodeQueue::Parked,
+        NodeQueue::UnknownPeer,
     ];
 
     /// The metric label.
@@ -117,6 +129,10 @@ impl NodeQueue {
             NodeQueue::AgentWrite => "agent_write",
             NodeQueue::CallRecords => "call_records",
             NodeQueue::Log => "log",
+            NodeQueue::PeerInbox => "peer_inbox",
+            NodeQueue::PeerWrite => "peer_write",
+            NodeQueue::Parked => "parked",
+            NodeQueue::UnknownPeer => "unknown_peer",
         }
     }
 }
@@ -155,6 +171,7 @@ pub struct NodeMetrics {
     refused: [Counter; Refusal::ALL.len()],
     dropped: [Counter; NodeQueue::ALL.len()],
     resumes: [Counter; ResumeOutcome::ALL.len()],
+    forwarded: Counter,
     draining: Gauge,
     reloads_taken: Counter,
     reloads_refused: Counter,
@@ -179,6 +196,7 @@ impl NodeMetrics {
             refused: Refusal::ALL.map(|reason| registry.counter(&names::HANDSHAKES_REFUSED, &[reason.label()])),
             dropped: NodeQueue::ALL.map(|queue| registry.counter(&names::QUEUE_DROPPED, &[queue.label()])),
             resumes: ResumeOutcome::ALL.map(|outcome| registry.counter(&names::RESUMES, &[outcome.label()])),
+            forwarded: registry.counter(&names::DATAGRAMS_FORWARDED, &[]),
             draining: registry.gauge(&names::DRAINING, &[]),
             reloads_taken: registry.counter(&names::CONFIG_RELOADS, &["taken"]),
             reloads_refused: registry.counter(&names::CONFIG_RELOADS, &["refused"]),
@@ -215,6 +233,11 @@ impl NodeMetrics {
     /// The counter behind [`NodeMetrics::record_dropped`], for owners of a queue.
     pub fn dropped(&self, queue: NodeQueue) -> Counter {
         self.dropped[queue as usize].clone()
+    }
+
+    /// A datagram reached a worker that does not run its session and was handed on.
+    pub fn record_forwarded(&self) {
+        self.forwarded.increment(1);
     }
 
     /// An attempt to resume a session.

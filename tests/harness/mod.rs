@@ -38,6 +38,7 @@ pub fn command(variables: &[(&str, &str)]) -> Command {
         command.env_remove(name);
     }
     command.env("ANTIPHON_LISTEN__HTTP", "127.0.0.1:0").env("ANTIPHON_LISTEN__CONTROL", "127.0.0.1:0");
+    command.env("ANTIPHON_LISTEN__WEBRTC", "127.0.0.1:0");
     command.envs(variables.iter().copied()).kill_on_drop(true);
     command
 }
@@ -49,6 +50,8 @@ pub struct Daemon {
     pub http: SocketAddr,
     /// Health and metrics.
     pub control: SocketAddr,
+    /// WebRTC.
+    pub webrtc: Option<SocketAddr>,
     /// Of its files.
     pub folder: PathBuf,
     notifications: UnixDatagram,
@@ -83,7 +86,8 @@ impl Daemon {
         }
         let bound: Value = serde_json::from_str(&std::fs::read_to_string(&ready_file).unwrap()).unwrap();
         let address = |key: &str| bound[key].as_str().unwrap().parse().unwrap();
-        Daemon { child, http: address("http"), control: address("control"), folder, notifications }
+        let webrtc = bound["webrtc"].as_str().map(|address| address.parse().unwrap());
+        Daemon { child, http: address("http"), control: address("control"), webrtc, folder, notifications }
     }
 
     /// Waits for a state sent to the service manager.

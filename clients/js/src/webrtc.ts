@@ -3,7 +3,7 @@
 import type { AudioEngine } from './audio.js';
 import type { Carrier, CarrierEvents, Open } from './carrier.js';
 import { AntiphonError } from './errors.js';
-import { parse, type AudioFormats, type Start, type Started, type ToRelay } from './messages.js';
+import { parse, type AudioFormats, type FromRelay, type Start, type Started, type ToRelay } from './messages.js';
 import { TrackPlayback } from './track_playback.js';
 
 const CHANNEL = 'antiphon.v1';
@@ -23,7 +23,8 @@ export interface WebRtcOptions {
 
 interface Answer {
   sdp: string;
-  started: Started;
+  /** Absent where a session is resumed: then it comes on the data channel. */
+  started?: Started;
   ice_servers?: RTCIceServer[];
 }
 
@@ -49,8 +50,8 @@ export function webRtcOpener(options: WebRtcOptions): Open {
       const answer = await post(options, peer.localDescription?.sdp ?? offer.sdp ?? '', start);
       if (answer.ice_servers?.length) peer.setConfiguration({ iceServers: answer.ice_servers });
       await peer.setRemoteDescription({ type: 'answer', sdp: answer.sdp });
-      await carrier.connected(CONNECT_MS);
-      return { carrier, started: answer.started };
+      const started = await carrier.run(CONNECT_MS, answer.started);
+      return { carrier, started };
     } catch (error) {
       carrier.close(4000);
       if (error instanceof AntiphonError) throw error;
@@ -71,7 +72,7 @@ async function post(options: WebRtcOptions, sdp: string, start: Start): Promise<
     signal: AbortSignal.timeout(CONNECT_MS),
   });
   const body = (await response.json().catch(() => ({}))) as Partial<Answer> & { code?: string; detail?: string };
-  if (response.ok && body.sdp && body.started) return body as Answer;
+  if (response.ok && body.sdp) return body as Answer;
   const said = body.detail ?? `${options.url} answered ${response.status}`;
   const after = Number(response.headers?.get('retry-after')) * 1000 || undefined;
   throw new AntiphonError(body.code ?? 'transport_unavailable', said, response.status >= 500, after);
@@ -83,11 +84,13 @@ class WebRtcCarrier implements Carrier {
   readonly droppedMs = 0;
   private readonly channel: RTCDataChannel;
   private readonly waiting: string[] = [];
+  private readonly started: Promise<Started>;
   private player: ReturnType<AudioEngine['playTrack']> | undefined;
   private muted = false;
   private closed = false;
   private interrupted: ReturnType<typeof setTimeout> | undefined;
   private onConnected: (() => void) | undefined;
+  private onStarted: ((started: Started) => void) | undefined;
   private onFailed: ((error: AntiphonError) => void) | undefined;
 
   constructor(
@@ -109,25 +112,43 @@ class WebRtcCarrier implements Carrier {
     this.channel.onopen = () => {
       for (const text of this.waiting.splice(0)) this.channel.send(text);
     };
+    // What comes before `started` is known waits for it.
+    const early: FromRelay[] = [];
+    this.started = new Promise((resolve) => {
+      this.onStarted = (started) => {
+        this.onStarted = undefined;
+        resolve(started);
+        setTimeout(() => early.splice(0).forEach((message) => events.onMessage(message)));
+      };
+    });
     this.channel.onmessage = ({ data }) => {
       const message = parse(data);
-      if (message) events.onMessage(message);
+      if (message?.type === 'started') this.onStarted?.(message);
+      else if (message && (this.onStarted || early.length > 0)) early.push(message);
+      else if (message) events.onMessage(message);
     };
     this.channel.onclose = () => this.finish('the data channel was closed');
     peer.onconnectionstatechange = () => this.onState(peer.connectionState);
   }
 
-  /** Resolves when packets can flow. */
-  connected(within: number): Promise<void> {
-    return new Promise((resolve, reject) => {
-      const timer = setTimeout(
-        () => reject(new AntiphonError('transport_unavailable', `no path for WebRTC was found within ${within / 1000} s`, true)),
-        within,
-      );
-      this.onConnected = () => (clearTimeout(timer), resolve());
-      this.onFailed = (error) => (clearTimeout(timer), reject(error));
-      this.onState(this.peer.connectionState);
+  /** Resolves when packets can flow and the session has started. */
+  async run(within: number, started: Started | undefined): Promise<Started> {
+    if (started) this.onStarted?.(started);
+    const connected = new Promise<void>((resolve) => (this.onConnected = resolve));
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const failed = new Promise<never>((_, reject) => {
+      const late = `no path for WebRTC was found within ${within / 1000} s`;
+      timer = setTimeout(() => reject(new AntiphonError('transport_unavailable', late, true)), within);
+      this.onFailed = reject;
     });
+    this.onState(this.peer.connectionState);
+    try {
+      await Promise.race([connected, failed]);
+      return await Promise.race([this.started, failed]);
+    } finally {
+      clearTimeout(timer);
+      this.onFailed = undefined;
+    }
   }
 
   private onState(state: RTCPeerConnectionState): void {

@@ -5,10 +5,12 @@ use std::task::{Context, Poll};
 use crate::agent::Wire;
 use crate::dialect::{Dialect, Heard};
 use crate::ids::{LinkId, Seq};
-use crate::message::{Error, ErrorCode, ToClient};
+use crate::message::{Error, ErrorCode, FromClient, ToClient};
+use crate::runtime::line::{Incoming, Line};
+use crate::runtime::peer::Report;
 use crate::runtime::registry::NewLink;
-use crate::runtime::websocket::{PushError, Received, SocketError, WebSocket};
-use crate::session::{LinkChange, Measure};
+use crate::runtime::websocket::{PushError, SocketError};
+use crate::session::{Direction, LinkChange, Measure};
 use crate::telemetry::NodeQueue;
 use crate::time::Micros;
 
@@ -18,10 +20,11 @@ use super::{Driver, Happened, Surroundings, TURN_BYTES, TURN_MESSAGES};
 /// One link of the session.
 pub(super) struct Link {
     pub(super) id: LinkId,
-    pub(super) acks: Acks,
+    /// Where there are pings.
+    pub(super) acks: Option<Acks>,
     /// Audio frames that are pushed and not flushed: from when their added latency counts.
     pub(super) unflushed: Vec<Micros>,
-    socket: WebSocket,
+    line: Line,
     dialect: Box<dyn Dialect>,
     admission: Box<dyn Send>,
 }
@@ -30,22 +33,22 @@ impl Link {
     pub(super) fn new(id: LinkId, new: NewLink, around: &Surroundings, now: Micros) -> Link {
         Link {
             id,
-            acks: Acks::new(around.ping, around.pong, now),
+            acks: new.line.has_pings().then(|| Acks::new(around.ping, around.pong, now)),
             unflushed: Vec::with_capacity(16),
-            socket: new.socket,
+            line: new.line,
             dialect: new.dialect,
             admission: new.admission,
         }
     }
 
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SocketError>> {
-        self.socket.poll_flush(cx)
+        self.line.poll_flush(cx)
     }
 
     /// Tells the client why, and gives its admission back when it knows.
     pub(super) async fn close(self, code: u16, reason: &'static str) {
         let admission = self.admission;
-        self.socket.close(code, reason).await;
+        self.line.close(code, reason).await;
         drop(admission);
     }
 }
@@ -70,10 +73,10 @@ impl Driver {
             if self.finished.is_some() {
                 return;
             }
-            match link.socket.poll_receive(cx) {
+            match link.line.poll_receive(cx) {
                 Poll::Pending => return,
                 Poll::Ready(Ok(received)) => {
-                    bytes += received.len();
+                    bytes += received.size();
                     messages += 1;
                     let now = self.around.clock.now();
                     self.on_received(id, received, now);
@@ -88,18 +91,24 @@ impl Driver {
         self.turn.again = true;
     }
 
-    fn on_received(&mut self, id: LinkId, received: Received, now: Micros) {
+    fn on_received(&mut self, id: LinkId, received: Incoming, now: Micros) {
         let Some(link) = self.links.iter_mut().find(|link| link.id == id) else { return };
         match received {
-            Received::Ping => {}
-            Received::Pong(payload) => {
-                let Some(ack) = link.acks.on_pong(&payload, now) else { return };
+            Incoming::Nothing => {}
+            Incoming::Ignored => self.around.metrics.record(&Measure::Ignored),
+            Incoming::Audio(audio) => {
+                self.session.on_client(id, FromClient::Audio(audio), now);
+                self.drain(now);
+            }
+            Incoming::Report(report) => self.on_report(id, report, now),
+            Incoming::Pong(payload) => {
+                let Some(ack) = link.acks.as_mut().and_then(|acks| acks.on_pong(&payload, now)) else { return };
                 self.session.on_link(id, LinkChange::RoundTrip(ack.round_trip), now);
                 self.drain(now);
                 self.session.on_link(id, LinkChange::Acked { pos: ack.pos }, now);
                 self.drain(now);
             }
-            Received::Wire(wire) => {
+            Incoming::Wire(wire) => {
                 let closed = matches!(wire, Wire::Close(..));
                 let heard = link.dialect.handle_wire(wire, now);
                 for _ in 0..link.dialect.take_ignored_fields() {
@@ -112,6 +121,25 @@ impl Driver {
                     self.end_link(id, 1000, "", now);
                 }
             }
+        }
+    }
+
+    /// RTCP has told how the link does.
+    fn on_report(&mut self, id: LinkId, report: Report, now: Micros) {
+        if let Some(jitter) = report.jitter {
+            self.around.metrics.record(&Measure::Jitter { direction: Direction::Up, jitter });
+        }
+        if let Some(jitter) = report.peer_jitter {
+            self.around.metrics.record(&Measure::Jitter { direction: Direction::Down, jitter });
+        }
+        if let Some(round_trip) = report.round_trip {
+            self.around.metrics.record(&Measure::RoundTrip(round_trip));
+            self.session.on_link(id, LinkChange::RoundTrip(round_trip), now);
+            self.drain(now);
+        }
+        if let Some(share) = report.lost_by_peer {
+            self.session.on_link(id, LinkChange::Loss { share }, now);
+            self.drain(now);
         }
     }
 
@@ -185,18 +213,19 @@ impl Driver {
 
     pub(super) fn to_client(&mut self, id: LinkId, seq: Option<Seq>, message: &ToClient) {
         let Some(link) = self.links.iter_mut().find(|link| link.id == id) else { return };
-        let Some(wire) = link.dialect.encode(seq, message) else { return };
-        let mut pushed = link.socket.try_push(wire);
+        let Some(mut pushed) = link.line.try_push(link.dialect.as_mut(), seq, message) else { return };
         if let ToClient::Audio(audio) = message
             && pushed.is_ok()
         {
-            link.acks.on_audio(audio.pos.wrapping_add(audio.ticks));
+            if let Some(acks) = &mut link.acks {
+                acks.on_audio(audio.pos.wrapping_add(audio.ticks));
+            }
             link.unflushed.push(self.turn.counts_from(audio.ready));
         }
         if pushed.is_ok()
-            && let Some(ping) = link.acks.take_ping(self.turn.at)
+            && let Some(ping) = link.acks.as_mut().and_then(|acks| acks.take_ping(self.turn.at))
         {
-            pushed = link.socket.try_ping(ping);
+            pushed = link.line.try_ping(ping);
         }
         match pushed {
             Ok(()) => {}
@@ -220,11 +249,12 @@ impl Driver {
     pub(super) fn keep_alive(&mut self, now: Micros) -> bool {
         let mut lost = None;
         for link in &mut self.links {
-            if link.acks.is_lost(now) {
+            let Some(acks) = &mut link.acks else { continue };
+            if acks.is_lost(now) {
                 lost = Some(link.id);
-            } else if let Some(ping) = link.acks.take_ping(now) {
+            } else if let Some(ping) = acks.take_ping(now) {
                 // If it cannot be pushed, it is never answered.
-                let _ = link.socket.try_ping(ping);
+                let _ = link.line.try_ping(ping);
             }
         }
         if let Some(link) = lost.and_then(|id| self.take_link(id)) {

@@ -261,7 +261,7 @@ impl Driver {
     /// Arms the timer; whether it is due already.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> bool {
         let of_upstreams = self.upstreams.iter().filter_map(|upstream| upstream.deadline);
-        let of_links = self.links.iter().filter_map(|link| link.acks.next());
+        let of_links = self.links.iter().filter_map(|link| link.acks.as_ref()?.next());
         let next = of_upstreams.chain(of_links).chain(self.session_deadline).min();
         let Some(next) = next else {
             self.armed = None;

@@ -62,6 +62,7 @@ impl Downlink {
             }
             let valid_from = speaker.ledger.flush(now) as u32;
             speaker.announced = None;
+            speaker.tail_at = now;
             self.outputs.push_back(DownlinkOutput::Flush(Flush { id: flush, turn: audible, valid_from }));
         }
         self.pending = Some(Pending { flush, turns, at: now, deadline });

@@ -15,7 +15,7 @@ use crate::time::Micros;
 /// Length of a frame towards the client.
 pub const FRAME: Duration = Duration::from_millis(20);
 /// How long a partial frame waits for the rest before it is padded.
-const PARTIAL_WAIT: Duration = Duration::from_millis(40);
+pub const PARTIAL_WAIT: Duration = Duration::from_millis(40);
 
 /// A frame for the client.
 #[derive(Debug)]
@@ -112,6 +112,27 @@ impl Framer {
         self.to.time_to_ticks(FRAME)
     }
 
+    /// The loss that the client reports, in percent: decides the share of FEC.
+    pub fn set_expected_loss(&mut self, percent: u8) {
+        if let Some(coder) = &mut self.coder {
+            coder.encoder.set_expected_loss(percent);
+        }
+    }
+
+    /// A frame of silence, and its length in ticks of the client's clock.
+    pub fn silence(&mut self) -> (Bytes, u32) {
+        let ticks = self.frame_ticks() as u32;
+        let coded = self.coder.as_mut().and_then(|coder| {
+            let samples = (u64::from(coder.rate) * FRAME.as_micros() as u64 / 1_000_000) as usize;
+            let held = coder.pcm.len();
+            coder.pcm.resize(held + samples, 0);
+            let payload = coder.encoder.encode(&coder.pcm[held..], &mut coder.buffer);
+            coder.pcm.truncate(held);
+            payload.ok().filter(|payload| payload_ticks(&self.to, payload) == Some(ticks))
+        });
+        (coded.unwrap_or_else(|| silence(self.to)), ticks)
+    }
+
     /// Forgets what was begun, so that nothing of an old generation leaks into the next.
     pub fn reset(&mut self) {
         if let Some(coder) = &mut self.coder {
@@ -150,6 +171,18 @@ impl Framer {
                 }
             },
         }
+    }
+}
+
+/// A frame of silence that no encoder has made.
+fn silence(format: Format) -> Bytes {
+    match format.codec {
+        // CELT, full band, 20 ms, mono, and nothing in it.
+        Codec::Opus => Bytes::from_static(&[0xF8, 0xFF, 0xFE]),
+        // The quietest codes of ITU-T G.711.
+        Codec::Pcmu => Bytes::from_static(&[0xFF; 160]),
+        Codec::Pcma => Bytes::from_static(&[0xD5; 160]),
+        Codec::Pcm16 => vec![0; format.bytes_in(FRAME).unwrap_or_default()].into(),
     }
 }
 

@@ -27,6 +27,11 @@ const DEPTH_STEP: Duration = Duration::from_millis(500);
 /// Flushed items that are remembered, so that late audio of them is dropped.
 const FLUSHED_ITEMS: usize = 8;
 
+/// Frames of silence that a voice on RTP ends with.
+const TAIL_FRAMES: u8 = 2;
+/// They may go out so much before their time: timers wake on whole milliseconds.
+const TAIL_EARLY: Duration = Duration::from_millis(1);
+
 /// What the downlink gives.
 #[derive(Debug)]
 pub enum DownlinkOutput {
@@ -41,6 +46,8 @@ pub enum DownlinkOutput {
     Turn(Turn),
     /// For the client: an audio frame, and whether it is the first of its turn.
     Audio(AudioOut, bool),
+    /// For the client: a frame of silence after the last audio.
+    Silence(AudioOut),
     /// For the client: discard.
     Flush(Flush),
     /// A turn was heard to its end.
@@ -105,6 +112,9 @@ struct Speaker {
     framer: Option<Framer>,
     /// The turn whose start the client was told last.
     announced: Option<TurnId>,
+    /// Frames of silence that the voice still has to end with, and when the next of them is due.
+    tail: u8,
+    tail_at: Micros,
 }
 
 /// The agent's audio on its way to the caller's ear.
@@ -133,6 +143,8 @@ pub struct Downlink {
     deepest: Duration,
     outputs: VecDeque<DownlinkOutput>,
     wake: Option<Micros>,
+    /// The loss that the client reports, in percent.
+    expected_loss: u8,
 }
 
 impl Downlink {
@@ -159,6 +171,7 @@ impl Downlink {
             deepest: Duration::ZERO,
             outputs: VecDeque::with_capacity(16),
             wake: None,
+            expected_loss: 0,
         }
     }
 
@@ -189,7 +202,8 @@ impl Downlink {
     /// If the agent's format cannot be brought into the client's.
     pub fn attach(&mut self, format: Format, carriage: Carriage, acks: bool, now: Micros) -> Result<(), MediaError> {
         let ledger = Ledger::new(format.clock(), carriage, acks, now);
-        self.speaker = Some(Speaker { ledger, format, carriage, framer: None, announced: None });
+        self.speaker = Some(Speaker { ledger, format, carriage, framer: None, announced: None, tail: 0, tail_at: now });
+        self.expected_loss = 0;
         self.make_framer()
     }
 
@@ -209,7 +223,10 @@ impl Downlink {
 
     fn make_framer(&mut self) -> Result<(), MediaError> {
         let (Some(speaker), Some(store)) = (&mut self.speaker, &self.store) else { return Ok(()) };
-        let framer = Framer::new(store.format(), speaker.format, speaker.carriage, &self.opus)?;
+        let mut framer = Framer::new(store.format(), speaker.format, speaker.carriage, &self.opus)?;
+        if self.expected_loss > 0 {
+            framer.set_expected_loss(self.expected_loss);
+        }
         let measure = |measure| DownlinkOutput::Measure(measure);
         self.outputs.push_back(measure(Measure::CodecDelay { direction: Direction::Down, delay: framer.delay() }));
         if let Some(complexity) = framer.complexity() {
@@ -397,6 +414,16 @@ impl Downlink {
         }
     }
 
+    /// The client reports that it lost this share (0 to 1) of what it was sent: FEC follows, down at once to nothing
+    /// and up with the worst that was seen lately.
+    pub fn on_loss(&mut self, share: f32) {
+        let now = (share.clamp(0.0, 1.0) * 100.0).round() as u8;
+        self.expected_loss = now.max(self.expected_loss - self.expected_loss.div_ceil(8));
+        if let Some(framer) = self.speaker.as_mut().and_then(|speaker| speaker.framer.as_mut()) {
+            framer.set_expected_loss(self.expected_loss);
+        }
+    }
+
     /// The next output; `None` until something happens or [`Downlink::deadline`] passes.
     pub fn poll(&mut self, now: Micros) -> Option<DownlinkOutput> {
         if let Some(output) = self.outputs.pop_front() {
@@ -430,11 +457,14 @@ impl Downlink {
     fn hand_over(&mut self, now: Micros) {
         let (Some(speaker), Some(store)) = (&mut self.speaker, &mut self.store) else { return };
         let Some(framer) = &mut speaker.framer else { return };
-        let Some(turn) = self.turns.iter().find(|turn| turn.end.is_none()) else { return };
+        let Some(turn) = self.turns.iter().find(|turn| turn.end.is_none()) else {
+            return self.hand_over_silence(true, now);
+        };
         let has_audio = store.next_turn().is_some() || framer.holds(turn.id);
         if !has_audio {
+            let ended = turn.ended;
             self.end_turn();
-            return;
+            return self.hand_over_silence(ended, now);
         }
         let due = match speaker.ledger.credit(framer.frame_ticks(), self.send_ahead, now) {
             Credit::Due(due) => due,
@@ -454,11 +484,32 @@ impl Downlink {
         }
     }
 
+    /// Ends a voice on RTP: a receiver that just gets no more packets conceals for over 100 ms. `ended`: nothing more
+    /// will come, else it may only be late.
+    fn hand_over_silence(&mut self, ended: bool, now: Micros) {
+        let Some(speaker) = &mut self.speaker else { return };
+        let Some(framer) = speaker.framer.as_mut().filter(|_| speaker.tail > 0) else { return };
+        let at = if ended { speaker.tail_at } else { speaker.tail_at + framer::PARTIAL_WAIT };
+        if now + TAIL_EARLY < at {
+            return self.wake_at(at);
+        }
+        speaker.ledger.run_on(now);
+        let pos = speaker.ledger.handed() as u32;
+        let (payload, ticks) = framer.silence();
+        speaker.ledger.pass(ticks.into(), now);
+        speaker.tail -= 1;
+        speaker.tail_at = if ended { at.max(now.before(framer::FRAME)) } else { now } + framer::FRAME;
+        let ready = at.max(now.before(TAIL_EARLY));
+        let silence = AudioOut { pos, ticks, marker: false, ready, payload };
+        self.outputs.push_back(DownlinkOutput::Silence(silence));
+    }
+
     fn send(&mut self, frame: framer::Frame, due: Micros, now: Micros) {
         let Some(speaker) = &mut self.speaker else { return };
         let Some(turn) = self.turns.iter_mut().find(|turn| turn.id == frame.turn) else { return };
+        let paused = speaker.ledger.run_on(now);
         let pos = speaker.ledger.handed() as u32;
-        let first = speaker.announced != Some(frame.turn);
+        let first = paused || speaker.announced != Some(frame.turn);
         if first {
             speaker.announced = Some(frame.turn);
             self.outputs.push_back(DownlinkOutput::Turn(Turn {
@@ -470,6 +521,10 @@ impl Downlink {
             }));
         }
         speaker.ledger.hand_over(frame.ticks.into(), frame.turn, frame.start, now);
+        if speaker.carriage == Carriage::Rtp {
+            speaker.tail = TAIL_FRAMES;
+            speaker.tail_at = now + speaker.ledger.span(frame.ticks.into());
+        }
         let opening = !std::mem::replace(&mut turn.sent, true);
         let ready = frame.arrival.max(due);
         if opening || pos.is_multiple_of(WAIT_EVERY) {

@@ -1,0 +1,424 @@
+//! Signalling over HTTP: the native endpoint, and WHIP (RFC 9725).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, Request, StatusCode};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::sync::oneshot;
+
+use super::{PARKED_FOR, Parked, Purpose, Webrtc, offer, turn};
+use crate::dialect::native::codec::{self, ClientMessage, Decoded};
+use crate::ids::AgentName;
+use crate::ingress::admit::{self, Caller, Refused};
+use crate::ingress::connection::Shared;
+use crate::ingress::http::{Answer, busy, json, problem};
+use crate::ingress::websocket::Head;
+use crate::message::{AudioFormats, Error, ErrorCode, Start, Started};
+use crate::runtime::peer::switchboard::{Inbound, Resource, Route};
+use crate::runtime::peer::{Credentials, PeerError};
+use crate::session::{Carriage, LinkInfo, Transport};
+use crate::telemetry::{NodeQueue, Refusal};
+
+/// The native endpoint.
+pub(in crate::ingress) const NATIVE_PATH: &str = "/v1/session/webrtc";
+/// The WHIP endpoint; sessions are below it.
+pub(in crate::ingress) const WHIP_PATH: &str = "/whip";
+/// OpenAI's endpoint.
+pub(in crate::ingress) const REALTIME_PATH: &str = "/v1/realtime/calls";
+/// Bytes of a request's body at most: an offer, and what a `start` may hold.
+const MAX_BODY: usize = 96 << 10;
+/// How long a body may take, and a session that is asked to restart ICE.
+const PATIENCE: Duration = Duration::from_secs(5);
+const SDP: &str = "application/sdp";
+const TRICKLE: &str = "application/trickle-ice-sdpfrag";
+const ACCEPT_POST: HeaderName = HeaderName::from_static("accept-post");
+
+/// The body of the native endpoint's request.
+#[derive(Deserialize)]
+struct Call<'a> {
+    sdp: String,
+    #[serde(borrow, default)]
+    start: Option<&'a RawValue>,
+}
+
+/// An offer and what is asked with it.
+struct Offered {
+    sdp: String,
+    start: Start,
+}
+
+/// An answer that waits for its peer, and what its client is told.
+struct Answered {
+    sdp: String,
+    /// Absent where a session is resumed.
+    started: Option<Started>,
+    resource: String,
+    ufrag: String,
+}
+
+/// Whether these requests are answered here.
+pub(in crate::ingress) fn serves(path: &str) -> bool {
+    [NATIVE_PATH, WHIP_PATH, REALTIME_PATH].contains(&path) || resource_of(path).is_some()
+}
+
+fn resource_of(path: &str) -> Option<&str> {
+    path.strip_prefix(WHIP_PATH)?.strip_prefix('/').filter(|id| !id.is_empty())
+}
+
+/// Answers a request for WebRTC.
+pub(in crate::ingress) async fn respond(shared: &Shared, request: Request<Incoming>) -> Answer {
+    let Some(webrtc) = shared.webrtc.clone() else {
+        let detail = "WebRTC is off here; set `listen.webrtc` in the configuration, or use the WebSocket";
+        return problem(StatusCode::NOT_FOUND, "webrtc_off", detail);
+    };
+    let path = request.uri().path().to_owned();
+    match (request.method(), resource_of(&path)) {
+        (&Method::POST, None) if path == REALTIME_PATH => no_openai(),
+        (&Method::POST, None) => post(shared, &webrtc, request, path == WHIP_PATH).await,
+        (&Method::PATCH, Some(id)) => patch(&webrtc, request, id).await,
+        (&Method::DELETE, Some(id)) => delete(&webrtc, id),
+        // RFC 9725 section 4.2: success without content.
+        (&Method::GET | &Method::HEAD, _) => empty(StatusCode::NO_CONTENT),
+        (_, resource) => {
+            let allowed = if resource.is_some() { "PATCH, DELETE, OPTIONS" } else { "POST, OPTIONS" };
+            let detail = format!("this address takes {allowed}");
+            with(problem(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", &detail), header::ALLOW, allowed)
+        }
+    }
+}
+
+fn no_openai() -> Answer {
+    let message = "the OpenAI dialect is not in this build; POST the offer to /v1/session/webrtc instead";
+    let body = serde_json::json!({
+        "error": { "message": message, "type": "invalid_request_error", "code": "unsupported", "param": null }
+    });
+    json(StatusCode::NOT_IMPLEMENTED, "application/json", &body)
+}
+
+fn empty(status: StatusCode) -> Answer {
+    let mut answer = Answer::default();
+    *answer.status_mut() = status;
+    answer
+}
+
+fn with(mut answer: Answer, name: HeaderName, value: &str) -> Answer {
+    if let Ok(value) = HeaderValue::try_from(value) {
+        answer.headers_mut().append(name, value);
+    }
+    answer
+}
+
+async fn post(shared: &Shared, webrtc: &Arc<Webrtc>, request: Request<Incoming>, whip: bool) -> Answer {
+    let node = &shared.node;
+    let refuse = |refusal, answer| {
+        node.telemetry.node().record_refusal(refusal);
+        answer
+    };
+    if node.is_draining() {
+        return refuse(Refusal::Draining, busy("draining", "this node is going down; connect again"));
+    }
+    let accepted = node.clock.now();
+    let head = Head::new(&request);
+    let query = request.uri().query().unwrap_or_default().to_owned();
+    let (parts, body) = request.into_parts();
+    let body = match read(body).await {
+        Ok(body) => body,
+        Err(answer) => return refuse(Refusal::BadRequest, answer),
+    };
+    let offered = match offered(&parts.headers, &query, &body, whip) {
+        Ok(offered) => offered,
+        Err(answer) => return refuse(Refusal::BadRequest, answer),
+    };
+    let upgraded = node.clock.now();
+    let caller = Caller { peer: shared.peer, head, accepted, tls: shared.tls, upgraded, opened: upgraded };
+    match answer(shared, webrtc, &caller, offered) {
+        Ok(answered) => tell(shared, webrtc, &answered, whip || media_type(&parts.headers) == SDP),
+        Err(answer) => answer,
+    }
+}
+
+async fn read(body: Incoming) -> Result<Bytes, Answer> {
+    match tokio::time::timeout(PATIENCE, Limited::new(body, MAX_BODY).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(_)) => {
+            let detail = format!("a request has at most {MAX_BODY} bytes here");
+            Err(problem(StatusCode::PAYLOAD_TOO_LARGE, "too_large", &detail))
+        }
+        Err(_) => Err(problem(StatusCode::REQUEST_TIMEOUT, "timeout", "the request's body did not come in time")),
+    }
+}
+
+fn media_type(headers: &HeaderMap) -> &str {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    value.split(';').next().unwrap_or_default().trim()
+}
+
+/// Takes the request apart; the offer is within its bounds.
+fn offered(headers: &HeaderMap, query: &str, body: &[u8], whip: bool) -> Result<Offered, Answer> {
+    let bad = |detail: &str| problem(StatusCode::BAD_REQUEST, "bad_message", detail);
+    let text = std::str::from_utf8(body).map_err(|_| bad("the body is not UTF-8"))?;
+    let (sdp, start) = match media_type(headers) {
+        SDP => (text.to_owned(), Start { agent: agent_of(query), ..Start::default() }),
+        "application/json" if !whip => {
+            let call: Call<'_> = serde_json::from_str(text)
+                .map_err(|error| bad(&format!("the body is not {{\"sdp\": \"v=0…\", \"start\": {{…}}}}: {error}")))?;
+            let start = start_of(call.start.map_or("{}", RawValue::get)).map_err(|error| refused(&error))?;
+            (call.sdp, start)
+        }
+        _ => {
+            let wanted = if whip { SDP } else { "application/json or application/sdp" };
+            let detail = format!("send the offer as {wanted}");
+            return Err(problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", &detail));
+        }
+    };
+    if whip && offer::is_deaf(&sdp) {
+        let detail = "WHIP sends audio: the offer must be sendonly or sendrecv (RFC 9725 section 4.2)";
+        return Err(problem(StatusCode::UNPROCESSABLE_ENTITY, "bad_direction", detail));
+    }
+    let sdp = offer::bounded(&sdp).map_err(|detail| bad(&detail))?;
+    Ok(Offered { sdp, start })
+}
+
+fn agent_of(query: &str) -> Option<AgentName> {
+    url::form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == "agent").map(|(_, name)| (&*name).into())
+}
+
+/// The `start` of the native protocol; here its `type` may be left out.
+fn start_of(text: &str) -> Result<Start, Error> {
+    let mut fields: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_str(text).map_err(|error| bad_start(&format!("`start` is not an object: {error}")))?;
+    fields.entry("type").or_insert_with(|| "start".into());
+    match codec::decode_from_client(&serde_json::Value::Object(fields).to_string())? {
+        Decoded::Message { message: ClientMessage::Start(start), .. } => Ok(start),
+        _ => Err(bad_start("`start` has another type")),
+    }
+}
+
+fn bad_start(message: &str) -> Error {
+    Error {
+        code: ErrorCode::BadMessage,
+        message: message.to_owned(),
+        field: Some("start".into()),
+        retryable: false,
+        retry_after_ms: None,
+    }
+}
+
+/// An error of the native protocol as an HTTP answer.
+fn refused(error: &Error) -> Answer {
+    let status = match error.code {
+        ErrorCode::Unauthorized => StatusCode::UNAUTHORIZED,
+        ErrorCode::Forbidden | ErrorCode::NotPermitted => StatusCode::FORBIDDEN,
+        ErrorCode::NotFound | ErrorCode::ResumeFailed => StatusCode::NOT_FOUND,
+        ErrorCode::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+        ErrorCode::Overloaded => return busy("overloaded", &error.message),
+        ErrorCode::AgentUnavailable | ErrorCode::AgentError => StatusCode::BAD_GATEWAY,
+        ErrorCode::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        _ => StatusCode::BAD_REQUEST,
+    };
+    let code = serde_json::to_value(error.code).ok();
+    problem(status, code.as_ref().and_then(|code| code.as_str()).unwrap_or_default(), &error.message)
+}
+
+/// Routes the call, answers the offer and parks the answer.
+fn answer(shared: &Shared, webrtc: &Webrtc, caller: &Caller, offered: Offered) -> Result<Answered, Answer> {
+    let node = &shared.node;
+    let refuse = |refused_: Refused| {
+        node.telemetry.node().record_refusal(refused_.refusal);
+        refused_.error.map_or_else(|| empty(StatusCode::BAD_REQUEST), |error| refused(&error))
+    };
+    let Offered { sdp, start } = offered;
+    let now = node.clock.now();
+    let (peer, negotiated) = webrtc.engine.answer(&sdp, node.clock.instant(now).into_std()).map_err(|error| {
+        node.telemetry.node().record_refusal(Refusal::BadRequest);
+        let status = match error {
+            PeerError::Sdp(_) => StatusCode::BAD_REQUEST,
+            PeerError::NoAudio => StatusCode::UNPROCESSABLE_ENTITY,
+            PeerError::Engine(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        problem(status, "bad_offer", &error.to_string())
+    })?;
+    let format = negotiated.format;
+    let link = LinkInfo {
+        transport: Transport::Webrtc,
+        carriage: Carriage::Rtp,
+        audio: AudioFormats { uplink: format, downlink: format, flow: start.audio.and_then(|audio| audio.flow) },
+        resume_token: admit::secret(),
+        have: start.have,
+    };
+    let (purpose, started) = match start.resume.clone() {
+        Some(token) => (Purpose::Resume(token), None),
+        None => {
+            let planned = admit::plan(node, caller, start, &link, webrtc.board.waiting()).map_err(refuse)?;
+            let started = planned.started();
+            (Purpose::Start(Box::new(planned)), Some(started))
+        }
+    };
+    let parked = Parked { peer: Box::new(peer), format, channel: negotiated.channel, purpose, link };
+    let (resource, ufrag) = (admit::secret(), negotiated.credentials.ufrag);
+    webrtc.board.park(ufrag.clone(), resource.clone(), parked, now, now + PARKED_FOR).map_err(|_| {
+        node.telemetry.node().record_dropped(NodeQueue::Parked);
+        node.telemetry.node().record_refusal(Refusal::Overload);
+        busy("overloaded", "too many calls are being set up")
+    })?;
+    Ok(Answered { sdp: negotiated.answer, started, resource, ufrag })
+}
+
+/// The 201 of RFC 9725 section 4.2, with the answer as SDP or in JSON.
+fn tell(shared: &Shared, webrtc: &Webrtc, answered: &Answered, raw: bool) -> Answer {
+    let _ = webrtc;
+    let node = &shared.node;
+    let in_force = node.in_force.load();
+    let servers = &in_force.settings.webrtc.ice_servers;
+    let (name, unix) = (&answered.resource[..8], node.clock.unix_seconds(Duration::ZERO));
+    let mut answer = if raw {
+        let mut answer = Answer::new(Full::from(answered.sdp.clone()));
+        answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(SDP));
+        for link in turn::links(servers, name, unix) {
+            answer = with(answer, header::LINK, &link);
+        }
+        answer
+    } else {
+        let mut body = serde_json::json!({ "sdp": answered.sdp });
+        if let Some(started) = &answered.started {
+            body["started"] = serde_json::to_value(started).unwrap_or_default();
+        }
+        if !servers.is_empty() {
+            body["ice_servers"] = turn::ice_servers(servers, name, unix).into();
+        }
+        json(StatusCode::CREATED, "application/json", &body)
+    };
+    *answer.status_mut() = StatusCode::CREATED;
+    answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let answer = with(answer, header::LOCATION, &format!("{WHIP_PATH}/{}", answered.resource));
+    with(answer, header::ETAG, &etag(&answered.ufrag))
+}
+
+fn etag(ufrag: &str) -> String {
+    format!("\"{ufrag}\"")
+}
+
+fn unknown() -> Answer {
+    problem(StatusCode::NOT_FOUND, "not_found", "there is no such session; it may have ended")
+}
+
+/// RFC 9725 section 4.3: trickled candidates and ICE restarts.
+async fn patch(webrtc: &Webrtc, request: Request<Incoming>, id: &str) -> Answer {
+    let headers = request.headers().clone();
+    let (route, ufrag) = match webrtc.board.resource(id) {
+        Resource::Peer(route, ufrag) => (Some(route), ufrag),
+        Resource::Waiting(ufrag) => (None, ufrag),
+        Resource::Nobody => return unknown(),
+    };
+    if media_type(&headers) != TRICKLE {
+        let detail = format!("send {TRICKLE}");
+        return problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", &detail);
+    }
+    let Some(condition) = headers.get(header::IF_MATCH).and_then(|value| value.to_str().ok()) else {
+        let detail = "send If-Match: the ETag of this ICE session for candidates, \"*\" for a restart";
+        return problem(StatusCode::PRECONDITION_REQUIRED, "precondition_required", detail);
+    };
+    let body = match read(request.into_body()).await {
+        Ok(body) => body,
+        Err(answer) => return answer,
+    };
+    let Ok(fragment) = std::str::from_utf8(&body) else {
+        return problem(StatusCode::BAD_REQUEST, "bad_message", "the body is not UTF-8");
+    };
+    if fragment.len() > offer::MAX_BYTES {
+        return problem(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "the fragment is too large");
+    }
+    if condition.trim().trim_matches('"') != "*" {
+        if !condition.split(',').any(|tag| tag.trim() == etag(&ufrag)) {
+            let detail = "this ETag is of an older ICE session";
+            return problem(StatusCode::PRECONDITION_FAILED, "precondition_failed", detail);
+        }
+        // Our side is lite: it learns the peer's addresses from its checks.
+        return empty(StatusCode::NO_CONTENT);
+    }
+    let (Some(peer), Some(route)) = (credentials_of(fragment), route) else {
+        let detail = "a restart has a=ice-ufrag of 4 and a=ice-pwd of 22 characters at least, and a connected session";
+        return problem(StatusCode::UNPROCESSABLE_ENTITY, "bad_restart", detail);
+    };
+    match restart(&route, peer).await {
+        Some(own) => {
+            let candidates: String = webrtc
+                .engine
+                .announced()
+                .iter()
+                .filter_map(|&address| str0m::Candidate::host(address, "udp").ok())
+                .map(|candidate| format!("a={}\r\n", candidate.to_sdp_string()))
+                .collect();
+            let body = format!(
+                "a=ice-lite\r\na=ice-ufrag:{}\r\na=ice-pwd:{}\r\nm=audio 9 UDP/TLS/RTP/SAVPF 0\r\na=mid:0\r\n{candidates}a=end-of-candidates\r\n",
+                own.ufrag, own.password
+            );
+            let mut answer = Answer::new(Full::from(body));
+            answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(TRICKLE));
+            with(answer, header::ETAG, &etag(&own.ufrag))
+        }
+        None => problem(StatusCode::UNPROCESSABLE_ENTITY, "bad_restart", "the session cannot restart ICE"),
+    }
+}
+
+async fn restart(route: &Route, peer: Credentials) -> Option<Credentials> {
+    let (reply, restarted) = oneshot::channel();
+    route.try_send(Inbound::Restart { peer, reply }).ok()?;
+    tokio::time::timeout(PATIENCE, restarted).await.ok()?.ok()?.ok()
+}
+
+/// ICE credentials within the bounds of RFC 8839 section 5.4.
+fn credentials_of(fragment: &str) -> Option<Credentials> {
+    let is_ice = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'+' || b == b'/');
+    let ufrag = offer::attribute(fragment, "ice-ufrag").filter(|t| (4..=256).contains(&t.len()) && is_ice(t))?;
+    let password = offer::attribute(fragment, "ice-pwd").filter(|t| (22..=256).contains(&t.len()) && is_ice(t))?;
+    Some(Credentials { ufrag: ufrag.to_owned(), password: password.to_owned() })
+}
+
+fn delete(webrtc: &Webrtc, id: &str) -> Answer {
+    match webrtc.board.resource(id) {
+        Resource::Peer(route, _) => match route.try_send(Inbound::Hangup) {
+            Ok(()) => empty(StatusCode::OK),
+            Err(_) => busy("overloaded", "the session takes no requests now"),
+        },
+        Resource::Waiting(ufrag) => {
+            webrtc.board.forget(&ufrag);
+            empty(StatusCode::OK)
+        }
+        Resource::Nobody => unknown(),
+    }
+}
+
+/// What a preflight tells beside the usual (RFC 9725 section 4.2).
+pub(in crate::ingress) fn describe(answer: Answer, path: &str) -> Answer {
+    if resource_of(path).is_some() { answer } else { with(answer, ACCEPT_POST, SDP) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn start_may_leave_out_its_type_and_errors_name_the_field() {
+        assert_eq!(start_of(r#"{"agent":"echo"}"#).unwrap().agent, Some("echo".into()));
+        assert_eq!(start_of("{}").unwrap().agent, None);
+        assert!(start_of("[]").is_err());
+        assert!(start_of(r#"{"agent":5}"#).unwrap_err().field.is_some());
+        assert!(start_of(r#"{"type":"end"}"#).is_err());
+    }
+
+    #[test]
+    fn credentials_of_a_restart_are_bounded() {
+        let fragment = |ufrag: &str, password: &str| format!("a=ice-ufrag:{ufrag}\r\na=ice-pwd:{password}\r\n");
+        assert!(credentials_of(&fragment("abcd", "0123456789012345678901")).is_some());
+        assert!(credentials_of(&fragment("abc", "0123456789012345678901")).is_none());
+        assert!(credentials_of(&fragment("abcd", "short")).is_none());
+        assert!(credentials_of(&fragment("ab cd", "0123456789012345678901")).is_none());
+    }
+}

@@ -1,0 +1,130 @@
+//! What a session's link travels on.
+
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+
+use crate::agent::Wire;
+use crate::dialect::Dialect;
+use crate::ids::Seq;
+use crate::message::{AudioIn, ToClient};
+use crate::runtime::peer::Report;
+use crate::runtime::peer::link::{Arrived, PeerLink};
+use crate::runtime::websocket::{PushError, Received, SocketError, WebSocket};
+
+/// A WebSocket or a WebRTC peer.
+#[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "one for each session")]
+pub enum Line {
+    /// A WebSocket: audio and control messages in order.
+    WebSocket(WebSocket),
+    /// A WebRTC peer: RTP and a data channel.
+    Peer(Box<PeerLink>),
+}
+
+/// What arrived on a line.
+#[derive(Debug)]
+pub enum Incoming {
+    /// A frame, or the end.
+    Wire(Wire),
+    /// The answer to a ping.
+    Pong(Bytes),
+    /// An audio frame with its RTP header.
+    Audio(AudioIn),
+    /// Figures of RTCP.
+    Report(Report),
+    /// Something that means nothing here.
+    Ignored,
+    /// Nothing for the session.
+    Nothing,
+}
+
+impl Incoming {
+    /// Payload bytes, for the bound of one turn.
+    pub fn size(&self) -> usize {
+        match self {
+            Incoming::Wire(Wire::Text(text)) => text.len(),
+            Incoming::Wire(Wire::Binary(bytes)) | Incoming::Pong(bytes) => bytes.len(),
+            Incoming::Wire(Wire::Close(_, reason)) => reason.len(),
+            Incoming::Audio(audio) => audio.payload.len(),
+            Incoming::Report(_) | Incoming::Ignored | Incoming::Nothing => 0,
+        }
+    }
+}
+
+impl Line {
+    /// Whether pings tell what the client has taken; RTCP does it elsewhere.
+    pub fn has_pings(&self) -> bool {
+        matches!(self, Line::WebSocket(_))
+    }
+
+    /// The next thing from the client.
+    ///
+    /// # Errors
+    /// If the line is gone or the client broke its protocol.
+    pub fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Result<Incoming, SocketError>> {
+        match self {
+            Line::WebSocket(socket) => socket.poll_receive(cx).map_ok(|received| match received {
+                Received::Wire(wire) => Incoming::Wire(wire),
+                Received::Pong(payload) => Incoming::Pong(payload),
+                Received::Ping => Incoming::Nothing,
+            }),
+            Line::Peer(peer) => peer.poll_receive(cx).map_ok(|arrived| match arrived {
+                Arrived::Wire(wire) => Incoming::Wire(wire),
+                Arrived::Audio(audio) => Incoming::Audio(audio),
+                Arrived::Report(report) => Incoming::Report(report),
+                Arrived::Ignored => Incoming::Ignored,
+            }),
+        }
+    }
+
+    /// Queues a message in the client's language; `None` if that has no word for it.
+    pub fn try_push(
+        &mut self,
+        dialect: &mut dyn Dialect,
+        seq: Option<Seq>,
+        message: &ToClient,
+    ) -> Option<Result<(), PushError>> {
+        if let (Line::Peer(peer), ToClient::Audio(audio)) = (&mut *self, message) {
+            peer.push_audio(audio);
+            return Some(Ok(()));
+        }
+        let wire = dialect.encode(seq, message)?;
+        Some(match (self, wire) {
+            (Line::WebSocket(socket), wire) => socket.try_push(wire),
+            (Line::Peer(peer), Wire::Text(text)) => peer.push_text(text),
+            (Line::Peer(_), _) => Ok(()),
+        })
+    }
+
+    /// Queues a ping where there are pings.
+    ///
+    /// # Errors
+    /// As for [`WebSocket::try_ping`].
+    pub fn try_ping(&mut self, payload: Bytes) -> Result<(), PushError> {
+        match self {
+            Line::WebSocket(socket) => socket.try_ping(payload),
+            Line::Peer(_) => Ok(()),
+        }
+    }
+
+    /// Hands everything queued to the operating system.
+    ///
+    /// # Errors
+    /// If the line is gone.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SocketError>> {
+        match self {
+            Line::WebSocket(socket) => socket.poll_flush(cx),
+            // It was sent when it was pushed.
+            Line::Peer(_) => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Sends what is queued and says goodbye; ends by itself within two seconds.
+    pub async fn close(self, code: u16, reason: &str) {
+        match self {
+            Line::WebSocket(socket) => socket.close(code, reason).await,
+            Line::Peer(peer) => peer.close().await,
+        }
+    }
+}

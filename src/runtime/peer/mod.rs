@@ -1,0 +1,139 @@
+//! WebRTC peers: the seam behind which the engine sits, and what joins it with sockets and sessions.
+
+pub mod engine;
+pub mod link;
+pub mod switchboard;
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::media::format::Format;
+use crate::message::RtpMeta;
+
+/// One WebRTC peer, sans-IO: datagrams and time go in, datagrams and [`PeerEvent`]s come out. One mutation, then
+/// [`PeerTransport::drain`].
+pub trait PeerTransport: Send {
+    /// Whether a datagram is this peer's: a STUN request by its integrity (RFC 8445 section 7.3), all else by its
+    /// source.
+    fn accepts(&self, at: Instant, source: SocketAddr, local: SocketAddr, datagram: &[u8]) -> bool;
+
+    /// Takes a datagram that arrived at `at`. What cannot be understood is ignored.
+    fn handle_packet(&mut self, at: Instant, source: SocketAddr, local: SocketAddr, datagram: &[u8]);
+
+    /// Time has passed.
+    fn handle_timeout(&mut self, now: Instant);
+
+    /// Gives everything that is to be sent and told; the result is when to call [`PeerTransport::handle_timeout`].
+    fn drain(
+        &mut self,
+        now: Instant,
+        send: &mut dyn FnMut(&[u8], SocketAddr),
+        tell: &mut dyn FnMut(PeerEvent),
+    ) -> Option<Instant>;
+
+    /// Sends one RTP packet of the negotiated payload type; sequence numbers are its own.
+    fn write_rtp(&mut self, now: Instant, timestamp: u32, marker: bool, payload: &[u8]);
+
+    /// Sends text on the data channel; `false` if it cannot take it now.
+    fn write_channel(&mut self, text: &str) -> bool;
+
+    /// Whether everything written to the data channel has been acknowledged.
+    fn is_channel_drained(&mut self) -> bool;
+
+    /// Restarts ICE with the peer's new credentials (RFC 8445 section 9) and gives ours.
+    ///
+    /// # Errors
+    /// If the peer's credentials cannot be used.
+    fn restart(&mut self, peer: &Credentials) -> Result<Credentials, PeerError>;
+
+    /// Says goodbye: RTCP BYE and DTLS close_notify come out of the next drain.
+    fn close(&mut self);
+
+    /// Whether it can still send and receive.
+    fn is_alive(&self) -> bool;
+}
+
+/// ICE credentials of one side (RFC 8445 section 5.3).
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// User name fragment.
+    pub ufrag: String,
+    /// Password.
+    pub password: String,
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Credentials").field("ufrag", &self.ufrag).finish_non_exhaustive()
+    }
+}
+
+/// Why an offer or a restart is not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PeerError {
+    /// It is no SDP, or it lacks something.
+    #[error("the SDP offer cannot be used: {0}")]
+    Sdp(String),
+    /// There is no audio in it that can be served.
+    #[error("the SDP offer has no audio that is served here; offer Opus, PCMU or PCMA")]
+    NoAudio,
+    /// The engine failed.
+    #[error("the WebRTC engine failed: {0}")]
+    Engine(String),
+}
+
+/// What a peer tells.
+#[derive(Debug)]
+pub enum PeerEvent {
+    /// DTLS is up: media and data can flow.
+    Connected,
+    /// An RTP packet of the negotiated payload type.
+    Rtp {
+        /// When it arrived.
+        at: Instant,
+        /// Its header.
+        meta: RtpMeta,
+        /// The coded audio.
+        payload: Bytes,
+    },
+    /// The data channel is open.
+    ChannelOpen,
+    /// The data channel was closed by the peer.
+    ChannelClosed,
+    /// A control message.
+    Text(String),
+    /// Something on a data channel that means nothing here.
+    Ignored,
+    /// From an RTCP report.
+    Report(Report),
+    /// The peer has said goodbye.
+    Closed,
+}
+
+/// What RTCP reports tell about both directions (RFC 3550 section 6.4).
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Report {
+    /// Round trip.
+    pub round_trip: Option<Duration>,
+    /// Share of our packets that the peer lost since its last report, 0 to 1.
+    pub lost_by_peer: Option<f32>,
+    /// Interarrival jitter that the peer sees.
+    pub peer_jitter: Option<Duration>,
+    /// Interarrival jitter of its packets here.
+    pub jitter: Option<Duration>,
+}
+
+/// What was agreed in offer and answer.
+#[derive(Clone, Debug)]
+pub struct Negotiated {
+    /// The SDP answer.
+    pub answer: String,
+    /// The audio format, the same both ways.
+    pub format: Format,
+    /// Whether a data channel was offered.
+    pub channel: bool,
+    /// Our ICE credentials.
+    pub credentials: Credentials,
+}
