@@ -95,6 +95,33 @@ impl Peer {
         peer
     }
 
+    /// Moves to another socket and restarts ICE, as after a change of network; gives the new ETag.
+    pub async fn restart(&mut self, daemon: &Daemon) -> String {
+        let old = self.answer["sdp"].as_str().unwrap().to_owned();
+        self.socket = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+        self.local = self.socket.local_addr().unwrap();
+        let mut api = self.rtc.sdp_api();
+        let own = api.ice_restart(false);
+        let (_, pending) = api.apply().unwrap();
+        let headers = ["content-type: application/trickle-ice-sdpfrag", "if-match: \"*\""];
+        let fragment = format!("a=ice-ufrag:{}\r\na=ice-pwd:{}\r\n", own.ufrag, own.pass);
+        let (status, head, body) = ask(daemon.http, "PATCH", &self.resource, &headers, &fragment).await;
+        assert_eq!(status, 200, "{head}\n{body}");
+        assert!(body.contains("a=candidate:"), "{body}");
+        let new = |name: &str| body.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
+        let line = |line: &str| {
+            let changed = ["a=ice-ufrag:", "a=ice-pwd:"].into_iter().find(|name| line.starts_with(name));
+            // A candidate may name the user name that it is for (RFC 8839 section 5.1).
+            let kept = line.split(" ufrag ").next().unwrap_or(line);
+            changed.map_or(kept.to_owned(), new) + "\r\n"
+        };
+        let answer: String = old.lines().map(line).collect();
+        self.rtc.sdp_api().accept_answer(pending, SdpAnswer::from_sdp_string(&answer).unwrap()).unwrap();
+        self.rtc.add_local_candidate(Candidate::host(self.local, "udp").unwrap());
+        self.answer["sdp"] = answer.into();
+        header(&head, "etag").unwrap().to_owned()
+    }
+
     /// Lives until `done`, and speaks meanwhile if it is connected.
     pub async fn until(&mut self, done: impl Fn(&Peer) -> bool) {
         let deadline = Instant::now() + PATIENCE;
