@@ -1,6 +1,8 @@
 //! Starts the real binary on free ports, and talks to it as clients do.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod peer;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Output, Stdio};
@@ -325,4 +327,27 @@ pub async fn echo_call(daemon: &Daemon, length: Duration) -> EchoReport {
     });
     let _ = timeout(PATIENCE, sink.send(Message::text(json!({ "type": "end" }).to_string()))).await;
     EchoReport { wrong, latest: late.max().unwrap_or_default() }
+}
+
+/// Status, head and body of any request.
+pub async fn ask(address: SocketAddr, method: &str, path: &str, headers: &[&str], body: &str) -> (u16, String, String) {
+    let mut tcp = TcpStream::connect(address).await.unwrap();
+    let mut request = format!("{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n");
+    for header in headers {
+        request += header;
+        request += "\r\n";
+    }
+    request += &format!("content-length: {}\r\n\r\n{body}", body.len());
+    tcp.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    timeout(PATIENCE, tcp.read_to_string(&mut answer)).await.expect("no answer").unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), head.to_owned(), body.to_owned())
+}
+
+/// The value of a header.
+pub fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    head.lines()
+        .find_map(|line| line.split_once(':').filter(|(key, _)| key.eq_ignore_ascii_case(name)))
+        .map(|(_, v)| v.trim())
 }

@@ -1,10 +1,17 @@
 """Holds a call with the daemon by aiortc and prints what it saw as one line of JSON.
 
-Usage: aiortc_call.py BASE AGENT SPEECH.wav SECONDS [OUT.wav]
+Usage: aiortc_call.py BASE AGENT SPEECH SECONDS [OUT.wav]
 """
-import asyncio, fractions, json, sys, time, urllib.request, wave
+import asyncio
+import fractions
+import json
+import sys
+import time
+import urllib.request
+import wave
 from array import array
 
+import av
 from aiortc import MediaStreamTrack, RTCPeerConnection, RTCSessionDescription
 from av import AudioFrame, AudioResampler
 
@@ -12,14 +19,11 @@ RATE, FRAME = 48000, 960
 
 
 def load(path):
-    with wave.open(path) as file:
-        frame = AudioFrame(format="s16", layout="mono" if file.getnchannels() == 1 else "stereo", samples=file.getnframes())
-        frame.sample_rate = file.getframerate()
-        frame.planes[0].update(file.readframes(file.getnframes()))
-        frame.pts = 0
-    out = array("h")
-    for piece in AudioResampler(format="s16", layout="mono", rate=RATE).resample(frame):
-        out.frombytes(bytes(piece.planes[0])[: 2 * piece.samples])
+    out, mono = array("h"), AudioResampler(format="s16", layout="mono", rate=RATE)
+    with av.open(path) as file:
+        for frame in file.decode(audio=0):
+            for piece in mono.resample(frame):
+                out.frombytes(bytes(piece.planes[0])[: 2 * piece.samples])
     return out
 
 

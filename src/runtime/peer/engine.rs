@@ -9,7 +9,7 @@ use str0m::change::{SdpAnswer, SdpOffer};
 use str0m::channel::ChannelId;
 use str0m::config::{CryptoProvider, DtlsCert};
 use str0m::format::Codec;
-use str0m::media::{MediaKind, Mid, Pt};
+use str0m::media::{Mid, Pt};
 use str0m::net::{Protocol, Receive};
 use str0m::rtp::{Extension, RtpPacket, RtpWrite, Ssrc};
 use str0m::{Candidate, Event, Input, Output, Rtc};
@@ -106,11 +106,19 @@ impl Engine {
         let answer = accept(&mut rtc, offer)?;
         let credentials = credentials_of(&mut rtc);
         let mut peer = Peer::new(rtc, offer.to_owned());
-        peer.drain(now, &mut |_, _| {}, &mut |_| {});
+        for mid in audio_mids(offer) {
+            peer.on_media(mid);
+        }
         let format = peer.format.ok_or(PeerError::NoAudio)?;
         let channel = offer.lines().any(|line| line.starts_with("m=application"));
         Ok((peer, Negotiated { answer, format, channel, credentials }))
     }
+}
+
+/// The identification tags (RFC 5888) of the audio in an offer.
+fn audio_mids(offer: &str) -> Vec<Mid> {
+    let sections = offer.split("\nm=").skip(1).filter(|section| section.starts_with("audio"));
+    sections.filter_map(|section| section.lines().find_map(|line| line.strip_prefix("a=mid:"))).map(Mid::from).collect()
 }
 
 fn accept(rtc: &mut Rtc, offer: &str) -> Result<String, PeerError> {
@@ -218,10 +226,6 @@ impl Peer {
     fn on_event(&mut self, event: Event) -> Option<PeerEvent> {
         match event {
             Event::Connected => Some(PeerEvent::Connected),
-            Event::MediaAdded(added) if added.kind == MediaKind::Audio => {
-                self.on_media(added.mid);
-                None
-            }
             Event::RtpPacket(packet) => self.on_rtp(&packet),
             Event::ChannelOpen(id, label) if label == SUBPROTOCOL && self.channel.is_none() => {
                 self.channel = Some(id);

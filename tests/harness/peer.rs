@@ -1,0 +1,207 @@
+//! A WebRTC client for tests: `str0m` on one socket, controlling ICE.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use str0m::change::{SdpAnswer, SdpPendingOffer};
+use str0m::channel::ChannelId;
+use str0m::media::{Direction, MediaKind, Mid};
+use str0m::net::{Protocol, Receive};
+use str0m::rtp::RtpWrite;
+use str0m::{Candidate, Event, Input, Output, Rtc};
+use tokio::net::UdpSocket;
+
+use super::{Daemon, PATIENCE, ask, header};
+
+/// What 20 ms of audio that is no silence looks like, as far as a relay that passes Opus through is concerned.
+pub const PACKET: [u8; 40] = {
+    let mut packet = [0x5A; 40];
+    packet[0] = 0x78;
+    packet
+};
+
+/// One client.
+pub struct Peer {
+    pub rtc: Rtc,
+    pub socket: Arc<UdpSocket>,
+    pub local: SocketAddr,
+    mid: Mid,
+    channel: ChannelId,
+    seq: u64,
+    pub connected: Option<Instant>,
+    pub open: bool,
+    /// Timestamp, marker and payload of what came.
+    pub heard: Vec<(u32, bool, Vec<u8>, u16)>,
+    pub told: Vec<Value>,
+    pub closed: bool,
+    /// The signalling resource.
+    pub resource: String,
+    pub etag: String,
+    pub answer: Value,
+}
+
+impl Peer {
+    /// A client with its offer.
+    pub async fn offer() -> (Rtc, Arc<UdpSocket>, SocketAddr, Mid, ChannelId, String, SdpPendingOffer) {
+        let socket = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+        let local = socket.local_addr().unwrap();
+        let mut rtc = Rtc::builder()
+            .set_crypto_provider(Arc::new(str0m::crypto::from_feature_flags()))
+            .set_rtp_mode(true)
+            .build(Instant::now());
+        rtc.add_local_candidate(Candidate::host(local, "udp").unwrap());
+        let mut api = rtc.sdp_api();
+        let mid = api.add_media(MediaKind::Audio, Direction::SendRecv, None, None, None);
+        let channel = api.add_channel("antiphon.v1".into());
+        let (offer, pending) = api.apply().unwrap();
+        let sdp = offer.to_sdp_string();
+        (rtc, socket, local, mid, channel, sdp, pending)
+    }
+
+    /// Offers a call with an agent, and takes the answer; nothing is sent over UDP yet.
+    pub async fn signal(daemon: &Daemon, agent: &str) -> Peer {
+        let (mut rtc, socket, local, mid, channel, sdp, pending) = Peer::offer().await;
+        let body = json!({ "sdp": sdp, "start": { "agent": agent } }).to_string();
+        let kind = ["content-type: application/json"];
+        let (status, head, body) = ask(daemon.http, "POST", "/v1/session/webrtc", &kind, &body).await;
+        assert_eq!(status, 201, "{head}\n{body}");
+        let answer: Value = serde_json::from_str(&body).unwrap();
+        let sdp = SdpAnswer::from_sdp_string(answer["sdp"].as_str().unwrap()).unwrap();
+        rtc.sdp_api().accept_answer(pending, sdp).unwrap();
+        Peer {
+            rtc,
+            socket,
+            local,
+            mid,
+            channel,
+            seq: 1,
+            connected: None,
+            open: false,
+            heard: Vec::new(),
+            told: Vec::new(),
+            closed: false,
+            resource: header(&head, "location").unwrap().to_owned(),
+            etag: header(&head, "etag").unwrap().to_owned(),
+            answer,
+        }
+    }
+
+    /// A call with an agent, data channel open.
+    pub async fn call(daemon: &Daemon, agent: &str) -> Peer {
+        let mut peer = Peer::signal(daemon, agent).await;
+        peer.until(|peer| peer.open && peer.connected.is_some()).await;
+        peer
+    }
+
+    /// Moves to another socket and restarts ICE, as after a change of network; gives the new ETag.
+    pub async fn restart(&mut self, daemon: &Daemon) -> String {
+        let old = self.answer["sdp"].as_str().unwrap().to_owned();
+        self.socket = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+        self.local = self.socket.local_addr().unwrap();
+        let mut api = self.rtc.sdp_api();
+        let own = api.ice_restart(false);
+        let (_, pending) = api.apply().unwrap();
+        let headers = ["content-type: application/trickle-ice-sdpfrag", "if-match: \"*\""];
+        let fragment = format!("a=ice-ufrag:{}\r\na=ice-pwd:{}\r\n", own.ufrag, own.pass);
+        let (status, head, body) = ask(daemon.http, "PATCH", &self.resource, &headers, &fragment).await;
+        assert_eq!(status, 200, "{head}\n{body}");
+        assert!(body.contains("a=candidate:"), "{body}");
+        let new = |name: &str| body.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
+        let line = |line: &str| {
+            let changed = ["a=ice-ufrag:", "a=ice-pwd:"].into_iter().find(|name| line.starts_with(name));
+            // A candidate may name the user name that it is for (RFC 8839 section 5.1).
+            let kept = line.split(" ufrag ").next().unwrap_or(line);
+            changed.map_or(kept.to_owned(), new) + "\r\n"
+        };
+        let answer: String = old.lines().map(line).collect();
+        self.rtc.sdp_api().accept_answer(pending, SdpAnswer::from_sdp_string(&answer).unwrap()).unwrap();
+        self.rtc.add_local_candidate(Candidate::host(self.local, "udp").unwrap());
+        self.answer["sdp"] = answer.into();
+        header(&head, "etag").unwrap().to_owned()
+    }
+
+    /// Lives until `done`, and speaks meanwhile if it is connected.
+    pub async fn until(&mut self, done: impl Fn(&Peer) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !done(self) {
+            assert!(Instant::now() < deadline, "it never came to that; told: {:?}", self.told);
+            self.live(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Speaks for a while: a packet each 20 ms.
+    pub async fn speak(&mut self, length: Duration) {
+        for _ in 0..length.as_millis() / 20 {
+            let seq = self.seq;
+            self.seq += 1;
+            let mut api = self.rtc.direct_api();
+            let pt = 111.into();
+            let stream = api.stream_tx_by_mid(self.mid, None).unwrap();
+            stream.write_rtp(RtpWrite::new(pt, seq.into(), (seq * 960) as u32, Instant::now(), &PACKET[..]));
+            self.live(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Says something on the data channel.
+    pub async fn say(&mut self, message: Value) {
+        assert!(self.rtc.channel(self.channel).unwrap().write(false, message.to_string().as_bytes()).unwrap());
+        self.live(Duration::from_millis(1)).await;
+    }
+
+    /// Whether a message of this type came.
+    pub fn was_told(&self, kind: &str) -> bool {
+        self.told.iter().any(|message| message["type"] == kind)
+    }
+
+    /// Lives for a while.
+    pub async fn live(&mut self, length: Duration) {
+        let end = Instant::now() + length;
+        let mut buffer = vec![0; 2000];
+        loop {
+            let timeout = loop {
+                match self.rtc.poll_output().unwrap() {
+                    Output::Timeout(at) => break at,
+                    Output::Transmit(transmit) => {
+                        self.socket.send_to(&transmit.contents, transmit.destination).await.unwrap();
+                    }
+                    Output::Event(event) => self.on_event(event),
+                }
+            };
+            let now = Instant::now();
+            if now >= end || !self.rtc.is_alive() {
+                return;
+            }
+            let wait = timeout.min(end).saturating_duration_since(now).max(Duration::from_millis(1));
+            match tokio::time::timeout(wait, self.socket.recv_from(&mut buffer)).await {
+                Ok(Ok((count, source))) => {
+                    if let Ok(receive) = Receive::new(Protocol::Udp, source, self.local, &buffer[..count]) {
+                        self.rtc.handle_input(Input::Receive(Instant::now(), receive)).unwrap();
+                    }
+                }
+                _ => self.rtc.handle_input(Input::Timeout(Instant::now())).unwrap(),
+            }
+        }
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Connected => self.connected = Some(Instant::now()),
+            Event::ChannelOpen(..) => self.open = true,
+            Event::ChannelData(data) => self.told.push(serde_json::from_slice(&data.data).unwrap()),
+            Event::RtpPacket(packet) => {
+                let header = &packet.header;
+                self.heard.push((header.timestamp, header.marker, packet.payload.to_vec(), header.sequence_number));
+            }
+            Event::Closed => self.closed = true,
+            _ => {}
+        }
+    }
+
+    /// Hangs up as browsers do.
+    pub async fn close(mut self) {
+        self.rtc.close().unwrap();
+        self.live(Duration::from_millis(5)).await;
+    }
+}

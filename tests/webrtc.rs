@@ -1,0 +1,237 @@
+//! Calls over WebRTC with the real binary: by an independent client, and by one that misbehaves.
+
+mod harness;
+
+use std::time::{Duration, Instant};
+
+use harness::peer::{PACKET, Peer};
+use harness::{Daemon, ask, header};
+use serde_json::{Value, json};
+use tokio::net::UdpSocket;
+
+async fn sessions(daemon: &Daemon) -> f64 {
+    daemon.metric("antiphon_sessions_active", "webrtc").await
+}
+
+async fn until_sessions(daemon: &Daemon, wanted: f64) {
+    let begun = Instant::now();
+    while sessions(daemon).await != wanted {
+        assert!(begun.elapsed() < harness::PATIENCE, "{} sessions", sessions(daemon).await);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn speech_goes_both_ways_unchanged_and_ends_with_two_frames_of_silence() {
+    for workers in ["1", "4"] {
+        let daemon = Daemon::start(&[("ANTIPHON_RUNTIME__WORKERS", workers)]).await;
+        let begun = Instant::now();
+        let mut peer = Peer::call(&daemon, "echo").await;
+        println!("set-up with {workers} workers: {:?}", peer.connected.unwrap() - begun);
+        assert_eq!(peer.answer["started"]["agent"]["name"], "echo");
+        peer.until(|peer| peer.was_told("started")).await;
+        peer.speak(Duration::from_secs(2)).await;
+        peer.until(|peer| peer.heard.len() >= 100).await;
+        peer.say(json!({ "type": "ping", "t": 5 })).await;
+        peer.until(|peer| peer.was_told("pong")).await;
+        peer.live(Duration::from_millis(300)).await;
+        let spoken = peer.heard.iter().filter(|(_, _, payload, _)| payload[..] == PACKET).count();
+        assert!(spoken >= 99, "{spoken} of 100 packets came back");
+        let (tail, rest) = (&peer.heard[spoken..], &peer.heard[..spoken]);
+        assert!(rest.iter().all(|(_, _, payload, _)| payload[..] == PACKET));
+        assert_eq!(tail.len(), 2, "two frames of silence and nothing more: {tail:?}");
+        assert!(tail.iter().all(|(_, _, payload, _)| payload[..] == [0xF8, 0xFF, 0xFE]), "{tail:?}");
+        assert!(peer.heard[0].1, "the first packet bears the marker");
+        let consecutive = peer.heard.windows(2).all(|pair| pair[1].3 == pair[0].3.wrapping_add(1));
+        assert!(consecutive, "sequence numbers do not skip");
+        peer.say(json!({ "type": "end" })).await;
+        peer.until(|peer| peer.was_told("ended") && peer.closed).await;
+        until_sessions(&daemon, 0.0).await;
+    }
+}
+
+#[tokio::test]
+async fn rtp_time_runs_on_over_a_pause_and_the_next_spurt_bears_the_marker() {
+    let daemon = Daemon::start(&[]).await;
+    let mut peer = Peer::call(&daemon, "echo").await;
+    peer.speak(Duration::from_millis(400)).await;
+    peer.until(|peer| peer.heard.len() >= 20).await;
+    peer.live(Duration::from_millis(1500)).await;
+    let before = peer.heard.len();
+    peer.speak(Duration::from_millis(400)).await;
+    peer.until(|peer| peer.heard.len() >= before + 10).await;
+    let (last, next) = (&peer.heard[before - 1], &peer.heard[before]);
+    let pause = next.0.wrapping_sub(last.0) / 48;
+    assert!((1000..3500).contains(&pause), "RTP time went on by {pause} ms");
+    assert!(next.1, "a spurt begins with the marker");
+}
+
+#[tokio::test]
+async fn what_strangers_send_leaves_a_call_unharmed() {
+    let daemon = Daemon::start(&[]).await;
+    let port = daemon.webrtc.unwrap();
+    let mut peer = Peer::call(&daemon, "echo").await;
+    let stranger = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let ufrag = peer.answer["sdp"].as_str().unwrap().split("a=ice-ufrag:").nth(1).unwrap()[..4].to_owned();
+    let mut stun = vec![0, 1, 0, 8 + 4, 0x21, 0x12, 0xA4, 0x42];
+    stun.extend([7; 12]);
+    stun.extend([0, 6, 0, 8]);
+    stun.extend(format!("{ufrag}:abc").as_bytes());
+    let hello = [&[22, 254, 253, 0, 0, 0, 0, 0, 0, 0, 0, 0, 40][..], &[1; 40]].concat();
+    let rtp = [&[0x80, 111, 0, 1, 0, 0, 0, 1, 0xDE, 0xAD, 0xBE, 0xEF][..], &[9; 60]].concat();
+    let rubbish: Vec<Vec<u8>> = vec![
+        stun.clone(),
+        stun[..19].to_vec(),
+        stun[..21].to_vec(),
+        hello,
+        rtp,
+        vec![],
+        vec![0],
+        vec![255; 1500],
+        vec![128; 12],
+        vec![20; 8],
+    ];
+    for _ in 0..200 {
+        for datagram in &rubbish {
+            let _ = stranger.send_to(datagram, port).await;
+        }
+        peer.speak(Duration::from_millis(20)).await;
+    }
+    let spoof = peer.socket.clone();
+    for datagram in &rubbish {
+        spoof.send_to(datagram, port).await.unwrap();
+    }
+    peer.until(|peer| peer.heard.len() >= 195).await;
+    peer.say(json!({ "type": "ping", "t": 1 })).await;
+    peer.until(|peer| peer.was_told("pong")).await;
+    assert!(daemon.metric("antiphon_queue_dropped_total", "unknown_peer").await >= 1000.0);
+    assert_eq!(sessions(&daemon).await, 1.0);
+    assert_eq!(daemon.metric("antiphon_sessions_started_total", "webrtc").await, 1.0);
+}
+
+#[tokio::test]
+async fn connects_and_closes_leave_no_session_and_no_descriptor_behind() {
+    let daemon = Daemon::start(&[]).await;
+    Peer::call(&daemon, "echo").await.close().await;
+    until_sessions(&daemon, 0.0).await;
+    let before = daemon.metric("process_open_fds", "").await;
+    let begun = Instant::now();
+    let mut setups = Vec::new();
+    for round in 0..200 {
+        let begun = Instant::now();
+        let mut peer = Peer::signal(&daemon, "echo").await;
+        peer.until(|peer| peer.connected.is_some()).await;
+        setups.push(begun.elapsed());
+        if round % 2 == 0 {
+            peer.close().await;
+        } else {
+            let (status, ..) = ask(daemon.http, "DELETE", &peer.resource.clone(), &[], "").await;
+            assert_eq!(status, 200);
+        }
+    }
+    setups.sort();
+    println!("200 calls in {:?}; set-up p50 {:?}, p99 {:?}", begun.elapsed(), setups[100], setups[197]);
+    until_sessions(&daemon, 0.0).await;
+    let after = daemon.metric("process_open_fds", "").await;
+    assert!(after <= before + 2.0, "{before} descriptors before, {after} after");
+}
+
+#[tokio::test]
+async fn a_change_of_address_keeps_the_call() {
+    let daemon = Daemon::start(&[("ANTIPHON_RUNTIME__WORKERS", "4")]).await;
+    let mut peer = Peer::call(&daemon, "echo").await;
+    peer.speak(Duration::from_millis(400)).await;
+    let etag = peer.restart(&daemon).await;
+    assert_ne!(etag, peer.etag);
+    let stale = format!("if-match: {}", peer.etag);
+    let kind = "content-type: application/trickle-ice-sdpfrag";
+    let (status, ..) = ask(daemon.http, "PATCH", &peer.resource.clone(), &[kind, &stale], "a=candidate:1\r\n").await;
+    assert_eq!(status, 412);
+    let present = format!("if-match: {etag}");
+    let (status, ..) = ask(daemon.http, "PATCH", &peer.resource.clone(), &[kind, &present], "a=candidate:1\r\n").await;
+    assert_eq!(status, 204);
+    peer.speak(Duration::from_secs(1)).await;
+    peer.until(|peer| peer.heard.iter().filter(|(_, _, payload, _)| payload[..] == PACKET).count() >= 65).await;
+    peer.say(json!({ "type": "ping", "t": 2 })).await;
+    peer.until(|peer| peer.was_told("pong")).await;
+    assert_eq!(sessions(&daemon).await, 1.0);
+}
+
+#[tokio::test]
+async fn whip_answers_as_rfc_9725_says() {
+    let daemon = Daemon::start(&[]).await;
+    let (.., sdp, _) = Peer::offer().await;
+    let sdp_type = "content-type: application/sdp";
+    let post = async |headers: &[&str], body: &str| ask(daemon.http, "POST", "/whip?agent=echo", headers, body).await;
+
+    let (status, head, body) = post(&[sdp_type], &sdp).await;
+    assert_eq!(status, 201, "{head}\n{body}");
+    assert!(body.starts_with("v=0") && body.contains("a=ice-lite") && body.contains("a=candidate:"), "{body}");
+    assert_eq!(header(&head, "content-type"), Some("application/sdp"));
+    let (location, etag) = (header(&head, "location").unwrap(), header(&head, "etag").unwrap());
+    assert!(location.starts_with("/whip/") && etag.starts_with('"'), "{head}");
+
+    let (status, ..) = ask(daemon.http, "PATCH", location, &[sdp_type], "").await;
+    assert_eq!(status, 415);
+    let trickle = "content-type: application/trickle-ice-sdpfrag";
+    let (status, ..) = ask(daemon.http, "PATCH", location, &[trickle], "").await;
+    assert_eq!(status, 428);
+    let present = format!("if-match: {etag}");
+    let (status, ..) = ask(daemon.http, "PATCH", location, &[trickle, &present], "a=candidate:1\r\n").await;
+    assert_eq!(status, 204);
+    let (status, ..) = ask(daemon.http, "GET", location, &[], "").await;
+    assert_eq!(status, 204);
+    let (status, ..) = ask(daemon.http, "DELETE", location, &[], "").await;
+    assert_eq!(status, 200);
+    let (status, ..) = ask(daemon.http, "DELETE", location, &[], "").await;
+    assert_eq!(status, 404);
+
+    let (status, head, _) = ask(daemon.http, "OPTIONS", "/whip", &[], "").await;
+    assert_eq!((status, header(&head, "accept-post")), (204, Some("application/sdp")));
+    assert_eq!(post(&["content-type: text/plain"], &sdp).await.0, 415);
+    assert_eq!(post(&[sdp_type], "hello").await.0, 400);
+    assert_eq!(post(&[sdp_type], "v=0\r\n").await.0, 400);
+    assert_eq!(post(&[sdp_type], &sdp.replace("a=sendrecv", "a=recvonly")).await.0, 422);
+    assert_eq!(post(&[sdp_type], &format!("{sdp}{}", "a=x\r\n".repeat(600))).await.0, 400);
+    let (status, _, body) = ask(daemon.http, "POST", "/whip?agent=nobody", &[sdp_type], &sdp).await;
+    assert_eq!(status, 404, "{body}");
+    let (status, _, body) = ask(daemon.http, "POST", "/v1/realtime/calls", &[sdp_type], &sdp).await;
+    let body: Value = serde_json::from_str(&body).unwrap();
+    assert!(status == 501 && body["error"]["message"].as_str().unwrap().contains("/v1/session/webrtc"));
+}
+
+#[tokio::test]
+async fn a_peer_that_vanishes_is_reaped_in_15_s() {
+    let config = "[[route]]\nname = \"all\"\nanonymous = true\nto = \"requested\"\nresume_window_s = 0\n";
+    let daemon = Daemon::start_with(Some(config), &[]).await;
+    let peer = Peer::call(&daemon, "echo").await;
+    drop(peer);
+    let begun = Instant::now();
+    until_sessions(&daemon, 0.0).await;
+    let took = begun.elapsed();
+    assert!((10..18).contains(&took.as_secs()), "{took:?}");
+}
+
+/// An implementation that shares no code with ours. `.venv` comes from `./setup`.
+#[tokio::test]
+async fn aiortc_holds_a_spoken_call() {
+    let daemon = Daemon::start(&[]).await;
+    let python = concat!(env!("CARGO_MANIFEST_DIR"), "/.venv/bin/python");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/webrtc/aiortc_call.py");
+    let speech = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/speech.ogg");
+    let output = tokio::process::Command::new(python)
+        .args([script, &format!("http://{}", daemon.http), "echo", speech, "5"])
+        .output()
+        .await
+        .expect("run ./setup first: it makes .venv");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let report: Value = serde_json::from_str(text.trim())
+        .unwrap_or_else(|_| panic!("{text}\n{}", String::from_utf8_lossy(&output.stderr)));
+    println!("aiortc: set-up {} ms, likeness {}", report["setup_ms"], report["likeness"]);
+    assert!(report["likeness"][0].as_f64().unwrap() > 0.9, "{report}");
+    assert_eq!(report["state_at_end"], "closed", "close_notify reached it");
+    let kinds = report["kinds"].as_array().unwrap();
+    for kind in ["started", "turn", "pong", "stats", "ended"] {
+        assert!(kinds.iter().any(|known| known == kind), "`{kind}` is missing in {kinds:?}");
+    }
+}
