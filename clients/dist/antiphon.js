@@ -558,6 +558,8 @@ var TrackPlayback = class {
   starved = 0;
   muted = false;
   mutedAt = 0;
+  /** The sample at which it was muted: the last one that is heard. */
+  heardEnd;
   /** The first valid position after a flush, once its turn has been announced. */
   resumeAt;
   timers = [];
@@ -570,21 +572,28 @@ var TrackPlayback = class {
     return report;
   }
   async flush(flush) {
-    const report = this.report();
     this.mute();
-    return report?.pos ?? flush.valid_from;
+    return this.heardEnd ?? flush.valid_from;
   }
   report() {
+    const pos = this.position(this.output.latency());
+    return pos === void 0 ? void 0 : { pos, bufferedMs: 0 };
+  }
+  /** The sample that left the jitter buffer `before` seconds ago. */
+  position(before) {
     const [source] = this.source.getSynchronizationSources();
     if (!source) return void 0;
-    const age = Math.min(this.now() - source.timestamp, SILENT_MS) / 1e3 - this.output.latency();
-    return { pos: source.rtpTimestamp + Math.round(age * CLOCK) >>> 0, bufferedMs: 0 };
+    const age = Math.min(this.now() - source.timestamp, SILENT_MS) / 1e3 - before;
+    return source.rtpTimestamp + Math.round(age * CLOCK) >>> 0;
   }
   close() {
     for (const timer of this.timers) clearInterval(timer);
   }
   mute() {
-    if (!this.muted) this.mutedAt = this.now();
+    if (!this.muted) {
+      this.mutedAt = this.now();
+      this.heardEnd = this.position(0);
+    }
     this.muted = true;
     this.resumeAt = void 0;
     this.output.setMuted(true);

@@ -13,6 +13,7 @@ const wav = join(shots, 'microphone.wav');
 /** From the click to silence, in milliseconds. */
 const BAR_MS = 60;
 const INTERRUPTIONS = 5;
+const TRANSPORTS = ['websocket', 'webrtc'];
 
 let browser;
 let daemon;
@@ -66,9 +67,10 @@ async function until(what, wanted, within = 15_000) {
   throw new Error(`${what}: not within ${within} ms\n${daemon.log()}`);
 }
 
-test('one talks, interrupts, and sees what was heard', { timeout: 120_000 }, async (t) => {
+for (const transport of TRANSPORTS) test(`one talks, interrupts, and sees what was heard, by ${transport}`, { timeout: 120_000 }, async (t) => {
   const { page, complaints } = await open(t);
   await until('agents', () => page.getByRole('combobox', { name: 'Agent' }).evaluate((menu) => menu.value === 'storyteller'));
+  await page.getByRole('combobox', { name: 'Transport' }).selectOption(transport);
   await page.screenshot({ path: join(shots, 'before-1280.png') });
   await button(page, 'Talk').click();
   await button(page, 'Hang up').waitFor();
@@ -112,15 +114,15 @@ test('one talks, interrupts, and sees what was heard', { timeout: 120_000 }, asy
   await until('the plot', () => page.locator('#plot polyline').count().then((lines) => lines === 3));
   assert.ok((await page.locator('#plot .cut').count()) >= INTERRUPTIONS);
   for (const id of ['up', 'down', 'rtt', 'heard']) assert.match(await page.locator(`#${id}`).innerText(), /\d.* ms/);
-  await page.screenshot({ path: join(shots, 'talking-1280.png') });
+  await page.screenshot({ path: join(shots, `talking-1280-${transport}.png`) });
   await page.setViewportSize({ width: 390, height: 844 });
-  await page.screenshot({ path: join(shots, 'talking-390.png'), fullPage: true });
+  await page.screenshot({ path: join(shots, `talking-390-${transport}.png`), fullPage: true });
   const { wide, view } = await page.evaluate(() => ({ wide: document.documentElement.scrollWidth, view: innerWidth }));
   assert.ok(wide <= view, `the page is ${wide} px wide on a screen of ${view}`);
   await page.emulateMedia({ colorScheme: 'dark' });
-  await page.screenshot({ path: join(shots, 'dark-390.png'), fullPage: true });
+  await page.screenshot({ path: join(shots, `dark-390-${transport}.png`), fullPage: true });
   await page.setViewportSize({ width: 1280, height: 900 });
-  await page.screenshot({ path: join(shots, 'dark-1280.png') });
+  await page.screenshot({ path: join(shots, `dark-1280-${transport}.png`) });
 
   await button(page, 'Hang up').click();
   await until('the end', () => page.getByRole('status').innerText().then((text) => text === 'Ended: client hangup'));
@@ -128,10 +130,10 @@ test('one talks, interrupts, and sees what was heard', { timeout: 120_000 }, asy
   assert.deepEqual(complaints, []);
 });
 
-test('an echo gives back the words of the microphone', { timeout: 60_000 }, async (t) => {
+for (const transport of TRANSPORTS) test(`an echo gives back the words of the microphone, by ${transport}`, { timeout: 60_000 }, async (t) => {
   const { page, complaints } = await open(t);
   await page.getByRole('combobox', { name: 'Agent' }).selectOption('echo');
-  await page.getByRole('combobox', { name: 'Transport' }).selectOption('websocket');
+  await page.getByRole('combobox', { name: 'Transport' }).selectOption(transport);
   await button(page, 'Talk').click();
   const wanted = envelope(spoken.words, spoken.rate);
   await page.waitForTimeout(4000 + wanted.length * 20 + 2000);
@@ -144,6 +146,7 @@ test('an echo gives back the words of the microphone', { timeout: 60_000 }, asyn
 
 test('a call outlives a network that changes', { timeout: 60_000 }, async (t) => {
   const { page } = await open(t);
+  await page.getByRole('combobox', { name: 'Transport' }).selectOption('websocket');
   await button(page, 'Talk').click();
   await until('sound', async () => (await rms(page)) > 0.01);
   await button(page, 'Mute').click();

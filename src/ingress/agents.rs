@@ -10,22 +10,26 @@ use crate::ids::AgentName;
 use crate::route::{RouteRequest, Router};
 use crate::session::Transport;
 
-/// What clients can connect by.
-pub(super) const OFFERED: [Transport; 1] = [Transport::Websocket];
-
 /// The agents that `request` reaches, each by the name to ask for: `{agents: [{name, default, display?, transports}]}`.
-/// `now` is Unix time in seconds.
-pub(super) fn list(settings: &Settings, router: &Router, request: &RouteRequest, now: u64) -> Value {
+/// `offered` is what
+/// clients can connect by, `now` Unix time in seconds.
+pub(super) fn list(
+    settings: &Settings,
+    router: &Router,
+    request: &RouteRequest,
+    offered: &[Transport],
+    now: u64,
+) -> Value {
     let asked = |agent: Option<&AgentName>, transport| {
         let mut request = request.clone();
         (request.agent, request.transport) = (agent.cloned(), transport);
         router.route(&request, now).ok()
     };
-    let default = OFFERED.iter().find_map(|transport| asked(None, *transport));
+    let default = offered.iter().find_map(|transport| asked(None, *transport));
     let default = default.as_ref().map(|plan| plan.rungs[0].name());
     let agents = names(settings).into_iter().filter_map(|name| {
         let plans: Vec<_> =
-            OFFERED.iter().filter_map(|transport| Some((*transport, asked(Some(&name), *transport)?))).collect();
+            offered.iter().filter_map(|transport| Some((*transport, asked(Some(&name), *transport)?))).collect();
         let (_, plan) = plans.first()?;
         let transports: Vec<_> = plans.iter().map(|(transport, _)| transport.label()).collect();
         let mut agent = json!({ "name": name.as_str(), "default": default == Some(&name), "transports": transports });
@@ -76,7 +80,7 @@ mod tests {
         let settings = settings(toml);
         let mut request = RouteRequest::new(Transport::Websocket, SessionId::from("s"));
         request.loopback = loopback;
-        let answer = list(&settings, &Router::new(&settings), &request, 0);
+        let answer = list(&settings, &Router::new(&settings), &request, &[Transport::Websocket], 0);
         let agents = answer["agents"].as_array().unwrap().iter();
         agents.map(|agent| (agent["name"].as_str().unwrap().to_owned(), agent["default"].as_bool().unwrap())).collect()
     }

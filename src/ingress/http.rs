@@ -15,6 +15,7 @@ use super::websocket::{Head, Upgrade};
 use super::{admit, agents, assets};
 use crate::config::settings::{HttpSettings, Settings};
 use crate::dialect::native::SUBPROTOCOL;
+use crate::session::Transport;
 use crate::telemetry::Refusal;
 
 /// Where sessions are opened.
@@ -146,7 +147,9 @@ fn reachable(shared: &Shared, request: &Request<Incoming>) -> serde_json::Value 
     let scheme = if shared.encrypted { "https" } else { "http" };
     asked.origin = asked.origin.or_else(|| Some(format!("{scheme}://{}", asked.host.as_deref()?)));
     asked.path = SESSION_PATH.to_owned();
-    agents::list(&in_force.settings, &in_force.router, &asked, shared.node.clock.unix_seconds(Duration::ZERO))
+    let offered = [Some(Transport::Websocket), shared.webrtc.is_some().then_some(Transport::Webrtc)];
+    let offered: Vec<_> = offered.into_iter().flatten().collect();
+    agents::list(&in_force.settings, &in_force.router, &asked, &offered, shared.node.clock.unix_seconds(Duration::ZERO))
 }
 
 fn wants_html(headers: &HeaderMap) -> bool {

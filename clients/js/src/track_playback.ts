@@ -35,6 +35,8 @@ export class TrackPlayback implements Playback {
   readonly starved = 0;
   private muted = false;
   private mutedAt = 0;
+  /** The sample at which it was muted: the last one that is heard. */
+  private heardEnd: number | undefined;
   /** The first valid position after a flush, once its turn has been announced. */
   private resumeAt: number | undefined;
   private readonly timers: ReturnType<typeof setInterval>[] = [];
@@ -59,16 +61,21 @@ export class TrackPlayback implements Playback {
   }
 
   async flush(flush: Flush): Promise<number> {
-    const report = this.report();
     this.mute();
-    return report?.pos ?? flush.valid_from;
+    return this.heardEnd ?? flush.valid_from;
   }
 
   report(): Report | undefined {
+    const pos = this.position(this.output.latency());
+    return pos === undefined ? undefined : { pos, bufferedMs: 0 };
+  }
+
+  /** The sample that left the jitter buffer `before` seconds ago. */
+  private position(before: number): number | undefined {
     const [source] = this.source.getSynchronizationSources();
     if (!source) return undefined;
-    const age = Math.min(this.now() - source.timestamp, SILENT_MS) / 1000 - this.output.latency();
-    return { pos: (source.rtpTimestamp + Math.round(age * CLOCK)) >>> 0, bufferedMs: 0 };
+    const age = Math.min(this.now() - source.timestamp, SILENT_MS) / 1000 - before;
+    return (source.rtpTimestamp + Math.round(age * CLOCK)) >>> 0;
   }
 
   close(): void {
@@ -76,7 +83,11 @@ export class TrackPlayback implements Playback {
   }
 
   private mute(): void {
-    if (!this.muted) this.mutedAt = this.now();
+    if (!this.muted) {
+      this.mutedAt = this.now();
+      // What has left the jitter buffer will still be heard.
+      this.heardEnd = this.position(0);
+    }
     this.muted = true;
     this.resumeAt = undefined;
     this.output.setMuted(true);

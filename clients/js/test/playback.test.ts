@@ -113,6 +113,16 @@ test('a track is muted at a flush, and heard again when the next answer leaves t
   playback.close();
 });
 
+test('after a stop of the page a flush is answered with where it stopped', async () => {
+  const source = { timestamp: 0, rtpTimestamp: 1000 };
+  const output = { setMuted: () => undefined, latency: () => 0.05 };
+  const playback = new TrackPlayback({ getSynchronizationSources: () => [source] }, output, () => undefined, () => 0);
+  playback.stop();
+  source.rtpTimestamp = 3000;
+  assert.equal(await playback.flush({ id: 1, turn: 1, valid_from: 5000 }), 1000);
+  playback.close();
+});
+
 test('RTP timestamps wrap around', () => {
   assert.equal(since(5, 0xffff_fffb), 10);
   assert.equal(since(0xffff_fffb, 5), -10);

@@ -163,6 +163,24 @@ test('a WebRTC call posts offer and start, and sends what waited for the channel
   assert.equal(StubPeer.last.closed, true);
 });
 
+test('where a session is resumed, `started` comes on the data channel, and nothing before it is lost', async () => {
+  StubPeer.path = 'connected';
+  const { fetch } = relay({ '/v1/session/webrtc': { sdp: 'answer' } });
+  const seen: string[] = [];
+  const open = webRtcOpener({ url: 'https://relay/v1/session/webrtc', audio: new StubAudio(), fetch, RTCPeerConnection: Peer });
+  const opening = open({ type: 'start', resume: 'r-1' }, { ...quiet, onMessage: ({ type }) => seen.push(type) });
+  await tick(5);
+  const { channel } = StubPeer.last;
+  channel.onmessage!({ data: '{"type":"state","from":"idle","to":"listening"}' });
+  channel.onmessage!({ data: JSON.stringify({ type: 'started', ...started({ resume_token: 'r-2' }) }) });
+  const { carrier, started: answer } = await opening;
+  assert.equal(answer.resume_token, 'r-2');
+  await tick(5);
+  channel.onmessage!({ data: '{"type":"pong","t":1}' });
+  assert.deepEqual(seen, ['state', 'pong']);
+  carrier.close(1000);
+});
+
 test('a lost path ends the link, so that the session can be resumed', async () => {
   StubPeer.path = 'connected';
   const { fetch } = relay({ '/v1/session/webrtc': { sdp: 'answer', started: started() } });
