@@ -235,3 +235,37 @@ async fn aiortc_holds_a_spoken_call() {
         assert!(kinds.iter().any(|known| known == kind), "`{kind}` is missing in {kinds:?}");
     }
 }
+
+/// A browser, with a file for its microphone.
+#[tokio::test]
+async fn chromium_holds_a_spoken_call() {
+    let daemon = Daemon::start(&[]).await;
+    let python = concat!(env!("CARGO_MANIFEST_DIR"), "/.venv/bin/python");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/webrtc/chromium_call.py");
+    let speech = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/speech.ogg");
+    let microphone = daemon.folder.join("microphone.wav").display().to_string();
+    let code = "import av,sys,wave
+out=wave.open(sys.argv[2],'wb');out.setnchannels(1);out.setsampwidth(2);out.setframerate(48000)
+mono=av.AudioResampler(format='s16',layout='mono',rate=48000)
+for frame in av.open(sys.argv[1]).decode(audio=0):
+    for piece in mono.resample(frame): out.writeframes(bytes(piece.planes[0])[:2*piece.samples])";
+    let made = tokio::process::Command::new(python).args(["-c", code, speech, &microphone]).status().await;
+    assert!(made.expect("run ./setup first: it makes .venv").success());
+    let output = tokio::process::Command::new(python)
+        .args([script, &format!("http://{}", daemon.http), "echo", &microphone, "5"])
+        .output()
+        .await
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let seen: Value = serde_json::from_str(text.trim())
+        .unwrap_or_else(|_| panic!("{text}\n{}", String::from_utf8_lossy(&output.stderr)));
+    println!("Chromium: set-up {} ms, packets in and lost {}", seen["setup_ms"], seen["inbound"]);
+    assert_eq!(
+        (seen["status"].as_u64(), seen["started"]["agent"]["name"].as_str()),
+        (Some(201), Some("echo")),
+        "{seen}"
+    );
+    assert!(seen["inbound"][0].as_u64().unwrap() > 100 && seen["inbound"][1] == 0, "{seen}");
+    assert!(seen["loud_ms"].as_u64().unwrap() > 1000, "the echo is heard: {seen}");
+    assert!(seen["messages"].as_array().unwrap().iter().any(|message| message["type"] == "ended"), "{seen}");
+}

@@ -1,6 +1,7 @@
 //! `antiphon check`: is the configuration right?
 
 use std::fmt::Write;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -34,6 +35,48 @@ pub fn check(args: &CheckArgs) -> Answer {
     }
 }
 
+/// What is right in itself and will still keep callers out.
+fn warnings(settings: &Settings) -> Vec<String> {
+    let listen = &settings.listen;
+    let mut warnings = Vec::new();
+    if listen.http.ip().is_loopback() {
+        return warnings;
+    }
+    if let Some(webrtc) = listen.webrtc {
+        let bound = [webrtc.ip()];
+        let told = if listen.webrtc_public.is_empty() { &bound[..] } else { &listen.webrtc_public };
+        if told.iter().all(|ip| !is_public(*ip)) {
+            let told: Vec<String> = told.iter().map(ToString::to_string).collect();
+            warnings.push(format!(
+                "WebRTC clients are told {} only, which callers outside of this network cannot reach; \
+                 name the public address in `listen.webrtc_public`",
+                told.join(", ")
+            ));
+        }
+    }
+    if settings.http.tls.is_none() {
+        warnings.push(format!(
+            "browsers give no page from http://{} a microphone, only https or localhost; set `[http] tls`, \
+             or put a proxy with TLS in front",
+            listen.http
+        ));
+    }
+    warnings
+}
+
+/// Whether an address means the same host everywhere (RFC 6890).
+fn is_public(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => {
+            let shared = ip.octets()[0] == 100 && ip.octets()[1] & 0xC0 == 64;
+            !(ip.is_private() || ip.is_loopback() || ip.is_link_local() || ip.is_unspecified() || shared)
+        }
+        IpAddr::V6(ip) => {
+            !(ip.is_loopback() || ip.is_unspecified() || ip.is_unique_local() || ip.is_unicast_link_local())
+        }
+    }
+}
+
 /// What the settings amount to: counts, agents that are off, keys that have no effect.
 fn summary(settings: &Settings) -> String {
     let names = |names: Vec<&str>| names.join(", ");
@@ -45,6 +88,9 @@ fn summary(settings: &Settings) -> String {
     for (agent, why) in &settings.off {
         let _ = writeln!(out, "agent {agent} is off: {why}");
     }
+    for warning in warnings(settings) {
+        let _ = writeln!(out, "warning: {warning}");
+    }
     if !settings.inert.is_empty() {
         let _ = writeln!(out, "set, and understood, but without effect in this version:");
         for inert in &settings.inert {
@@ -52,4 +98,24 @@ fn summary(settings: &Settings) -> String {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_that_nobody_outside_can_reach_are_warned_of() {
+        let mut settings = Settings::default();
+        assert_eq!(warnings(&settings), Vec::<String>::new(), "a daemon for this host only");
+        settings.listen.http = "0.0.0.0:8080".parse().unwrap();
+        settings.listen.webrtc = Some("10.0.0.5:8082".parse().unwrap());
+        let text = warnings(&settings).join("\n");
+        assert!(
+            text.contains("10.0.0.5") && text.contains("listen.webrtc_public") && text.contains("microphone"),
+            "{text}"
+        );
+        settings.listen.webrtc_public = vec!["198.51.100.7".parse().unwrap()];
+        assert!(!warnings(&settings).join("\n").contains("webrtc_public"));
+    }
 }

@@ -105,6 +105,7 @@ pub(super) fn link(start: &Start) -> Result<LinkInfo, Refused> {
 }
 
 /// Brings a link to the session that its token names, whatever worker that runs on.
+#[allow(clippy::result_large_err, reason = "moved once")]
 pub(super) fn resume(node: &Node, token: &str, link: NewLink) -> Result<(), (NewLink, Refused)> {
     let refused = |code, message: String| {
         node.telemetry.node().record_resume(ResumeOutcome::Refused);

@@ -36,6 +36,10 @@ fn eventful(telemetry: &Telemetry) {
         Measure::FirstAudio(span),
         Measure::BargeInStop(span),
         Measure::UplinkLoss { lost: 2, recovered: 1 },
+        Measure::UplinkLate(1),
+        Measure::RoundTrip(span),
+        Measure::Jitter { direction: Direction::Up, jitter: span },
+        Measure::PeerLoss(0.1),
         Measure::Concealed(span),
         Measure::Filled(span),
         Measure::GapWait(span),
@@ -58,6 +62,7 @@ fn eventful(telemetry: &Telemetry) {
     session.record_end(CloseReason::ClientHangup, span);
     node.record_refusal(Refusal::Origin);
     node.record_dropped(NodeQueue::Mailbox);
+    node.record_forwarded();
     node.record_resume(ResumeOutcome::OtherWorker);
     node.set_draining(true);
     node.record_config_taken("1f2e", UNIX_EPOCH + Duration::from_millis(1_700_000_000_500));

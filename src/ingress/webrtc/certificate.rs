@@ -56,12 +56,8 @@ fn write(path: &Path, made: &Certificate) -> io::Result<()> {
 
 fn block(label: &str, der: &[u8]) -> String {
     let body = BASE64_STANDARD.encode(der);
-    let lines: String = body
-        .as_bytes()
-        .chunks(64)
-        .flat_map(|line| [&*String::from_utf8_lossy(line), "\n"].concat().chars().collect::<Vec<_>>())
-        .collect();
-    format!("-----BEGIN {label}-----\n{lines}-----END {label}-----\n")
+    let lines: Vec<_> = body.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
+    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
 }
 
 #[cfg(test)]

@@ -138,7 +138,7 @@ async fn post(shared: &Shared, webrtc: &Arc<Webrtc>, request: Request<Incoming>,
     let upgraded = node.clock.now();
     let caller = Caller { peer: shared.peer, head, accepted, tls: shared.tls, upgraded, opened: upgraded };
     match answer(shared, webrtc, &caller, offered) {
-        Ok(answered) => tell(shared, webrtc, &answered, whip || media_type(&parts.headers) == SDP),
+        Ok(answered) => tell(shared, &answered, whip || media_type(&parts.headers) == SDP),
         Err(answer) => answer,
     }
 }
@@ -160,6 +160,7 @@ fn media_type(headers: &HeaderMap) -> &str {
 }
 
 /// Takes the request apart; the offer is within its bounds.
+#[allow(clippy::result_large_err, reason = "an answer, moved once")]
 fn offered(headers: &HeaderMap, query: &str, body: &[u8], whip: bool) -> Result<Offered, Answer> {
     let bad = |detail: &str| problem(StatusCode::BAD_REQUEST, "bad_message", detail);
     let text = std::str::from_utf8(body).map_err(|_| bad("the body is not UTF-8"))?;
@@ -227,6 +228,7 @@ fn refused(error: &Error) -> Answer {
 }
 
 /// Routes the call, answers the offer and parks the answer.
+#[allow(clippy::result_large_err, reason = "an answer, moved once")]
 fn answer(shared: &Shared, webrtc: &Webrtc, caller: &Caller, offered: Offered) -> Result<Answered, Answer> {
     let node = &shared.node;
     let refuse = |refused_: Refused| {
@@ -271,8 +273,7 @@ fn answer(shared: &Shared, webrtc: &Webrtc, caller: &Caller, offered: Offered) -
 }
 
 /// The 201 of RFC 9725 section 4.2, with the answer as SDP or in JSON.
-fn tell(shared: &Shared, webrtc: &Webrtc, answered: &Answered, raw: bool) -> Answer {
-    let _ = webrtc;
+fn tell(shared: &Shared, answered: &Answered, raw: bool) -> Answer {
     let node = &shared.node;
     let in_force = node.in_force.load();
     let servers = &in_force.settings.webrtc.ice_servers;
