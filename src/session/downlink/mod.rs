@@ -1,5 +1,6 @@
 //! Agent to client: keep everything once, hand it over at the pace of the ear, know what was heard.
 
+mod cut;
 mod framer;
 
 use std::collections::VecDeque;
@@ -12,13 +13,17 @@ use crate::media::transcode::{MediaError, payload_ticks};
 use crate::message::{AgentAudio, AgentPlayout, AudioOut, Flush, Playout as Report, Turn, TurnPhase};
 use crate::route::plan::{OpusSettings, Policy};
 use crate::session::ledger::{Credit, Figure, Ledger};
-use crate::session::{Carriage, Measure, Queue};
+use crate::session::{Carriage, Direction, Measure, Queue};
 use crate::time::Micros;
 
 use framer::{Framer, Next};
 
 /// An agent without item ids that was interrupted and pauses so long has begun a new answer.
 const STALE_PAUSE: Duration = Duration::from_millis(400);
+/// The wait in the store is measured at the first frame of a turn and at positions that are multiples of this.
+const WAIT_EVERY: u32 = 4_800;
+/// The depth of the store is reported in steps of this.
+const DEPTH_STEP: Duration = Duration::from_millis(500);
 /// Flushed items that are remembered, so that late audio of them is dropped.
 const FLUSHED_ITEMS: usize = 8;
 
@@ -124,6 +129,8 @@ pub struct Downlink {
     stale: Option<Micros>,
     received: u64,
     heard: Duration,
+    /// The depth of the store is reported again when it is deeper than this.
+    deepest: Duration,
     outputs: VecDeque<DownlinkOutput>,
     wake: Option<Micros>,
 }
@@ -149,6 +156,7 @@ impl Downlink {
             stale: None,
             received: 0,
             heard: Duration::ZERO,
+            deepest: Duration::ZERO,
             outputs: VecDeque::with_capacity(16),
             wake: None,
         }
@@ -201,7 +209,13 @@ impl Downlink {
 
     fn make_framer(&mut self) -> Result<(), MediaError> {
         let (Some(speaker), Some(store)) = (&mut self.speaker, &self.store) else { return Ok(()) };
-        speaker.framer = Some(Framer::new(store.format(), speaker.format, speaker.carriage, &self.opus)?);
+        let framer = Framer::new(store.format(), speaker.format, speaker.carriage, &self.opus)?;
+        let measure = |measure| DownlinkOutput::Measure(measure);
+        self.outputs.push_back(measure(Measure::CodecDelay { direction: Direction::Down, delay: framer.delay() }));
+        if let Some(complexity) = framer.complexity() {
+            self.outputs.push_back(measure(Measure::EncoderComplexity(complexity)));
+        }
+        speaker.framer = Some(framer);
         Ok(())
     }
 
@@ -233,20 +247,6 @@ impl Downlink {
     /// What is queued already, without handing over more.
     pub fn take_queued(&mut self) -> Option<DownlinkOutput> {
         self.outputs.pop_front()
-    }
-
-    /// The session ends: the turns that are open are cut where they are heard now.
-    pub fn settle(&mut self, now: Micros) {
-        self.finish_heard(now);
-        self.resolve(None, now);
-        let turns: Vec<OpenTurn> = self.turns.drain(..).collect();
-        let Some(speaker) = &self.speaker else { return };
-        let figure = speaker.ledger.heard(now);
-        for turn in turns {
-            let heard = self.speaker.as_ref().map_or(Duration::ZERO, |s| s.ledger.heard_of(turn.id, figure.pos));
-            let cut = self.cut(turn, heard, figure);
-            self.outputs.push_back(DownlinkOutput::Played(cut));
-        }
     }
 
     /// Whether the caller hears the agent, or is about to.
@@ -315,6 +315,7 @@ impl Downlink {
             sent: false,
             end: None,
         });
+        self.deepest = Duration::ZERO;
         self.outputs.push_back(DownlinkOutput::Begun { turn, item });
     }
 
@@ -322,7 +323,13 @@ impl Downlink {
         let (Some(turn), Some(store)) = (self.turns.back_mut(), &mut self.store) else { return };
         let pushed = !turn.refused && store.push(turn.id, turn.received, ticks, audio.arrival, audio.payload).is_ok();
         if pushed {
+            let first = turn.received == 0;
             turn.received += u64::from(ticks);
+            let depth = store.depth();
+            if first || depth > self.deepest {
+                self.deepest = depth + DEPTH_STEP;
+                self.outputs.push_back(DownlinkOutput::Measure(Measure::PlayoutDepth(depth)));
+            }
             return;
         }
         let first = !std::mem::replace(&mut turn.refused, true);
@@ -387,119 +394,6 @@ impl Downlink {
     pub fn on_round_trip(&mut self, rtt: Duration) {
         if let Some(speaker) = &mut self.speaker {
             speaker.ledger.on_round_trip(rtt);
-        }
-    }
-
-    /// Stops the agent's voice: everything that was not heard is void. `by_agent`: it has stopped by itself, so what
-    /// comes without an item id is new. Gives the turn that is cut, if there is one.
-    pub fn interrupt(&mut self, by_agent: bool, now: Micros) -> Option<TurnId> {
-        self.finish_heard(now);
-        let newest = self.turns.back()?;
-        let (newest_id, speaks_on) = (newest.id, !newest.ended && !by_agent && newest.item.is_none());
-        self.resolve(None, now);
-        self.generation = self.generation.next();
-        if speaks_on {
-            self.stale = Some(now);
-        }
-        let turns: Vec<OpenTurn> = self.turns.drain(..).collect();
-        for item in turns.iter().filter_map(|turn| turn.item.clone()) {
-            if self.flushed.len() == FLUSHED_ITEMS {
-                self.flushed.pop_front();
-            }
-            self.flushed.push_back(item);
-        }
-        if let Some(store) = &mut self.store {
-            store.discard_through(newest_id);
-        }
-        let audible = turns.first().map_or(newest_id, |turn| turn.id);
-        let (flush, deadline) = (self.next_flush, now + self.heard_wait);
-        self.next_flush = flush.next();
-        if let Some(speaker) = &mut self.speaker {
-            if let Some(framer) = &mut speaker.framer {
-                framer.reset();
-            }
-            let valid_from = speaker.ledger.flush(now) as u32;
-            speaker.announced = None;
-            self.outputs.push_back(DownlinkOutput::Flush(Flush { id: flush, turn: audible, valid_from }));
-        }
-        self.pending = Some(Pending { flush, turns, at: now, deadline });
-        if self.speaker.is_none() {
-            self.resolve(None, now);
-        }
-        self.check();
-        Some(audible)
-    }
-
-    /// Settles a pending interruption: with the client's own figure, or with the best estimate.
-    fn resolve(&mut self, exact: Option<Figure>, now: Micros) {
-        let Some(pending) = self.pending.take() else { return };
-        let none = Figure { pos: 0, basis: crate::message::Basis::Paced, error: Duration::ZERO };
-        let figure = match (&self.speaker, exact) {
-            (Some(_), Some(figure)) => figure,
-            (Some(speaker), None) => speaker.ledger.heard_before_flush(),
-            (None, _) => none,
-        };
-        for turn in pending.turns {
-            let heard = self.speaker.as_ref().map_or(Duration::ZERO, |s| s.ledger.heard_of(turn.id, figure.pos));
-            let cut = self.cut(turn, heard, figure);
-            self.outputs.push_back(DownlinkOutput::Measure(Measure::Heard { basis: figure.basis }));
-            self.outputs.push_back(DownlinkOutput::Cut(cut));
-        }
-        let Some(speaker) = &mut self.speaker else { return };
-        speaker.ledger.on_flushed(now);
-        if exact.is_some() {
-            let stop = (now - pending.at).saturating_sub(speaker.ledger.rtt() / 2);
-            self.outputs.push_back(DownlinkOutput::Measure(Measure::BargeInStop(stop)));
-        }
-    }
-
-    fn cut(&mut self, turn: OpenTurn, heard: Duration, figure: Figure) -> Cut {
-        let of = self.store.as_ref().map_or(Duration::ZERO, |store| store.format().ticks_to_time(turn.received));
-        let heard = heard.min(of);
-        self.heard += heard;
-        Cut { turn: turn.id, item: turn.item, heard, of, figure }
-    }
-
-    /// Cuts what was not read, because its format goes.
-    fn cut_unread(&mut self, now: Micros) {
-        self.resolve(None, now);
-        let Some(speaker) = &self.speaker else {
-            self.turns.clear();
-            return;
-        };
-        let figure = Figure { pos: speaker.ledger.handed(), ..speaker.ledger.heard(now) };
-        while let Some(turn) = self.turns.pop_front() {
-            let heard = self.speaker.as_ref().map_or(Duration::ZERO, |s| s.ledger.heard_of(turn.id, figure.pos));
-            let cut = self.cut(turn, heard, figure);
-            self.outputs.push_back(DownlinkOutput::Cut(cut));
-        }
-    }
-
-    /// Ends the turns that were heard to their end, and forgets audio that was heard.
-    fn finish_heard(&mut self, now: Micros) {
-        let (Some(speaker), Some(store)) = (&mut self.speaker, &mut self.store) else { return };
-        let figure = speaker.ledger.heard_now(now);
-        if let Some((turn, offset)) = speaker.ledger.at(figure.pos) {
-            store.release(turn, store.format().time_to_ticks(offset));
-        }
-        if self.pending.is_none() {
-            speaker.ledger.forget_before(figure.pos);
-        }
-        while let Some(end) = self.turns.front().and_then(|turn| turn.end) {
-            if figure.pos < end {
-                let left = speaker.ledger.span(end - figure.pos).max(Duration::from_millis(1));
-                if !speaker.ledger.reports() {
-                    self.wake = Some(self.wake.map_or(now + left, |wake| wake.min(now + left)));
-                }
-                return;
-            }
-            let Some(turn) = self.turns.pop_front() else { return };
-            store.release(turn.id, u64::MAX);
-            let of = store.format().ticks_to_time(turn.received);
-            self.heard += of;
-            self.outputs.push_back(DownlinkOutput::Measure(Measure::Heard { basis: figure.basis }));
-            let cut = Cut { turn: turn.id, item: turn.item, heard: of, of, figure };
-            self.outputs.push_back(DownlinkOutput::Played(cut));
         }
     }
 
@@ -578,6 +472,9 @@ impl Downlink {
         speaker.ledger.hand_over(frame.ticks.into(), frame.turn, frame.start, now);
         let opening = !std::mem::replace(&mut turn.sent, true);
         let ready = frame.arrival.max(due);
+        if opening || pos.is_multiple_of(WAIT_EVERY) {
+            self.outputs.push_back(DownlinkOutput::Measure(Measure::PlayoutWait(ready - frame.arrival)));
+        }
         let audio = AudioOut { pos, ticks: frame.ticks, marker: first, ready, payload: frame.payload };
         self.outputs.push_back(DownlinkOutput::Audio(audio, opening));
     }

@@ -1,0 +1,139 @@
+//! How turns end: heard to the end, cut by an interruption, or cut because the session or their format goes.
+
+use std::time::Duration;
+
+use super::{Cut, Downlink, DownlinkOutput, FLUSHED_ITEMS, OpenTurn, Pending};
+use crate::ids::TurnId;
+use crate::message::{Basis, Flush};
+use crate::session::Measure;
+use crate::session::ledger::Figure;
+use crate::time::Micros;
+
+impl Downlink {
+    /// The session ends: the turns that are open are cut where they are heard now.
+    pub fn settle(&mut self, now: Micros) {
+        self.finish_heard(now);
+        self.resolve(None, now);
+        let turns: Vec<OpenTurn> = self.turns.drain(..).collect();
+        let Some(speaker) = &self.speaker else { return };
+        let figure = speaker.ledger.heard(now);
+        for turn in turns {
+            let heard = self.speaker.as_ref().map_or(Duration::ZERO, |s| s.ledger.heard_of(turn.id, figure.pos));
+            let cut = self.cut(turn, heard, figure);
+            self.outputs.push_back(DownlinkOutput::Played(cut));
+        }
+    }
+
+    /// Stops the agent's voice: everything that was not heard is void. `by_agent`: it has stopped by itself, so what
+    /// comes without an item id is new. Gives the turn that is cut, if there is one.
+    pub fn interrupt(&mut self, by_agent: bool, now: Micros) -> Option<TurnId> {
+        self.finish_heard(now);
+        let newest = self.turns.back()?;
+        let (newest_id, speaks_on) = (newest.id, !newest.ended && !by_agent && newest.item.is_none());
+        self.resolve(None, now);
+        self.generation = self.generation.next();
+        if speaks_on {
+            self.stale = Some(now);
+        }
+        let turns: Vec<OpenTurn> = self.turns.drain(..).collect();
+        for item in turns.iter().filter_map(|turn| turn.item.clone()) {
+            if self.flushed.len() == FLUSHED_ITEMS {
+                self.flushed.pop_front();
+            }
+            self.flushed.push_back(item);
+        }
+        if let Some(store) = &mut self.store {
+            store.discard_through(newest_id);
+        }
+        let audible = turns.first().map_or(newest_id, |turn| turn.id);
+        let (flush, deadline) = (self.next_flush, now + self.heard_wait);
+        self.next_flush = flush.next();
+        if let Some(speaker) = &mut self.speaker {
+            if let Some(framer) = &mut speaker.framer {
+                framer.reset();
+            }
+            let valid_from = speaker.ledger.flush(now) as u32;
+            speaker.announced = None;
+            self.outputs.push_back(DownlinkOutput::Flush(Flush { id: flush, turn: audible, valid_from }));
+        }
+        self.pending = Some(Pending { flush, turns, at: now, deadline });
+        if self.speaker.is_none() {
+            self.resolve(None, now);
+        }
+        self.check();
+        Some(audible)
+    }
+
+    /// Settles a pending interruption: with the client's own figure, or with the best estimate.
+    pub(super) fn resolve(&mut self, exact: Option<Figure>, now: Micros) {
+        let Some(pending) = self.pending.take() else { return };
+        let none = Figure { pos: 0, basis: Basis::Paced, error: Duration::ZERO };
+        let figure = match (&self.speaker, exact) {
+            (Some(_), Some(figure)) => figure,
+            (Some(speaker), None) => speaker.ledger.heard_before_flush(),
+            (None, _) => none,
+        };
+        for turn in pending.turns {
+            let heard = self.speaker.as_ref().map_or(Duration::ZERO, |s| s.ledger.heard_of(turn.id, figure.pos));
+            let cut = self.cut(turn, heard, figure);
+            self.outputs.push_back(DownlinkOutput::Measure(Measure::Heard { basis: figure.basis }));
+            self.outputs.push_back(DownlinkOutput::Cut(cut));
+        }
+        let Some(speaker) = &mut self.speaker else { return };
+        speaker.ledger.on_flushed(now);
+        if exact.is_some() {
+            let stop = (now - pending.at).saturating_sub(speaker.ledger.rtt() / 2);
+            self.outputs.push_back(DownlinkOutput::Measure(Measure::BargeInStop(stop)));
+        }
+    }
+
+    fn cut(&mut self, turn: OpenTurn, heard: Duration, figure: Figure) -> Cut {
+        let of = self.store.as_ref().map_or(Duration::ZERO, |store| store.format().ticks_to_time(turn.received));
+        let heard = heard.min(of);
+        self.heard += heard;
+        Cut { turn: turn.id, item: turn.item, heard, of, figure }
+    }
+
+    /// Cuts what was not read, because its format goes.
+    pub(super) fn cut_unread(&mut self, now: Micros) {
+        self.resolve(None, now);
+        let Some(speaker) = &self.speaker else {
+            self.turns.clear();
+            return;
+        };
+        let figure = Figure { pos: speaker.ledger.handed(), ..speaker.ledger.heard(now) };
+        while let Some(turn) = self.turns.pop_front() {
+            let heard = self.speaker.as_ref().map_or(Duration::ZERO, |s| s.ledger.heard_of(turn.id, figure.pos));
+            let cut = self.cut(turn, heard, figure);
+            self.outputs.push_back(DownlinkOutput::Cut(cut));
+        }
+    }
+
+    /// Ends the turns that were heard to their end, and forgets audio that was heard.
+    pub(super) fn finish_heard(&mut self, now: Micros) {
+        let (Some(speaker), Some(store)) = (&mut self.speaker, &mut self.store) else { return };
+        let figure = speaker.ledger.heard_now(now);
+        if let Some((turn, offset)) = speaker.ledger.at(figure.pos) {
+            store.release(turn, store.format().time_to_ticks(offset));
+        }
+        if self.pending.is_none() {
+            speaker.ledger.forget_before(figure.pos);
+        }
+        while let Some(end) = self.turns.front().and_then(|turn| turn.end) {
+            if figure.pos < end {
+                let left = speaker.ledger.span(end - figure.pos).max(Duration::from_millis(1));
+                if !speaker.ledger.reports() {
+                    self.wake = Some(self.wake.map_or(now + left, |wake| wake.min(now + left)));
+                }
+                return;
+            }
+            let Some(turn) = self.turns.pop_front() else { return };
+            store.release(turn.id, u64::MAX);
+            let of = store.format().ticks_to_time(turn.received);
+            self.heard += of;
+            self.outputs.push_back(DownlinkOutput::Measure(Measure::Heard { basis: figure.basis }));
+            let cut = Cut { turn: turn.id, item: turn.item, heard: of, of, figure };
+            self.outputs.push_back(DownlinkOutput::Played(cut));
+        }
+    }
+}
