@@ -31,7 +31,6 @@ use crate::telemetry::logs::{self, LogError, Logs};
 use crate::telemetry::{CallRecordSink, CallRecordTarget, Telemetry};
 use crate::upstream::Dialer;
 use crate::{control, ingress};
-use shim::{ConfigErrors, restart_keys};
 
 /// How long workers may take to end after they were told to.
 const WORKERS_DEADLINE: Duration = Duration::from_secs(4);
