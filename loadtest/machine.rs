@@ -54,6 +54,13 @@ pub fn raise_priority() -> String {
     }
 }
 
+/// Gives this thread a lower priority than usual, whatever that of the thread that started it.
+pub fn lower_priority() {
+    let thread = rustix::thread::gettid().as_raw_nonzero().to_string();
+    let _ = Command::new("chrt").args(["--other", "--pid", "0", &thread]).stderr(Stdio::null()).status();
+    let _ = rustix::process::setpriority_process(None, 10);
+}
+
 /// CPU time that a process has used so far, by all threads that live.
 ///
 /// # Errors

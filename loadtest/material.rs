@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use antiphon::media::clip::Clip;
 use antiphon::media::format::Format;
-use antiphon::media::transcode::{Decoder, Encoder, MediaError};
+use antiphon::media::transcode::{Encoder, MediaError};
 use antiphon::route::plan::OpusSettings;
 use bytes::{Bytes, BytesMut};
 
@@ -134,6 +134,8 @@ pub fn samples(bytes: &[u8]) -> Vec<i16> {
 
 #[cfg(test)]
 mod tests {
+    use antiphon::media::transcode::Decoder;
+
     use super::*;
 
     #[test]

@@ -135,16 +135,15 @@ impl Exposition {
         })
     }
 
-    /// The sum of all series of a metric whose labels contain all of `labels`.
-    pub fn sum(&self, name: &str, labels: &[&str]) -> f64 {
-        self.series(name, labels).map(|(_, value)| value).sum()
-    }
-
     /// The series of a metric that have risen since `before`, and by how much.
     pub fn risen_since(&self, before: &Exposition, name: &str) -> Vec<(String, f64)> {
         let old: BTreeMap<&str, f64> = before.series(name, &[]).collect();
         let rise = |(labels, value): (&str, f64)| (labels.to_owned(), value - old.get(labels).unwrap_or(&0.0));
-        self.series(name, &[]).map(rise).filter(|(_, rise)| *rise > 0.0).map(|(l, r)| (format!("{name}{l}"), r)).collect()
+        self.series(name, &[])
+            .map(rise)
+            .filter(|(_, rise)| *rise > 0.0)
+            .map(|(l, r)| (format!("{name}{l}"), r))
+            .collect()
     }
 
     /// The buckets of a histogram that has grown since `before`.
@@ -153,7 +152,9 @@ impl Exposition {
         let mut counts: BTreeMap<u64, (f64, f64)> = BTreeMap::new();
         for (sign, exposition) in [(1.0, self), (-1.0, before)] {
             for (labels, value) in exposition.series(&name, labels) {
-                let Some(bound) = labels.split("le=\"").nth(1).and_then(|rest| rest.split('"').next()) else { continue };
+                let Some(bound) = labels.split("le=\"").nth(1).and_then(|rest| rest.split('"').next()) else {
+                    continue;
+                };
                 let bound = if bound == "+Inf" { f64::INFINITY } else { bound.parse().unwrap_or(f64::INFINITY) };
                 counts.entry(bound.to_bits()).or_insert((bound, 0.0)).1 += sign * value;
             }
@@ -231,6 +232,9 @@ mod tests {
         assert_eq!(buckets.count(), 100.0);
         assert!((buckets.quantile(0.5) - 1.0).abs() < 1e-9 && (buckets.quantile(0.75) - 1.5).abs() < 1e-9);
         assert!(buckets.agree(1.5, 1.7) && buckets.agree(0.2, 1.9) && !buckets.agree(0.2, 2.5));
-        assert_eq!(after.risen_since(&before, "antiphon_drops_total"), [("antiphon_drops_total{queue=\"a\"}".into(), 100.0)]);
+        assert_eq!(
+            after.risen_since(&before, "antiphon_drops_total"),
+            [("antiphon_drops_total{queue=\"a\"}".into(), 100.0)]
+        );
     }
 }

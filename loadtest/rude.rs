@@ -15,6 +15,7 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::tungstenite::{Message, WebSocket};
 
 use crate::ends::request;
+use crate::machine::lower_priority;
 
 /// From one attempt to the next.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -41,6 +42,7 @@ impl Rude {
         let thread = |(name, attempt): (&'static str, fn(SocketAddr, &AtomicBool) -> std::io::Result<String>)| {
             let stop = stop.clone();
             let work = move || {
+                lower_priority();
                 let mut ends = BTreeMap::new();
                 while !stop.load(Relaxed) {
                     let end = attempt(address, &stop).unwrap_or_else(|error| format!("cut off ({:?})", error.kind()));

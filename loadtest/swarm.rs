@@ -27,7 +27,7 @@ const RAMP: Duration = Duration::from_millis(10);
 /// From the last call set up to the beginning of the measurement.
 const SETTLE: Duration = Duration::from_millis(1500);
 /// What is under way may take so long to arrive once nothing more is sent.
-const DRAIN: Duration = Duration::from_secs(1);
+const DRAIN: Duration = Duration::from_millis(500);
 /// A caller that reports tells what it plays every so many frames.
 const REPORT_EVERY: u64 = 5;
 /// The jitter buffer of a caller that reports, in frames.
@@ -114,7 +114,20 @@ enum Side {
     Agent,
 }
 
-/// Runs a scenario. `at_begin` and `at_end` are called at the edges of the measured time, and must be quick.
+/// Where in a run it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Edge {
+    /// All calls talk; a little later begins what is measured.
+    Settled,
+    /// What is measured begins: be quick.
+    Begin,
+    /// What is measured has ended: be quick.
+    End,
+    /// Everything under way has arrived, and all calls are still there.
+    Drained,
+}
+
+/// Runs a scenario; `at` is called at each edge.
 ///
 /// # Errors
 /// If a call cannot be set up.
@@ -122,8 +135,7 @@ pub fn run(
     scenario: &Scenario,
     target: Target<'_>,
     progress: &Progress,
-    at_begin: &mut dyn FnMut(),
-    at_end: &mut dyn FnMut(),
+    at: &mut dyn FnMut(Edge),
 ) -> Result<Outcome, String> {
     let mut swarm = Swarm::new(scenario, target).map_err(|error| error.to_string())?;
     while swarm.calls.len() < scenario.calls {
@@ -131,7 +143,10 @@ pub fn run(
         swarm.run_for(RAMP);
     }
     swarm.run_for(SETTLE);
-    at_begin();
+    at(Edge::Settled);
+    // Whoever asked for something made the swarm late: let it catch up.
+    swarm.run_for(SETTLE / 5);
+    at(Edge::Begin);
     let begun = swarm.now();
     swarm.measuring = Some((begun, u64::MAX));
     let steps = scenario.measured.as_millis().div_ceil(100) as u32;
@@ -141,9 +156,10 @@ pub fn run(
     }
     let ended = swarm.now();
     swarm.measuring = Some((begun, ended));
-    at_end();
+    at(Edge::End);
     swarm.silent = true;
     swarm.run_for(DRAIN);
+    at(Edge::Drained);
     Ok(swarm.finish(Duration::from_nanos(ended - begun)))
 }
 
@@ -208,9 +224,8 @@ impl<'a> Swarm<'a> {
         let mut caller = dial(self.target.address, index, up, down)?;
         let agent = self.await_agent(index)?;
         let ready = if self.target.tells_ready { "agent" } else { "started" };
-        let is_ready = |message: &Value| {
-            message["type"] == ready && message.get("status").is_none_or(|status| status == "ready")
-        };
+        let is_ready =
+            |message: &Value| message["type"] == ready && message.get("status").is_none_or(|status| status == "ready");
         hear(&mut caller, is_ready)?;
         let took = self.now() - begun;
         self.out.set_up.saturating_record(took);
