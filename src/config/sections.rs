@@ -1,37 +1,79 @@
 //! The plain sections, from raw to checked.
 
+use std::net::SocketAddr;
+use std::str::FromStr;
 use std::time::Duration;
 
-use crate::config::raw::{RawAuth, RawHttp, RawListen, RawLog, RawNode, RawRuntime};
+use crate::config::checker::Checker;
+use crate::config::raw::{RawAuth, RawHttp, RawListen, RawLog, RawRedis, RawRuntime, RawWebrtc};
 use crate::config::settings::{
-    AuthSettings, HttpSettings, ListenSettings, LogSettings, NodeSettings, RuntimeSettings, WebsocketLimits,
+    AuthSettings, HttpSettings, IceServer, ListenSettings, LogSettings, RedisSettings, RuntimeSettings, TlsSettings,
+    WebrtcSettings, WebsocketLimits,
 };
-use crate::ids::AgentName;
+use crate::config::shape::OneOrMany;
 
-pub fn node(raw: &RawNode, default_agent: &AgentName) -> NodeSettings {
-    NodeSettings { name: raw.name.clone(), region: raw.region.clone(), default_agent: default_agent.clone() }
-}
-pub fn listen(raw: &RawListen) -> ListenSettings {
-    let address = |text: &str| text.parse().unwrap_or_else(|_| std::net::SocketAddr::from(([127, 0, 0, 1], 0)));
-    ListenSettings {
-        http: address(&raw.http),
-        control: address(&raw.control),
-        webrtc: Some(address(&raw.webrtc)),
-        webrtc_public: Vec::new(),
-        quic: Some(address(&raw.quic)),
+const NOWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+
+pub fn listen(raw: &RawListen, check: &mut Checker<'_>) -> ListenSettings {
+    let settings = ListenSettings {
+        http: address(&["listen", "http"], &raw.http, check).unwrap_or(NOWHERE),
+        control: address(&["listen", "control"], &raw.control, check).unwrap_or(NOWHERE),
+        webrtc: address_or_off(&["listen", "webrtc"], &raw.webrtc, check),
+        webrtc_public: each(&["listen", "webrtc_public"], &raw.webrtc_public, check),
+        quic: address_or_off(&["listen", "quic"], &raw.quic, check),
+    };
+    if settings.http == settings.control && settings.http.port() != 0 {
+        let message = format!("`listen.http` and `listen.control` are both {}", settings.http);
+        check.wrong(&["listen", "control"], message, "give each listener a port of its own".to_owned());
     }
+    settings
 }
-pub fn http(raw: &RawHttp) -> HttpSettings {
-    let ms = Duration::from_millis;
-    let s = Duration::from_secs;
+
+fn address_or_off(at: &[&str], text: &str, check: &mut Checker<'_>) -> Option<SocketAddr> {
+    if text == "off" { None } else { address(at, text, check) }
+}
+
+fn address(at: &[&str], text: &str, check: &mut Checker<'_>) -> Option<SocketAddr> {
+    let text = check.text(at, text)?;
+    let parsed = text.parse::<SocketAddr>().ok();
+    if parsed.is_none() {
+        let help = match text.strip_prefix("localhost:").or(text.strip_prefix(':')) {
+            Some(port) => {
+                format!("write 127.0.0.1:{port} for this machine only, 0.0.0.0:{port} or [::]:{port} for all")
+            }
+            None => "write it like 127.0.0.1:8080, 0.0.0.0:8080 or [::]:8080; port 0 takes any free one".to_owned(),
+        };
+        check.wrong(at, format!("`{text}` is not an address with a port"), help);
+    }
+    parsed
+}
+
+/// Every item of a list that has a text form.
+fn each<T: FromStr<Err: ToString>>(at: &[&str], list: &OneOrMany<String>, check: &mut Checker<'_>) -> Vec<T> {
+    let items = list.0.iter().enumerate();
+    items.filter_map(|(index, text)| check.parse(&[at, &[&index.to_string()]].concat(), text)).collect()
+}
+
+pub fn http(raw: &RawHttp, check: &mut Checker<'_>) -> HttpSettings {
+    let tls = raw.tls.as_ref().and_then(|tls| {
+        let mut file = |key: &str, text: &Option<String>| match text {
+            Some(text) => check.file(&["http", "tls", key], text),
+            None => {
+                check.missing(&["http", "tls"], key, "TLS needs `cert` and `key`, both PEM files");
+                None
+            }
+        };
+        let (cert, key) = (file("cert", &tls.cert), file("key", &tls.key));
+        Some(TlsSettings { cert: cert?.into(), key: key?.into() })
+    });
     HttpSettings {
-        tls: None,
-        origins: raw.origins.0.iter().filter_map(|text| text.parse().ok()).collect(),
-        cors_max_age: s(raw.cors_max_age_s),
-        trusted_proxies: raw.trusted_proxies.0.iter().filter_map(|text| text.parse().ok()).collect(),
-        handshake: ms(raw.handshake_ms),
-        start: ms(raw.start_ms),
-        keep_alive: s(raw.keep_alive_s),
+        tls,
+        origins: each(&["http", "origins"], &raw.origins, check),
+        cors_max_age: Duration::from_secs(raw.cors_max_age_s),
+        trusted_proxies: each(&["http", "trusted_proxies"], &raw.trusted_proxies, check),
+        handshake: Duration::from_millis(raw.handshake_ms),
+        start: Duration::from_millis(raw.start_ms),
+        keep_alive: Duration::from_secs(raw.keep_alive_s),
         max_head_bytes: raw.max_head_bytes,
         max_headers: raw.max_headers,
         max_body_bytes: raw.max_body_bytes,
@@ -41,11 +83,12 @@ pub fn http(raw: &RawHttp) -> HttpSettings {
         websocket: WebsocketLimits {
             max_message_bytes: raw.websocket.max_message_bytes,
             max_write_bytes: raw.websocket.max_write_bytes,
-            ping: s(raw.websocket.ping_s),
-            pong: s(raw.websocket.pong_s),
+            ping: Duration::from_secs(raw.websocket.ping_s),
+            pong: Duration::from_secs(raw.websocket.pong_s),
         },
     }
 }
+
 pub fn runtime(raw: &RawRuntime) -> RuntimeSettings {
     RuntimeSettings {
         workers: raw.workers,
@@ -55,9 +98,47 @@ pub fn runtime(raw: &RawRuntime) -> RuntimeSettings {
         playout_bytes: raw.playout_mb << 20,
     }
 }
-pub fn log(raw: &RawLog) -> LogSettings {
+
+pub fn log(raw: &RawLog, check: &mut Checker<'_>) -> LogSettings {
+    let is_level = |text: &str| text.parse::<tracing::level_filters::LevelFilter>().is_ok();
+    let mut directives = raw.level.split(',').map(str::trim);
+    if let Some(bad) = directives.find(|text| !is_level(text.rsplit_once('=').map_or(*text, |(_, level)| level))) {
+        let help = "write a level (error warn info debug trace), or `info,antiphon::session=debug`".to_owned();
+        check.wrong(&["log", "level"], format!("`{bad}` is not a log filter"), help);
+    }
     LogSettings { format: raw.format, level: raw.level.clone() }
 }
+
 pub fn auth(raw: &RawAuth) -> AuthSettings {
     AuthSettings { user_claim: raw.claims.user.clone(), tenant_claim: raw.claims.tenant.clone() }
+}
+
+pub fn webrtc(raw: &RawWebrtc, check: &mut Checker<'_>) -> WebrtcSettings {
+    let servers = raw.ice_servers.iter().enumerate().map(|(index, server)| {
+        let index = index.to_string();
+        let at = |key| ["webrtc", "ice_servers", &index, key];
+        if server.urls.0.is_empty() {
+            check.missing(&["webrtc", "ice_servers", &index], "urls", "add `urls = \"stun:host:3478\"`");
+        }
+        for url in &server.urls.0 {
+            if !["stun:", "stuns:", "turn:", "turns:"].iter().any(|scheme| url.starts_with(scheme)) {
+                check.wrong(
+                    &at("urls"),
+                    format!("`{url}` is not a STUN or TURN URL"),
+                    "like stun:host:3478".to_owned(),
+                );
+            }
+        }
+        IceServer {
+            urls: server.urls.0.clone(),
+            username: server.username.clone(),
+            credential: server.credential.as_ref().and_then(|text| check.secret(&at("credential"), text)),
+        }
+    });
+    WebrtcSettings { ice_servers: servers.collect() }
+}
+
+pub fn redis(raw: &RawRedis, check: &mut Checker<'_>) -> RedisSettings {
+    let url = raw.url.as_ref().and_then(|text| check.url(&["redis", "url"], text, &["redis", "rediss"]));
+    RedisSettings { url: url.map(|url| String::from(url).into()) }
 }

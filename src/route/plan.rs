@@ -112,6 +112,9 @@ pub enum OpusBandwidth {
     Full,
 }
 
+/// As [`Policy::fallback_notice`]: the clip that comes with antiphon, instead of a file.
+pub const BUILT_IN_CLIP: &str = "";
+
 /// How the session behaves; every field has a key in the configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
@@ -147,7 +150,7 @@ pub struct Policy {
     pub agent_ready: Duration,
     /// `client_may`: set-up fields that a client may set.
     pub client_may: ClientMay,
-    /// `fallback_notice = "clip"`: the file that is played when another agent takes over.
+    /// `fallback_notice`: the file that is played when another agent takes over; [`BUILT_IN_CLIP`] for `"clip"`.
     pub fallback_notice: Option<String>,
 }
 

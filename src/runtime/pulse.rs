@@ -24,10 +24,10 @@ pub struct Pulse {
 }
 
 impl Pulse {
-    /// A pulse that begins at `now`.
+    /// A pulse that begins `now`.
     pub fn new(now: Micros) -> Pulse {
         Pulse {
-            parked_at: AtomicU64::new(0),
+            parked_at: AtomicU64::new(now.0),
             looked_at: AtomicU64::new(now.0),
             busy_before: AtomicU64::new(0),
             spread: AtomicU64::new(0),
@@ -84,14 +84,15 @@ mod tests {
 
     #[test]
     fn what_waited_while_the_worker_was_busy_is_counted() {
-        let pulse = Pulse::new(Micros::ZERO);
-        pulse.on_park(Micros::from_millis(1));
-        pulse.on_unpark(Micros::from_millis(6));
-        assert_eq!(pulse.wait_before(Micros::from_millis(6)), Duration::ZERO, "it waited for the event");
+        let at = Micros::from_millis;
+        let pulse = Pulse::new(at(0));
+        pulse.on_park(at(0));
+        pulse.on_unpark(at(5));
+        assert_eq!(pulse.wait_before(at(5)), Duration::ZERO, "it waited for the event");
 
-        pulse.on_park(Micros::from_millis(26));
-        pulse.on_unpark(Micros::from_millis(26));
-        let waits: Vec<_> = (0..1000).map(|_| pulse.wait_before(Micros::from_millis(26))).collect();
+        pulse.on_park(at(25));
+        pulse.on_unpark(at(25));
+        let waits: Vec<_> = (0..1000).map(|_| pulse.wait_before(at(25))).collect();
         let mean = waits.iter().sum::<Duration>() / 1000;
         assert!(waits.iter().all(|&wait| wait <= Duration::from_millis(20)));
         assert!(mean.abs_diff(Duration::from_millis(10)) < Duration::from_millis(1), "{mean:?}");
