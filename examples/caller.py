@@ -1,7 +1,7 @@
 import json, sys, threading, time, wave
 from websockets.sync.client import connect
 url, speech, reply = sys.argv[1:]  # ws://127.0.0.1:8080/v1/session speech.wav reply.wav
-with wave.open(speech) as wav, wave.open(reply, "wb") as out, connect(url, subprotocols=["antiphon.v1"]) as link:
+with wave.open(speech) as wav, connect(url, subprotocols=["antiphon.v1"]) as link, wave.open(reply, "wb") as out:
     out.setparams((1, 2, 24000, 0, "NONE", ""))
     audio = {"in": {"codec": "pcm16", "rate": wav.getframerate()}, "out": {"codec": "pcm16", "rate": 24000}}
     link.send(json.dumps({"type": "start", "audio": audio}))

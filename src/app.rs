@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 
 use crate::cli::run::{RunArgs, banner};
 use crate::config::settings::Settings;
+use crate::config::{ConfigErrors, restart_keys};
 use crate::runtime::clock::Clock;
 use crate::runtime::drain;
 use crate::runtime::node::{Bound, InForce, Node};
@@ -30,7 +31,6 @@ use crate::telemetry::logs::{self, LogError, Logs};
 use crate::telemetry::{CallRecordSink, CallRecordTarget, Telemetry};
 use crate::upstream::Dialer;
 use crate::{control, ingress};
-use shim::{ConfigErrors, restart_keys};
 
 /// How long workers may take to end after they were told to.
 const WORKERS_DEADLINE: Duration = Duration::from_secs(4);
@@ -80,7 +80,7 @@ struct App<'a> {
 
 fn try_run(args: &RunArgs) -> Result<(), RunError> {
     let (begun, clock) = (Instant::now(), Clock::start());
-    let settings = shim::load(&args.config)?;
+    let settings = Settings::load(&args.config.config)?;
     let telemetry = Telemetry::new();
     let format = args.log_format.unwrap_or(settings.log.format);
     let logs = Arc::new(logs::init(format, &settings.log.level, &telemetry)?);
@@ -203,7 +203,7 @@ impl App<'_> {
         if let Ok(time) = NotifyState::monotonic_usec_now() {
             notify(&[NotifyState::Reloading, time]);
         }
-        let loaded = shim::load(&self.args.config)
+        let loaded = Settings::load(&self.args.config.config)
             .map_err(RunError::from)
             .and_then(|settings| Ok((hash(&settings), InForce::new(settings)?)));
         match loaded {
@@ -298,31 +298,4 @@ fn write_ready_file(path: &Path, bound: &Bound) -> io::Result<()> {
     let unfinished = path.with_extension("unfinished");
     std::fs::write(&unfinished, serde_json::to_string(bound)? + "\n")?;
     std::fs::rename(&unfinished, path)
-}
-
-mod shim {
-    use crate::config::settings::Settings;
-    #[derive(Debug, thiserror::Error)]
-    #[error("{0}")]
-    pub struct ConfigErrors(String);
-    pub fn restart_keys(_: &Settings, _: &Settings) -> Vec<&'static str> {
-        vec![]
-    }
-    pub fn load(paths: &[std::path::PathBuf]) -> Result<Settings, ConfigErrors> {
-        let mut settings = Settings::default();
-        for path in paths {
-            if std::fs::read_to_string(path).unwrap().contains("nonsense") {
-                return Err(ConfigErrors("nonsense".into()));
-            }
-        }
-        for (name, at) in [("HTTP", &mut settings.listen.http), ("CONTROL", &mut settings.listen.control)] {
-            if let Ok(v) = std::env::var(format!("ANTIPHON_LISTEN__{name}")) {
-                *at = v.parse().unwrap();
-            }
-        }
-        if let Ok(v) = std::env::var("ANTIPHON_RUNTIME__WORKERS") {
-            settings.runtime.workers = v.parse().unwrap();
-        }
-        Ok(settings)
-    }
 }

@@ -176,8 +176,8 @@ impl NativeAgent {
     fn handle_turn(&mut self, turn: wire::TurnIn) {
         match turn.phase {
             TurnPhase::Start => {
-                if self.turns.start(turn.turn, turn.item.clone(), self.received) {
-                    self.tell(FromAgent::TurnStarted(turn.item));
+                if let Some(item) = self.turns.start(turn.turn, turn.item, self.received) {
+                    self.tell(FromAgent::TurnStarted(item));
                 }
             }
             TurnPhase::End => {
@@ -190,8 +190,9 @@ impl NativeAgent {
 
     fn handle_flush(&mut self, flush: &wire::FlushIn, now: Micros) {
         let cut = self.turns.cut_of(flush.turn);
-        self.turns.interrupt();
+        self.turns.flush();
         self.tell(FromAgent::Interrupted);
+        self.tell(FromAgent::TurnEnded);
         if self.flushes.len() == MAX_FLUSHES {
             self.flushes.pop_front();
         }
@@ -211,8 +212,9 @@ impl NativeAgent {
     }
 
     fn handle_transcript(&mut self, transcript: wire::TranscriptIn) {
-        let wire::TranscriptIn { item, role, text, is_final } = transcript;
+        let wire::TranscriptIn { item, turn, role, text, is_final } = transcript;
         if let Some(text) = text {
+            let item = if role == Role::Agent { self.turns.item_of_text(turn, item) } else { item };
             self.tell(FromAgent::Transcript(AgentTranscript { item, role, text, append: false, is_final }));
         }
     }

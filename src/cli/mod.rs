@@ -1,7 +1,12 @@
 //! The command line: one module per subcommand.
 
+pub mod answer;
 pub mod call;
+pub mod check;
 pub mod emulate;
+pub mod example;
+pub mod explain;
+pub mod print_config;
 pub mod run;
 
 use std::process::ExitCode;
@@ -20,16 +25,35 @@ struct Cli {
 enum Command {
     /// Run the daemon
     Run(run::RunArgs),
+    /// Check configuration files
+    Check(check::CheckArgs),
+    /// Show the configuration in force, secrets masked
+    PrintConfig(print_config::PrintConfigArgs),
+    /// Explain how calls are routed
+    #[command(subcommand)]
+    Route(RouteCommand),
+    /// Print an example configuration
+    Example(example::ExampleArgs),
     /// Make one call and measure it
     Call(call::CallArgs),
     /// Play the part of a peer, for tests
     Emulate(emulate::EmulateArgs),
 }
 
+#[derive(Subcommand, Clone, Debug)]
+enum RouteCommand {
+    /// Say which route a call would take, and why
+    Explain(explain::ExplainArgs),
+}
+
 /// Reads the command line and does what it says.
 pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(args) => crate::app::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::PrintConfig(args) => print_config::run(&args),
+        Command::Route(RouteCommand::Explain(args)) => explain::run(&args),
+        Command::Example(args) => example::run(&args),
         Command::Call(args) => block_on(call::run(args)),
         Command::Emulate(args) => block_on(emulate::run(args)),
     }

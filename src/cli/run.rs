@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use crate::cli::answer::ConfigArgs;
 use crate::config::settings::{LogFormat, Settings};
 use crate::runtime::node::Bound;
 
@@ -16,9 +17,9 @@ use crate::runtime::node::Bound;
     configuration and the certificate.\n\nExit status: 0 ended as told, 1 it could not start or failed, 2 the \
     configuration is wrong.")]
 pub struct RunArgs {
-    /// TOML file, or folder of them; may be repeated, later ones win. Without one, built-in defaults
-    #[arg(long, value_name = "PATH")]
-    pub config: Vec<PathBuf>,
+    /// Which configuration.
+    #[command(flatten)]
+    pub config: ConfigArgs,
     /// Write the addresses really bound to this file, as JSON, when ready
     #[arg(long, value_name = "FILE")]
     pub ready_file: Option<PathBuf>,

@@ -8,6 +8,8 @@ mod audio;
 mod client;
 mod code;
 mod relay;
+#[cfg(test)]
+mod systems;
 mod terms;
 
 pub use agent::*;

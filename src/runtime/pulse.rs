@@ -3,7 +3,6 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use crate::runtime::clock::Clock;
 use crate::time::Micros;
 
 /// A park that was shorter than this found its events already waiting.
@@ -15,7 +14,6 @@ const WAITED: Duration = Duration::from_micros(20);
 /// it was busy before: the delay is spread evenly over that busy time, plus what has passed since the look.
 #[derive(Debug)]
 pub struct Pulse {
-    clock: Clock,
     parked_at: AtomicU64,
     looked_at: AtomicU64,
     busy_before: AtomicU64,
@@ -26,28 +24,25 @@ pub struct Pulse {
 }
 
 impl Pulse {
-    /// A pulse that has just begun.
-    pub fn new(clock: Clock) -> Pulse {
-        let now = AtomicU64::new(clock.now().0);
+    /// A pulse that begins `now`.
+    pub fn new(now: Micros) -> Pulse {
         Pulse {
-            clock,
-            parked_at: AtomicU64::new(0),
-            looked_at: now,
+            parked_at: AtomicU64::new(now.0),
+            looked_at: AtomicU64::new(now.0),
             busy_before: AtomicU64::new(0),
             spread: AtomicU64::new(0),
-            beat_at: AtomicU64::new(clock.now().0),
+            beat_at: AtomicU64::new(now.0),
             lag: AtomicU64::new(0),
         }
     }
 
     /// The worker is about to wait for events.
-    pub fn on_park(&self) {
-        self.parked_at.store(self.clock.now().0, Relaxed);
+    pub fn on_park(&self, now: Micros) {
+        self.parked_at.store(now.0, Relaxed);
     }
 
     /// The worker has looked for events.
-    pub fn on_unpark(&self) {
-        let now = self.clock.now();
+    pub fn on_unpark(&self, now: Micros) {
         let parked = Micros(self.parked_at.load(Relaxed));
         let busy = if now - parked < WAITED { parked - Micros(self.looked_at.load(Relaxed)) } else { Duration::ZERO };
         self.busy_before.store(busy.as_micros() as u64, Relaxed);
@@ -67,8 +62,7 @@ impl Pulse {
     }
 
     /// The worker answered a probe that was sent at `sent`.
-    pub fn on_beat(&self, sent: Micros) {
-        let now = self.clock.now();
+    pub fn on_beat(&self, sent: Micros, now: Micros) {
         self.lag.fetch_max((now - sent).as_micros() as u64 + 1, Relaxed);
         self.beat_at.store(now.0, Relaxed);
     }
@@ -88,19 +82,17 @@ impl Pulse {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn what_waited_while_the_worker_was_busy_is_counted() {
-        let clock = Clock::start();
-        let pulse = Pulse::new(clock);
-        pulse.on_park();
-        tokio::time::advance(Duration::from_millis(5)).await;
-        pulse.on_unpark();
-        assert_eq!(pulse.wait_before(clock.now()), Duration::ZERO, "it waited for the event");
+    #[test]
+    fn what_waited_while_the_worker_was_busy_is_counted() {
+        let at = Micros::from_millis;
+        let pulse = Pulse::new(at(0));
+        pulse.on_park(at(0));
+        pulse.on_unpark(at(5));
+        assert_eq!(pulse.wait_before(at(5)), Duration::ZERO, "it waited for the event");
 
-        tokio::time::advance(Duration::from_millis(20)).await;
-        pulse.on_park();
-        pulse.on_unpark();
-        let waits: Vec<_> = (0..1000).map(|_| pulse.wait_before(clock.now())).collect();
+        pulse.on_park(at(25));
+        pulse.on_unpark(at(25));
+        let waits: Vec<_> = (0..1000).map(|_| pulse.wait_before(at(25))).collect();
         let mean = waits.iter().sum::<Duration>() / 1000;
         assert!(waits.iter().all(|&wait| wait <= Duration::from_millis(20)));
         assert!(mean.abs_diff(Duration::from_millis(10)) < Duration::from_millis(1), "{mean:?}");

@@ -124,7 +124,7 @@ impl Workers {
         let stop = CancellationToken::new();
         let (mut workers, mut ends) = (Vec::with_capacity(count), Vec::with_capacity(count));
         for index in 0..count {
-            let pulse = Arc::new(Pulse::new(clock));
+            let pulse = Arc::new(Pulse::new(clock.now()));
             let (inbox, jobs) = mpsc::channel(INBOX);
             let worker = Arc::new(Worker {
                 index,
@@ -139,13 +139,13 @@ impl Workers {
             let (park, unpark) = (pulse.clone(), pulse);
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
-                .on_thread_park(move || park.on_park())
-                .on_thread_unpark(move || unpark.on_unpark())
+                .on_thread_park(move || park.on_park(clock.now()))
+                .on_thread_unpark(move || unpark.on_unpark(clock.now()))
                 .build()?;
             let (ended, end) = oneshot::channel();
             let (life, stop) = (worker.clone(), stop.clone());
             std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-                runtime.block_on(run(life, jobs, stop));
+                runtime.block_on(run(life, clock, jobs, stop));
                 runtime.shutdown_timeout(Duration::from_millis(100));
                 let _ = ended.send(());
             })?;
@@ -171,13 +171,13 @@ impl Workers {
     }
 }
 
-async fn run(worker: Arc<Worker>, mut jobs: mpsc::Receiver<Job>, stop: CancellationToken) {
+async fn run(worker: Arc<Worker>, clock: Clock, mut jobs: mpsc::Receiver<Job>, stop: CancellationToken) {
     let mut tasks = JoinSet::new();
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
             () = worker.probe.notified() => {
-                worker.pulse.on_beat(Micros(worker.probed_at.swap(0, Relaxed)));
+                worker.pulse.on_beat(Micros(worker.probed_at.swap(0, Relaxed)), clock.now());
             }
             job = jobs.recv() => match job {
                 Some(job) => { tasks.spawn(job); }

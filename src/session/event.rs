@@ -240,6 +240,17 @@ pub enum Measure {
     UplinkSkew(Duration),
     /// Agent audio waiting in the playout store.
     PlayoutDepth(Duration),
+    /// How long the last frame of agent audio had waited for its time.
+    PlayoutWait(Duration),
+    /// Delay of codec, resampler and look-ahead on a path that is set up.
+    CodecDelay {
+        /// Which way.
+        direction: Direction,
+        /// How much; zero if audio passes through untouched.
+        delay: Duration,
+    },
+    /// Complexity of the Opus encoder towards the client, 0 to 10.
+    EncoderComplexity(u8),
     /// A figure of heard audio was fixed.
     Heard {
         /// What it rests on.

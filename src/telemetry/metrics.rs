@@ -285,6 +285,9 @@ impl SessionMetrics {
             Measure::Dropped { queue, audio } => self.dropped[slot_of_queue(queue)].add(audio),
             Measure::UplinkSkew(skew) => self.uplink_skew.record(skew.as_secs_f64()),
             Measure::PlayoutDepth(depth) => self.playout_depth.record(depth.as_secs_f64()),
+            Measure::PlayoutWait(wait) => self.record_playout_wait(wait),
+            Measure::CodecDelay { direction, delay } => self.record_codec_delay(direction, delay),
+            Measure::EncoderComplexity(complexity) => self.record_encoder_complexity(complexity),
             Measure::Heard { basis } => self.heard[slot_of_basis(basis)].increment(1),
             Measure::Interruption => self.agent.interruptions.increment(1),
             Measure::UpstreamFailed { class } => {

@@ -182,6 +182,38 @@ fn turns_begin_once_and_repeat_after_a_gap_without_an_event() {
 }
 
 #[test]
+fn a_turn_without_an_item_gets_one_that_its_text_shares() {
+    let mut agent = ready();
+    let events = heard(&mut agent, r#"{"type":"turn","turn":3,"phase":"start"}"#);
+    assert!(matches!(&events[..], [FromAgent::TurnStarted(Some(item))] if item.as_str() == "turn-3"));
+    let mut item_of = |text: &str| match &heard(&mut agent, text)[..] {
+        [FromAgent::Transcript(transcript)] => transcript.item.as_ref().map(ToString::to_string),
+        other => panic!("{other:?}"),
+    };
+    let text = |item: &str, role: &str| {
+        format!(r#"{{"type":"transcript","turn":3,"item":"{item}","role":"{role}","text":"x"}}"#)
+    };
+    assert_eq!(item_of(&text("i-8", "agent")).as_deref(), Some("turn-3"));
+    assert_eq!(item_of(&text("i-9", "agent")).as_deref(), Some("i-9"));
+    assert_eq!(item_of(&text("i-8", "agent")).as_deref(), Some("turn-3"));
+    assert_eq!(item_of(&text("i-8", "user")).as_deref(), Some("i-8"));
+}
+
+#[test]
+fn an_answer_that_goes_on_after_a_flush_is_a_new_one() {
+    let mut agent = ready();
+    let start = r#"{"type":"turn","turn":3,"item":"a-1","phase":"start"}"#;
+    heard(&mut agent, start);
+    audio(&mut agent, 20);
+    let events = heard(&mut agent, r#"{"type":"flush","id":1,"turn":3,"valid_from":480}"#);
+    assert!(matches!(events[..], [FromAgent::Interrupted, FromAgent::TurnEnded]));
+    assert!(matches!(heard(&mut agent, start)[..], [FromAgent::TurnStarted(None)]));
+    let events = audio(&mut agent, 20);
+    assert!(matches!(&events[..], [FromAgent::Audio(audio)] if audio.item.is_none()), "{events:?}");
+    assert_eq!(said(&mut agent, ToAgent::Cancel(TurnId(2))), [r#"{"type":"interrupt","turn":3}"#]);
+}
+
+#[test]
 fn an_interruption_by_the_caller_names_the_servers_turn_and_the_heard_position() {
     let mut agent = ready();
     audio(&mut agent, 100);
@@ -199,6 +231,7 @@ fn an_interruption_without_turns_counts_from_where_the_audio_began() {
     assert_eq!(said(&mut agent, truncate(None, 50)), [r#"{"type":"interrupt","pos":1200}"#]);
     agent.handle_wire(Wire::Text(r#"{"type":"flush","id":1}"#.into()), T0);
     assert!(matches!(agent.poll(T0), AgentOutput::Event(FromAgent::Interrupted)));
+    assert!(matches!(agent.poll(T0), AgentOutput::Event(FromAgent::TurnEnded)));
     assert_eq!(texts(&mut agent), [r#"{"type":"playout","pos":1200,"buffered_ms":0,"flush":1}"#]);
 }
 
@@ -208,7 +241,7 @@ fn a_flush_is_answered_with_the_figure_that_the_session_finds() {
     heard(&mut agent, r#"{"type":"turn","turn":1,"phase":"start"}"#);
     audio(&mut agent, 400);
     assert_eq!(said(&mut agent, playout(20, None)), [r#"{"type":"playout","pos":480,"buffered_ms":30}"#]);
-    assert!(matches!(heard(&mut agent, r#"{"type":"flush","id":5,"turn":1}"#)[..], [FromAgent::Interrupted]));
+    assert!(matches!(heard(&mut agent, r#"{"type":"flush","id":5,"turn":1}"#)[..], [FromAgent::Interrupted, _]));
     assert_eq!(said(&mut agent, playout(60, None)), [r#"{"type":"playout","pos":1440,"buffered_ms":30}"#]);
     assert_eq!(said(&mut agent, playout(80, Some(9))), [r#"{"type":"playout","pos":1920,"buffered_ms":30,"flush":5}"#]);
     assert!(matches!(agent.poll(T0), AgentOutput::Idle { deadline: None }));
@@ -232,6 +265,7 @@ fn a_truncation_answers_the_flush_too_whichever_comes_first() {
     assert_eq!(said(&mut agent, truncate(Some("a"), 100)), [r#"{"type":"interrupt","turn":1,"pos":2400}"#]);
     agent.handle_wire(Wire::Text(r#"{"type":"flush","id":6,"turn":1}"#.into()), T0);
     assert!(matches!(agent.poll(T0), AgentOutput::Event(FromAgent::Interrupted)));
+    assert!(matches!(agent.poll(T0), AgentOutput::Event(FromAgent::TurnEnded)));
     assert_eq!(texts(&mut agent), [r#"{"type":"playout","pos":2400,"buffered_ms":0,"flush":6}"#]);
 }
 
@@ -429,11 +463,12 @@ fn build_makes_websocket_agents_and_explains_what_it_cannot_make() {
         max_sessions: None,
         price: None,
     };
-    let agent = crate::agent::build(&named(AgentKind::Websocket(settings(WebsocketProtocol::Native))), 1).unwrap();
+    let agent =
+        crate::agent::build(&named(AgentKind::Websocket(settings(WebsocketProtocol::Native))), 1, no_file).unwrap();
     assert_eq!(agent.endpoint().unwrap().subprotocols, ["antiphon.v1"]);
     assert!(agent.capabilities().playout);
     let plain = WebsocketProtocol::Plain { start: true };
-    let agent = crate::agent::build(&named(AgentKind::Websocket(settings(plain))), 1).unwrap();
+    let agent = crate::agent::build(&named(AgentKind::Websocket(settings(plain))), 1, no_file).unwrap();
     assert!(agent.endpoint().unwrap().subprotocols.is_empty());
 
     let http = WebsocketAgent { url: "http://x/".parse().unwrap(), ..settings(plain) };
@@ -443,7 +478,7 @@ fn build_makes_websocket_agents_and_explains_what_it_cannot_make() {
         (AgentKind::Websocket(odd), "11025"),
         (AgentKind::NotBuilt { kind: "gemini".into() }, "gemini"),
     ] {
-        let Err(error) = crate::agent::build(&named(kind), 1) else { panic!("{part} was built") };
+        let Err(error) = crate::agent::build(&named(kind), 1, no_file) else { panic!("{part} was built") };
         assert!(error.to_string().contains("jung") && error.to_string().contains(part), "{error}");
     }
 }
@@ -453,5 +488,9 @@ fn generations_of_the_server_do_not_matter() {
     let mut agent = ready();
     let turn = Turn { turn: TurnId(1), generation: Generation(8), item: None, phase: TurnPhase::Start, pos: 0 };
     let text = codec::encode_to_client(None, &ToClient::Turn(turn)).unwrap();
-    assert!(matches!(heard(&mut agent, &text)[..], [FromAgent::TurnStarted(None)]));
+    assert!(matches!(heard(&mut agent, &text)[..], [FromAgent::TurnStarted(_)]));
+}
+
+fn no_file(file: &str) -> Result<Vec<u8>, String> {
+    Err(format!("no file is read: {file}"))
 }

@@ -19,7 +19,13 @@ pub(super) struct TurnLog {
 struct Known {
     /// The server's own number; `None` if its audio came without `turn`.
     id: Option<TurnId>,
+    /// The server's item, or one made here for a numbered turn, so that its text and late audio find it.
     item: Option<ItemId>,
+    /// Whether `item` was made here, and the server's item whose text it has taken over.
+    made: bool,
+    text: Option<ItemId>,
+    /// Whether the server has flushed it.
+    flushed: bool,
     /// Position on the link at which its audio began.
     start: u64,
     /// Position up to which the caller heard it, once the session has told.
@@ -27,15 +33,20 @@ struct Known {
 }
 
 impl TurnLog {
-    /// `turn start` came; whether it is new and not the repetition after a gap.
-    pub(super) fn start(&mut self, id: TurnId, item: Option<ItemId>, received: u64) -> bool {
-        let known = self.turns.back().is_some_and(|last| last.id == Some(id) && id != TurnId(0));
-        if known {
+    /// `turn start` came; the item of the turn, if it is new and not the repetition after a gap.
+    pub(super) fn start(&mut self, id: TurnId, item: Option<ItemId>, received: u64) -> Option<Option<ItemId>> {
+        let id = Some(id).filter(|&id| id != TurnId(0));
+        let again = self.turns.back().is_some_and(|last| id.is_some() && last.id == id);
+        if again && self.turns.back().is_some_and(|last| !last.flushed) {
             self.open = true;
-            return false;
+            return None;
         }
-        self.push(Some(id).filter(|&id| id != TurnId(0)), item, received);
-        true
+        // An answer that goes on after a flush is a new one here: audio of a flushed item is never played.
+        let item = item.filter(|_| !again);
+        let made = item.is_none() && !again && id.is_some();
+        let item = item.or_else(|| id.filter(|_| made).map(|id| ItemId::from(format!("turn-{id}"))));
+        self.push(Known { id, item: item.clone(), made, start: received, text: None, cut: None, flushed: false });
+        Some(item)
     }
 
     /// `turn end` came; whether that turn was going on.
@@ -44,15 +55,28 @@ impl TurnLog {
         meant && std::mem::replace(&mut self.open, false)
     }
 
-    /// The present turn was cut off by the agent itself.
-    pub(super) fn interrupt(&mut self) {
+    /// The server has flushed its present turn.
+    pub(super) fn flush(&mut self) {
         self.open = false;
+        if let Some(last) = self.turns.back_mut() {
+            last.flushed = true;
+        }
+    }
+
+    /// The item under which the text of the server's `item` belongs to this turn.
+    pub(super) fn item_of_text(&mut self, id: TurnId, item: Option<ItemId>) -> Option<ItemId> {
+        let Some(turn) = self.turns.iter_mut().rev().find(|turn| turn.made && turn.id == Some(id)) else { return item };
+        if turn.text.is_none() {
+            turn.text = item.clone();
+        }
+        if turn.text == item { turn.item.clone() } else { item }
     }
 
     /// A frame came at this position; the item that it belongs to. Audio outside of a turn begins one.
     pub(super) fn audio(&mut self, received: u64) -> Option<ItemId> {
         if !self.open {
-            self.push(None, None, received);
+            let start = received;
+            self.push(Known { id: None, item: None, made: false, start, text: None, cut: None, flushed: false });
         }
         self.turns.back().and_then(|last| last.item.clone())
     }
@@ -76,11 +100,11 @@ impl TurnLog {
         self.turns.iter().rev().find(|turn| id.is_none() || turn.id == id).and_then(|turn| turn.cut)
     }
 
-    fn push(&mut self, id: Option<TurnId>, item: Option<ItemId>, start: u64) {
+    fn push(&mut self, turn: Known) {
         if self.turns.len() == REMEMBERED {
             self.turns.pop_front();
         }
-        self.turns.push_back(Known { id, item, start, cut: None });
+        self.turns.push_back(turn);
         self.open = true;
     }
 }

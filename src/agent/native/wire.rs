@@ -72,6 +72,8 @@ pub(super) struct FlushIn {
 #[derive(Debug, Deserialize)]
 pub(super) struct TranscriptIn {
     pub item: Option<ItemId>,
+    #[serde(default)]
+    pub turn: TurnId,
     pub role: Role,
     pub text: Option<String>,
     #[serde(rename = "final", default)]

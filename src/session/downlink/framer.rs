@@ -97,6 +97,16 @@ impl Framer {
         self.coder.is_none()
     }
 
+    /// Delay of decoder, resampler and encoder together.
+    pub fn delay(&self) -> Duration {
+        self.coder.as_ref().map_or(Duration::ZERO, |coder| coder.decoder.delay() + coder.encoder.delay())
+    }
+
+    /// Complexity of the Opus encoder, if there is one.
+    pub fn complexity(&self) -> Option<u8> {
+        self.coder.as_ref().filter(|_| self.to.codec == Codec::Opus).map(|coder| coder.opus.complexity)
+    }
+
     /// Ticks of the client's clock in a usual frame.
     pub fn frame_ticks(&self) -> u64 {
         self.to.time_to_ticks(FRAME)

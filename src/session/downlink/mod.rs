@@ -13,13 +13,17 @@ use crate::media::transcode::{MediaError, payload_ticks};
 use crate::message::{AgentAudio, AgentPlayout, AudioOut, Flush, Playout as Report, Turn, TurnPhase};
 use crate::route::plan::{OpusSettings, Policy};
 use crate::session::ledger::{Credit, Figure, Ledger};
-use crate::session::{Carriage, Measure, Queue};
+use crate::session::{Carriage, Direction, Measure, Queue};
 use crate::time::Micros;
 
 use framer::{Framer, Next};
 
 /// An agent without item ids that was interrupted and pauses so long has begun a new answer.
 const STALE_PAUSE: Duration = Duration::from_millis(400);
+/// The wait in the store is measured at the first frame of a turn and at positions that are multiples of this.
+const WAIT_EVERY: u32 = 4_800;
+/// The depth of the store is reported in steps of this.
+const DEPTH_STEP: Duration = Duration::from_millis(500);
 /// Flushed items that are remembered, so that late audio of them is dropped.
 const FLUSHED_ITEMS: usize = 8;
 
@@ -125,6 +129,8 @@ pub struct Downlink {
     stale: Option<Micros>,
     received: u64,
     heard: Duration,
+    /// The depth of the store is reported again when it is deeper than this.
+    deepest: Duration,
     outputs: VecDeque<DownlinkOutput>,
     wake: Option<Micros>,
 }
@@ -150,6 +156,7 @@ impl Downlink {
             stale: None,
             received: 0,
             heard: Duration::ZERO,
+            deepest: Duration::ZERO,
             outputs: VecDeque::with_capacity(16),
             wake: None,
         }
@@ -202,7 +209,13 @@ impl Downlink {
 
     fn make_framer(&mut self) -> Result<(), MediaError> {
         let (Some(speaker), Some(store)) = (&mut self.speaker, &self.store) else { return Ok(()) };
-        speaker.framer = Some(Framer::new(store.format(), speaker.format, speaker.carriage, &self.opus)?);
+        let framer = Framer::new(store.format(), speaker.format, speaker.carriage, &self.opus)?;
+        let measure = |measure| DownlinkOutput::Measure(measure);
+        self.outputs.push_back(measure(Measure::CodecDelay { direction: Direction::Down, delay: framer.delay() }));
+        if let Some(complexity) = framer.complexity() {
+            self.outputs.push_back(measure(Measure::EncoderComplexity(complexity)));
+        }
+        speaker.framer = Some(framer);
         Ok(())
     }
 
@@ -302,6 +315,7 @@ impl Downlink {
             sent: false,
             end: None,
         });
+        self.deepest = Duration::ZERO;
         self.outputs.push_back(DownlinkOutput::Begun { turn, item });
     }
 
@@ -309,7 +323,13 @@ impl Downlink {
         let (Some(turn), Some(store)) = (self.turns.back_mut(), &mut self.store) else { return };
         let pushed = !turn.refused && store.push(turn.id, turn.received, ticks, audio.arrival, audio.payload).is_ok();
         if pushed {
+            let first = turn.received == 0;
             turn.received += u64::from(ticks);
+            let depth = store.depth();
+            if first || depth > self.deepest {
+                self.deepest = depth + DEPTH_STEP;
+                self.outputs.push_back(DownlinkOutput::Measure(Measure::PlayoutDepth(depth)));
+            }
             return;
         }
         let first = !std::mem::replace(&mut turn.refused, true);
@@ -452,6 +472,9 @@ impl Downlink {
         speaker.ledger.hand_over(frame.ticks.into(), frame.turn, frame.start, now);
         let opening = !std::mem::replace(&mut turn.sent, true);
         let ready = frame.arrival.max(due);
+        if opening || pos.is_multiple_of(WAIT_EVERY) {
+            self.outputs.push_back(DownlinkOutput::Measure(Measure::PlayoutWait(ready - frame.arrival)));
+        }
         let audio = AudioOut { pos, ticks: frame.ticks, marker: first, ready, payload: frame.payload };
         self.outputs.push_back(DownlinkOutput::Audio(audio, opening));
     }

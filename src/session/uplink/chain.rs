@@ -102,6 +102,14 @@ impl Chain {
         })))
     }
 
+    /// Delay of decoder, resampler and encoder together.
+    pub fn delay(&self) -> Duration {
+        match self {
+            Chain::Pass(_) => Duration::ZERO,
+            Chain::Coded(coded) => coded.decoder.delay() + coded.encoder.delay(),
+        }
+    }
+
     /// Whether lost packets can be recovered from their successors.
     pub fn recovers(&self) -> bool {
         matches!(self, Chain::Coded(_))

@@ -26,7 +26,7 @@ use crate::media::level::{SpeechChange, SpeechDetector};
 use crate::media::order::{Order, OrderCounters};
 use crate::message::{AgentAudioOut, AudioIn, SpeechEvent};
 use crate::route::plan::Policy;
-use crate::session::{Carriage, Measure, Queue};
+use crate::session::{Carriage, Direction, Measure, Queue};
 use crate::time::Micros;
 use backlog::Backlog;
 use chain::Chain;
@@ -285,6 +285,8 @@ impl Uplink {
                 if let Some(complexity) = self.complexity {
                     chain.set_complexity(complexity);
                 }
+                let measure = Measure::CodecDelay { direction: Direction::Up, delay: chain.delay() };
+                self.out.push_back(UplinkOutput::Measure(measure));
                 path.chain = Some(chain);
             }
             Err(error) => self.out.push_back(UplinkOutput::BadAudio(error.to_string())),

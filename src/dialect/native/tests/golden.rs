@@ -122,15 +122,15 @@ fn to_client() -> Vec<(Option<u64>, ToClient)> {
     };
     let ended = Ended { reason: CloseReason::ClientHangup, duration_ms: 61_000, messages: 6, stats: stats() };
     vec![
-        (Some(1), ToClient::Started(started())),
+        (None, ToClient::Started(started())),
         (Some(2), ToClient::Transcript(cut_transcript())),
         (Some(20), ToClient::Delta(Delta { message_id: "m-2".into(), text: "It was ".into() })),
         (Some(3), ToClient::Message(written)),
         (Some(4), ToClient::State(StateChange { from: State::Listening, to: State::Processing })),
         (Some(5), ToClient::Typing(Typing { on: true, who: Some(Role::Agent) })),
         (Some(6), ToClient::Speech(Speech { who: Role::User, event: SpeechEvent::Started })),
-        (Some(7), ToClient::Turn(Turn { turn, generation: Generation(0), item, phase: start, pos: 0 })),
-        (Some(8), ToClient::Flush(Flush { id: FlushId(1), turn, valid_from: 57_600 })),
+        (None, ToClient::Turn(Turn { turn, generation: Generation(0), item, phase: start, pos: 0 })),
+        (None, ToClient::Flush(Flush { id: FlushId(1), turn, valid_from: 57_600 })),
         (Some(9), ToClient::Heard(Heard { turn, ms: 900, of_ms: 2400, basis: Basis::Reported, error_ms: 20 })),
         (Some(10), ToClient::Agent(agent)),
         (Some(11), ToClient::ToolCall(call)),
