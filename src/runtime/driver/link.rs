@@ -183,7 +183,7 @@ impl Driver {
         }
     }
 
-    pub(super) fn to_client(&mut self, id: LinkId, seq: Option<Seq>, message: &ToClient) {
+    pub(super) fn send_to_client(&mut self, id: LinkId, seq: Option<Seq>, message: &ToClient) {
         let Some(link) = self.links.iter_mut().find(|link| link.id == id) else { return };
         if let ToClient::Usage(usage) = message {
             self.around.metrics.record_usage(usage);
