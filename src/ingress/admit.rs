@@ -105,7 +105,7 @@ pub(super) fn link(start: &Start) -> Result<LinkInfo, Refused> {
 }
 
 /// Brings a link to the session that its token names, whatever worker that runs on.
-pub(super) fn resume(node: &Node, token: &str, link: NewLink) -> Result<(), (NewLink, Refused)> {
+pub(super) fn resume(node: &Node, token: &str, link: Box<NewLink>) -> Result<(), (Box<NewLink>, Refused)> {
     let refused = |code, message: String| {
         node.telemetry.node().record_resume(ResumeOutcome::Refused);
         Refused::new(code, message).field(Some("resume"))
@@ -114,7 +114,7 @@ pub(super) fn resume(node: &Node, token: &str, link: NewLink) -> Result<(), (New
         Ok(mailbox) => mailbox,
         Err(error) => return Err((link, refused(ErrorCode::ResumeFailed, error.to_string()))),
     };
-    match mailbox.try_send(Mail::Attach(Box::new(link))) {
+    match mailbox.try_send(Mail::Attach(link)) {
         Ok(()) => Ok(()),
         Err(error) => {
             let (mail, code, message) = match error {
@@ -125,7 +125,7 @@ pub(super) fn resume(node: &Node, token: &str, link: NewLink) -> Result<(), (New
                 }
             };
             match mail {
-                Mail::Attach(link) => Err((*link, refused(code, message))),
+                Mail::Attach(link) => Err((link, refused(code, message))),
                 Mail::Command(_) => Ok(()),
             }
         }

@@ -320,9 +320,9 @@ impl Driver {
                         self.around.setup.total_ms = total.as_secs_f64() * 1000.0;
                         self.around.metrics.record_setup(SetupStage::Total, total);
                     }
-                    self.to_client(link, seq, &message);
+                    self.send_to_client(link, seq, &message);
                 }
-                Output::ToAgent { upstream, message } => self.to_agent(upstream, message, now),
+                Output::ToAgent { upstream, message } => self.send_to_agent(upstream, message, now),
                 Output::Dial { upstream, rung, role } => self.dial(upstream, rung, role, now),
                 Output::Hangup { upstream } => self.hang_up(upstream, now),
                 Output::Detach { link, code, reason } => self.detach(link, code, reason),
@@ -417,3 +417,6 @@ impl Driver {
 fn path(passes: bool) -> Path {
     if passes { Path::Passthrough } else { Path::Transcode }
 }
+
+#[cfg(test)]
+mod tests;
