@@ -92,9 +92,9 @@ impl Track {
         }
     }
 
-    /// Frames that were written and did not arrive.
-    pub fn missing(&self) -> u64 {
-        self.under_way.len() as u64
+    /// Frames that were written before `at` nanoseconds and did not arrive.
+    pub fn missing(&self, at: u64) -> u64 {
+        self.under_way.iter().filter(|&&sent| sent < at).count() as u64
     }
 }
 
@@ -212,7 +212,7 @@ mod tests {
             track.on_arrived(ticks, at, |sent, took| seen.push((sent, took)));
         }
         assert_eq!(seen, [(0, 50), (100, 200), (200, 100), (300, 100)]);
-        assert_eq!((track.missing(), track.surplus, track.arrived), (0, 1, 5));
+        assert_eq!((track.missing(u64::MAX), track.surplus, track.arrived), (0, 1, 5));
     }
 
     #[test]

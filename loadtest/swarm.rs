@@ -1,6 +1,6 @@
 //! The swarm: callers and the agents that they talk with, both ends in one thread with one clock.
 //!
-//! One epoll loop with a timeout in nanoseconds: runtimes with timers of a millisecond would send in bunches, and add
+//! One epoll loop with a timer in nanoseconds: runtimes with timers of a millisecond would send in bunches, and add
 //! their own lateness to what is measured.
 
 use std::collections::BTreeSet;
@@ -13,7 +13,10 @@ use hdrhistogram::Histogram;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
-use rustix::event::{Timespec, epoll};
+use rustix::event::epoll;
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
@@ -26,7 +29,8 @@ use crate::progress::Progress;
 const RAMP: Duration = Duration::from_millis(10);
 /// From the last call set up to the beginning of the measurement.
 const SETTLE: Duration = Duration::from_millis(1500);
-/// What is under way may take so long to arrive once nothing more is sent.
+/// The calls go on for so long afterwards, so that what is under way arrives: what does not is lost. Callers that fell
+/// silent instead would have silence made up for them.
 const DRAIN: Duration = Duration::from_millis(500);
 /// A caller that reports tells what it plays every so many frames.
 const REPORT_EVERY: u64 = 5;
@@ -34,6 +38,8 @@ const REPORT_EVERY: u64 = 5;
 const REPORT_BUFFER: u64 = 3;
 /// The listener for agents among the sockets.
 const LISTENER: u64 = u64::MAX;
+/// The timer among the sockets.
+const TIMER: u64 = u64::MAX - 1;
 
 /// What is done.
 #[derive(Clone, Debug)]
@@ -157,16 +163,16 @@ pub fn run(
     let ended = swarm.now();
     swarm.measuring = Some((begun, ended));
     at(Edge::End);
-    swarm.silent = true;
     swarm.run_for(DRAIN);
     at(Edge::Drained);
-    Ok(swarm.finish(Duration::from_nanos(ended - begun)))
+    Ok(swarm.finish(begun, ended))
 }
 
 struct Swarm<'a> {
     scenario: &'a Scenario,
     target: Target<'a>,
     epoll: OwnedFd,
+    timer: OwnedFd,
     begun: Instant,
     calls: Vec<Call>,
     /// Agents of callers that are not of the swarm.
@@ -176,7 +182,6 @@ struct Swarm<'a> {
     /// The next slot, and the beginning of its 20 ms.
     next: usize,
     cycle: u64,
-    silent: bool,
     measuring: Option<(u64, u64)>,
     out: Outcome,
 }
@@ -184,6 +189,8 @@ struct Swarm<'a> {
 impl<'a> Swarm<'a> {
     fn new(scenario: &'a Scenario, target: Target<'a>) -> std::io::Result<Swarm<'a>> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
+        epoll::add(&epoll, &timer, epoll::EventData::new_u64(TIMER), epoll::EventFlags::IN)?;
         target.agents.set_nonblocking(true)?;
         epoll::add(&epoll, target.agents, epoll::EventData::new_u64(LISTENER), epoll::EventFlags::IN)?;
         let mut rng = StdRng::seed_from_u64(scenario.seed);
@@ -209,8 +216,8 @@ impl<'a> Swarm<'a> {
         };
         let (calls, strays) = (Vec::with_capacity(scenario.calls), Vec::new());
         let begun = Instant::now();
-        let (next, cycle, silent, measuring) = (0, 0, false, None);
-        Ok(Swarm { scenario, target, epoll, begun, calls, strays, slots, next, cycle, silent, measuring, out })
+        let (next, cycle, measuring) = (0, 0, None);
+        Ok(Swarm { scenario, target, epoll, timer, begun, calls, strays, slots, next, cycle, measuring, out })
     }
 
     fn now(&self) -> u64 {
@@ -279,10 +286,8 @@ impl<'a> Swarm<'a> {
             if now >= until {
                 return;
             }
-            let wait = Duration::from_nanos(due.min(until).saturating_sub(now));
-            let timeout = Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() };
             events.clear();
-            if epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&timeout)).is_err() {
+            if self.wait(due.min(until).saturating_sub(now), &mut events).is_err() {
                 continue;
             }
             let woken = self.now();
@@ -291,6 +296,17 @@ impl<'a> Swarm<'a> {
                 self.send_due();
             }
         }
+    }
+
+    /// Waits for something to read, or so many nanoseconds. The timeout of epoll itself would be rounded up to milliseconds.
+    fn wait(&self, wait: u64, events: &mut Vec<epoll::Event>) -> rustix::io::Result<()> {
+        let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let wait = Duration::from_nanos(wait.max(1));
+        let at = Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() };
+        let once = Itimerspec { it_interval: zero, it_value: at };
+        timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once)?;
+        epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), None)?;
+        Ok(())
     }
 
     /// Writes every frame that is due; gives when the next one is.
@@ -307,7 +323,7 @@ impl<'a> Swarm<'a> {
                 self.cycle += FRAME.as_nanos() as u64;
                 self.feed_strays();
             }
-            if !self.silent && call < self.calls.len() {
+            if call < self.calls.len() {
                 self.send(call, side, due, now);
             }
         }
@@ -361,6 +377,9 @@ impl<'a> Swarm<'a> {
     }
 
     fn on_readable(&mut self, token: u64, woken: u64) {
+        if token == TIMER {
+            return;
+        }
         if token == LISTENER {
             // A caller that is none of the swarm was let in.
             if let Ok((tcp, _)) = self.target.agents.accept()
@@ -433,15 +452,15 @@ impl<'a> Swarm<'a> {
         true
     }
 
-    fn finish(mut self, lasted: Duration) -> Outcome {
+    fn finish(mut self, begun: u64, ended: u64) -> Outcome {
         for call in &mut self.calls {
             let _ = say(&mut call.caller, &json!({ "type": "end" }));
         }
         for track in self.calls.iter().flat_map(|call| [&call.up, &call.down]) {
-            self.out.missing += track.missing();
+            self.out.missing += track.missing(ended);
             self.out.surplus += track.surplus;
         }
-        self.out.lasted = lasted;
+        self.out.lasted = Duration::from_nanos(ended - begun);
         self.out
     }
 }
