@@ -17,6 +17,9 @@ use tokio_tungstenite::tungstenite::{Message, WebSocket};
 use crate::ends::request;
 use crate::machine::lower_priority;
 
+/// How often each kind was ended in which way.
+pub type Ends = BTreeMap<&'static str, BTreeMap<String, u32>>;
+
 /// From one attempt to the next.
 const PAUSE: Duration = Duration::from_millis(500);
 /// The size of the frame that is far too large.
@@ -24,8 +27,11 @@ const HUGE: u64 = 10 << 20;
 /// How long one waits to be thrown out.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Is rude once, and says how it ended.
+type Attempt = fn(SocketAddr, &AtomicBool) -> std::io::Result<String>;
+
 /// The kinds, with what each does.
-const KINDS: [(&str, fn(SocketAddr, &AtomicBool) -> std::io::Result<String>); 4] =
+const KINDS: [(&str, Attempt); 4] =
     [("never reads", never_reads), ("garbage", garbage), ("10 MB frame", huge_frame), ("stalled handshake", stalls)];
 
 /// The rude clients, each in a thread of its own, until [`Rude::end`].
@@ -39,7 +45,7 @@ impl Rude {
     /// Starts one of each.
     pub fn start(address: SocketAddr) -> Rude {
         let stop = Arc::new(AtomicBool::new(false));
-        let thread = |(name, attempt): (&'static str, fn(SocketAddr, &AtomicBool) -> std::io::Result<String>)| {
+        let thread = |(name, attempt): (&'static str, Attempt)| {
             let stop = stop.clone();
             let work = move || {
                 lower_priority();
@@ -57,7 +63,7 @@ impl Rude {
     }
 
     /// Stops them, and says how often each kind was ended in which way.
-    pub fn end(self) -> BTreeMap<&'static str, BTreeMap<String, u32>> {
+    pub fn end(self) -> Ends {
         self.stop.store(true, Relaxed);
         self.threads.into_iter().map(|(name, thread)| (name, thread.join().unwrap_or_default())).collect()
     }

@@ -10,9 +10,8 @@ use std::time::{Duration, Instant};
 
 use antiphon::media::transcode::payload_ticks;
 use hdrhistogram::Histogram;
-use rand::SeedableRng;
 use rand::rngs::StdRng;
-use rand::seq::SliceRandom;
+use rand::{RngExt, SeedableRng};
 use rustix::event::epoll;
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
@@ -195,11 +194,8 @@ impl<'a> Swarm<'a> {
         epoll::add(&epoll, target.agents, epoll::EventData::new_u64(LISTENER), epoll::EventFlags::IN)?;
         let mut rng = StdRng::seed_from_u64(scenario.seed);
         let mut slots = Vec::with_capacity(2 * scenario.calls);
-        for (side, offset) in [(Side::Caller, 0), (Side::Agent, 1)] {
-            let mut calls: Vec<usize> = (0..scenario.calls).collect();
-            calls.shuffle(&mut rng);
-            let step = FRAME.as_nanos() as u64 / (2 * scenario.calls as u64);
-            slots.extend(calls.iter().enumerate().map(|(n, &call)| ((2 * n as u64 + offset) * step, side, call)));
+        for side in [Side::Caller, Side::Agent] {
+            slots.extend((0..scenario.calls).map(|call| (rng.random_range(0..FRAME.as_nanos() as u64), side, call)));
         }
         slots.sort_unstable_by_key(|&(at, ..)| at);
         let out = Outcome {
