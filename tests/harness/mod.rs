@@ -1,6 +1,9 @@
 //! Starts the real binary on free ports, and talks to it as clients do.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod agent;
+pub mod speech;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Output, Stdio};
@@ -177,6 +180,22 @@ pub enum Heard {
     Gone,
 }
 
+/// The next thing that comes on a socket, whichever end this is.
+pub async fn hear(socket: &mut WebSocketStream<TcpStream>) -> Heard {
+    loop {
+        match timeout(PATIENCE, socket.next()).await.expect("nothing comes") {
+            Some(Ok(Message::Text(text))) => return Heard::Control(serde_json::from_str(&text).unwrap()),
+            Some(Ok(Message::Binary(bytes))) => return Heard::Audio(bytes),
+            Some(Ok(Message::Close(Some(frame)))) => {
+                return Heard::Closed(frame.code.into(), frame.reason.to_string());
+            }
+            Some(Ok(Message::Close(None))) => return Heard::Closed(1005, String::new()),
+            Some(Ok(_)) => {}
+            Some(Err(_)) | None => return Heard::Gone,
+        }
+    }
+}
+
 /// A client of the native protocol.
 pub struct Caller {
     /// Its socket.
@@ -232,18 +251,7 @@ impl Caller {
 
     /// The next thing that comes.
     pub async fn hear(&mut self) -> Heard {
-        loop {
-            match timeout(PATIENCE, self.socket.next()).await.expect("nothing comes") {
-                Some(Ok(Message::Text(text))) => return Heard::Control(serde_json::from_str(&text).unwrap()),
-                Some(Ok(Message::Binary(bytes))) => return Heard::Audio(bytes),
-                Some(Ok(Message::Close(Some(frame)))) => {
-                    return Heard::Closed(frame.code.into(), frame.reason.to_string());
-                }
-                Some(Ok(Message::Close(None))) => return Heard::Closed(1005, String::new()),
-                Some(Ok(_)) => {}
-                Some(Err(_)) | None => return Heard::Gone,
-            }
-        }
+        hear(&mut self.socket).await
     }
 
     /// The next control message of a type; others and audio are passed over.
