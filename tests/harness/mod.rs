@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 pub mod agent;
+pub mod speaker;
 pub mod speech;
 
 use std::net::SocketAddr;
@@ -110,6 +111,21 @@ impl Daemon {
         std::fs::read_to_string(self.folder.join("stderr")).unwrap()
     }
 
+    /// The record of its only call, once that has ended.
+    pub async fn call_record(&self) -> Value {
+        let looking = async {
+            loop {
+                if let Some((_, record)) = self.log().split_once("call ended record=") {
+                    let record = record.lines().next().unwrap();
+                    let record: String = serde_json::from_str(record).unwrap();
+                    return serde_json::from_str(&record).unwrap();
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, looking).await.expect("the call does not end")
+    }
+
     /// The sum of all series of a metric whose labels contain `labels`.
     pub async fn metric(&self, name: &str, labels: &str) -> f64 {
         let (_, _, text) = get(self.control, "/metrics").await;
@@ -141,7 +157,12 @@ async fn wait_for(notifications: &UnixDatagram, state: &str) {
 
 /// Runs the binary to its end.
 pub async fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
-    timeout(PATIENCE, command(variables).args(arguments).output()).await.expect("it does not end").unwrap()
+    run_for(PATIENCE, arguments, variables).await
+}
+
+/// Runs the binary to its end, which may take so long.
+pub async fn run_for(patience: Duration, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+    timeout(patience, command(variables).args(arguments).output()).await.expect("it does not end").unwrap()
 }
 
 /// Status, head and body of a GET.
