@@ -164,7 +164,7 @@ pub(super) fn admit(
     let id = SessionId::from(secret());
     let request = request(caller, &start, id.clone(), in_force.settings.node.region.clone());
     let plan = in_force.router.route(&request, node.clock.unix_seconds(Duration::ZERO)).map_err(|error| {
-        tracing::info!(%error, agent = ?start.agent, "a call was refused");
+        tracing::debug!(%error, "a call was refused");
         Refused::new(error.code(), error.to_string()).field(error.field())
     })?;
     let plan = Arc::new(plan);
