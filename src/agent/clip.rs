@@ -21,22 +21,6 @@ const RUN: Duration = Duration::from_millis(100);
 /// From the end of the clip, as far as is known, to the hang-up.
 const LINGER: Duration = Duration::from_millis(300);
 
-/// The largest file that is played, in bytes.
-const LARGEST: u64 = 32 * 1024 * 1024;
-
-/// Reads a clip's file.
-///
-/// # Errors
-/// If it cannot be read or is larger than 32 MiB.
-pub fn read(file: &str) -> Result<Vec<u8>, String> {
-    let cannot = |error: std::io::Error| format!("cannot read the clip {file}: {error}");
-    let size = std::fs::metadata(file).map_err(cannot)?.len();
-    if size > LARGEST {
-        return Err(format!("the clip {file} has {size} bytes; at most {LARGEST} are possible: use Ogg Opus"));
-    }
-    std::fs::read(file).map_err(cannot)
-}
-
 /// What follows the clip.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AfterClip {

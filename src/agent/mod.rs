@@ -152,11 +152,15 @@ pub enum BuildError {
     },
 }
 
-/// The agent of one conversation. `seed` decides whatever it leaves to chance.
+/// The agent of one conversation. `seed` decides whatever it leaves to chance; `read` gives the bytes of a clip's file.
 ///
 /// # Errors
 /// If the settings cannot be served; the configuration check finds the same before a call comes.
-pub fn build(settings: &AgentSettings, seed: u64) -> Result<Box<dyn Agent>, BuildError> {
+pub fn build(
+    settings: &AgentSettings,
+    seed: u64,
+    read: impl FnOnce(&str) -> Result<Vec<u8>, String>,
+) -> Result<Box<dyn Agent>, BuildError> {
     match &settings.kind {
         AgentKind::Websocket(websocket) => {
             check_websocket(settings, websocket)?;
@@ -171,7 +175,7 @@ pub fn build(settings: &AgentSettings, seed: u64) -> Result<Box<dyn Agent>, Buil
         AgentKind::Clip { file } => {
             let failed = |why: String| BuildError::Clip { agent: settings.name.to_string(), why };
             let played = match file {
-                Some(file) => clip::ClipAgent::new(&clip::read(file).map_err(failed)?, AfterClip::Hangup),
+                Some(file) => clip::ClipAgent::new(&read(file).map_err(failed)?, AfterClip::Hangup),
                 None => clip::ClipAgent::new(clip::APOLOGY, AfterClip::Hangup),
             };
             Ok(Box::new(played.map_err(|error| failed(error.to_string()))?))
@@ -193,3 +197,6 @@ fn check_websocket(settings: &AgentSettings, websocket: &WebsocketAgent) -> Resu
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -164,7 +164,7 @@ fn prepare(args: &CallArgs) -> Result<Prepared, String> {
     let url = session_url(&args.url).map_err(|error| error.to_string())?;
     let format = args.format();
     format.check().map_err(|error| format!("{error}; see --codec and --rate"))?;
-    if format.codec == Codec::Pcm16 && format.rate % 50 != 0 {
+    if format.codec == Codec::Pcm16 && !format.rate.is_multiple_of(50) {
         return Err(format!("{format}: frames of 20 ms need a rate that 50 divides; use --rate 24000"));
     }
     let clip = match &args.file {
@@ -197,8 +197,8 @@ async fn call(args: &CallArgs, prepared: Prepared, report: &mut Report) {
     narrator.say(format_args!("calling {url} with {format}"));
     let socket = match connect(&url, args.token.as_ref().map(|token| token.0.as_str())).await {
         Ok((socket, stages)) => {
-            report.stages_ms.connect = Some(stages.connect.as_secs_f64() * 1e3);
-            report.stages_ms.upgrade = Some(stages.upgrade.as_secs_f64() * 1e3);
+            report.stages_ms.connect = Some(stages.connect.as_micros() as f64 / 1e3);
+            report.stages_ms.upgrade = Some(stages.upgrade.as_micros() as f64 / 1e3);
             socket
         }
         Err(error) => {

@@ -224,7 +224,8 @@ impl Connection {
                     let frame = CloseFrame { code: CloseCode::from(args.close_code), reason: "as scripted".into() };
                     self.socket.close(Some(frame)).await?;
                     let peer_closes = async { while let Some(Ok(_)) = self.socket.next().await {} };
-                    return Ok(drop(timeout(Duration::from_secs(1), peer_closes).await));
+                    let _ = timeout(Duration::from_secs(1), peer_closes).await;
+                    return Ok(());
                 }
                 () = at(stall.map(|_| opened + Duration::from_secs(1))) => {
                     if let Some(span) = stall.take() {

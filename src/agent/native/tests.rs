@@ -463,11 +463,12 @@ fn build_makes_websocket_agents_and_explains_what_it_cannot_make() {
         max_sessions: None,
         price: None,
     };
-    let agent = crate::agent::build(&named(AgentKind::Websocket(settings(WebsocketProtocol::Native))), 1).unwrap();
+    let agent =
+        crate::agent::build(&named(AgentKind::Websocket(settings(WebsocketProtocol::Native))), 1, no_file).unwrap();
     assert_eq!(agent.endpoint().unwrap().subprotocols, ["antiphon.v1"]);
     assert!(agent.capabilities().playout);
     let plain = WebsocketProtocol::Plain { start: true };
-    let agent = crate::agent::build(&named(AgentKind::Websocket(settings(plain))), 1).unwrap();
+    let agent = crate::agent::build(&named(AgentKind::Websocket(settings(plain))), 1, no_file).unwrap();
     assert!(agent.endpoint().unwrap().subprotocols.is_empty());
 
     let http = WebsocketAgent { url: "http://x/".parse().unwrap(), ..settings(plain) };
@@ -477,7 +478,7 @@ fn build_makes_websocket_agents_and_explains_what_it_cannot_make() {
         (AgentKind::Websocket(odd), "11025"),
         (AgentKind::NotBuilt { kind: "gemini".into() }, "gemini"),
     ] {
-        let Err(error) = crate::agent::build(&named(kind), 1) else { panic!("{part} was built") };
+        let Err(error) = crate::agent::build(&named(kind), 1, no_file) else { panic!("{part} was built") };
         assert!(error.to_string().contains("jung") && error.to_string().contains(part), "{error}");
     }
 }
@@ -488,4 +489,8 @@ fn generations_of_the_server_do_not_matter() {
     let turn = Turn { turn: TurnId(1), generation: Generation(8), item: None, phase: TurnPhase::Start, pos: 0 };
     let text = codec::encode_to_client(None, &ToClient::Turn(turn)).unwrap();
     assert!(matches!(heard(&mut agent, &text)[..], [FromAgent::TurnStarted(_)]));
+}
+
+fn no_file(file: &str) -> Result<Vec<u8>, String> {
+    Err(format!("no file is read: {file}"))
 }

@@ -318,14 +318,16 @@ impl<'a> Conversation<'a> {
 
     fn conclude(self, failure: Option<String>, report: &mut Report) {
         let ms = |at: Micros| at.0 as f64 / 1e3;
+        let to_micros = |ms: f64| (ms * 1e3).round() / 1e3;
         let stages = &mut report.stages_ms;
         stages.admission = self.started.map(ms);
-        stages.agent = self.started.zip(self.ready).map(|(started, ready)| ms(ready) - ms(started));
-        let sum = [stages.connect, stages.upgrade, stages.admission, stages.agent].iter().flatten().sum();
-        report.setup_ms = self.started.map(|_| sum);
+        stages.agent = self.started.zip(self.ready).map(|(started, ready)| ms(Micros::ZERO + (ready - started)));
+        let sum: f64 = [stages.connect, stages.upgrade, stages.admission, stages.agent].iter().flatten().sum();
+        report.setup_ms = self.started.map(|_| to_micros(sum));
         report.first_audio_ms = self.first_audio.map(ms);
         let spoken = self.speech_end.map(|end| end.before(self.microphone.trailing_silence()));
-        report.answer_ms = spoken.zip(self.script.answer_began()).map(|(spoken, answer)| ms(answer) - ms(spoken));
+        report.answer_ms =
+            spoken.zip(self.script.answer_began()).map(|(spoken, answer)| ms(Micros::ZERO + (answer - spoken)));
         report.frames.sent = self.sent;
         report.frames.received = self.player.received_frames();
         if let Some(stats) = self.stats {

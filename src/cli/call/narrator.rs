@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::message::{AgentStatus, Role, SpeechEvent, ToClient};
+use crate::message::{AgentStatus, Role, SpeechEvent, State, ToClient};
 
 /// Lines on standard output and a progress bar of the speech on standard error; silent with `--json`.
 pub struct Narrator {
@@ -77,10 +77,12 @@ impl Narrator {
                 }
             }
             ToClient::Message(message) => self.say_at(at, format_args!("agent writes: {}", message.text)),
-            ToClient::State(change) => self.say_at(at, format_args!("state {:?} -> {:?}", change.from, change.to)),
+            ToClient::State(change) => {
+                self.say_at(at, format_args!("{} -> {}", state(change.from), state(change.to)));
+            }
             ToClient::Speech(speech) if speech.who == Role::User => {
-                let event = if speech.event == SpeechEvent::Started { "begin" } else { "stop" };
-                self.say_at(at, format_args!("the agent hears you {event} to speak"));
+                let event = if speech.event == SpeechEvent::Started { "begins" } else { "stops" };
+                self.say_at(at, format_args!("you are heard: speech {event}"));
             }
             ToClient::Flush(_) => self.say_at(at, format_args!("interrupted: the rest of the answer is discarded")),
             ToClient::Heard(heard) => {
@@ -97,5 +99,17 @@ impl Narrator {
             ToClient::Ended(ended) => self.say_at(at, format_args!("ended: {}", ended.reason.label())),
             _ => {}
         }
+    }
+}
+
+fn state(state: State) -> &'static str {
+    match state {
+        State::Idle => "idle",
+        State::Listening => "listening",
+        State::Processing => "processing",
+        State::Speaking => "speaking",
+        State::WaitingForUser => "waiting for you",
+        State::Error => "error",
+        State::Ended => "ended",
     }
 }

@@ -15,7 +15,8 @@ use crate::time::Micros;
 /// Writes what left the speaker, pauses included, from the first sound on.
 pub struct Recorder {
     path: PathBuf,
-    wav: WavWriter<BufWriter<File>>,
+    /// Opened with the first sound, so that a call that fails leaves an earlier reply alone.
+    wav: Option<WavWriter<BufWriter<File>>>,
     format: Format,
     decoder: Decoder,
     pcm: Vec<i16>,
@@ -24,18 +25,17 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// A recorder of `format` into a new file at `path`.
+    /// A recorder of `format` into a file at `path`, made with the first sound.
     ///
     /// # Errors
-    /// If the file cannot be created.
+    /// If no file can be there.
     pub fn create(path: &Path, format: Format) -> Result<Recorder, String> {
-        let spec =
-            WavSpec { channels: 1, sample_rate: format.rate, bits_per_sample: 16, sample_format: SampleFormat::Int };
-        let wav = WavWriter::create(path, spec);
-        let wav =
-            wav.map_err(|error| format!("cannot write {}: {error}; name another file with --out", path.display()))?;
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        if folder.is_some_and(|folder| !folder.is_dir()) || path.is_dir() {
+            return Err(format!("cannot write {}: no file can be there; name another with --out", path.display()));
+        }
         let decoder = Decoder::new(format, format.rate).map_err(|error| error.to_string())?;
-        Ok(Recorder { path: path.to_owned(), wav, format, decoder, pcm: Vec::new(), begun: None, written: 0 })
+        Ok(Recorder { path: path.to_owned(), wav: None, format, decoder, pcm: Vec::new(), begun: None, written: 0 })
     }
 
     /// This was played.
@@ -73,17 +73,26 @@ impl Recorder {
     /// If the file cannot be written.
     pub fn finish(self) -> Result<PathBuf, String> {
         let Recorder { path, wav, .. } = self;
-        wav.finalize().map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+        wav.map_or(Ok(()), WavWriter::finalize).map_err(|error| cannot(&path, &error))?;
         Ok(path)
     }
 
     fn write(&mut self, count: u64, sample: i16) -> Result<(), String> {
+        let wav = match &mut self.wav {
+            Some(wav) => wav,
+            none => {
+                let (sample_rate, sample_format) = (self.format.rate, SampleFormat::Int);
+                let spec = WavSpec { channels: 1, sample_rate, bits_per_sample: 16, sample_format };
+                none.insert(WavWriter::create(&self.path, spec).map_err(|error| cannot(&self.path, &error))?)
+            }
+        };
         self.written += count;
-        let mut samples = (0..count).map(|_| sample);
-        samples
-            .try_for_each(|sample| self.wav.write_sample(sample))
-            .map_err(|error| format!("cannot write {}: {error}", self.path.display()))
+        (0..count).try_for_each(|_| wav.write_sample(sample)).map_err(|error| cannot(&self.path, &error))
     }
+}
+
+fn cannot(path: &Path, error: &hound::Error) -> String {
+    format!("cannot write {}: {error}; name another file with --out", path.display())
 }
 
 #[cfg(test)]

@@ -120,4 +120,5 @@ async fn a_refusal_is_told_in_the_words_of_the_server() {
     let report = report(&args(&["--url", &url, "--out", &folder.file("out.wav"), "--json"])).await;
     let error = report.error.expect("refused");
     assert!(!report.ok && error.contains("401") && error.contains("no token was sent"), "{error}");
+    assert!(!PathBuf::from(folder.file("out.wav")).exists(), "an earlier reply is left alone");
 }

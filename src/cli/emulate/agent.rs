@@ -165,7 +165,7 @@ impl EmulatedAgent {
     }
 
     fn on_end(&mut self) {
-        self.stop();
+        self.out.clear();
         let (reason, stats) = (CloseReason::ClientHangup, Stats::default());
         self.say(&ToClient::Ended(Ended { reason, duration_ms: 0, messages: u64::from(self.turn.0), stats }));
     }

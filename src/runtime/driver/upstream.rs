@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use crate::agent::{self, Agent, AgentOutput, Wire};
 use crate::ids::{AgentName, UpstreamId};
 use crate::message::{AgentError, FailureClass, ToAgent};
+use crate::runtime::clip_file;
 use crate::runtime::registry::AgentPlace;
 use crate::runtime::websocket::{PushError, Received, SocketError, WebSocket};
 use crate::session::{Direction, UpstreamChange, UpstreamRole};
@@ -80,7 +81,7 @@ impl Driver {
         let Some(place) = self.around.seat.registry().take_agent(&settings.name, settings.max_sessions) else {
             return self.fail(id, FailureClass::Limit, format!("agent `{}` has `max_sessions` calls", settings.name));
         };
-        let agent = match agent::build(&settings, self.around.seed ^ u64::from(id.0)) {
+        let agent = match agent::build(&settings, self.around.seed ^ u64::from(id.0), clip_file::read) {
             Ok(agent) => agent,
             Err(error) => return self.fail(id, FailureClass::BadRequest, error.to_string()),
         };

@@ -9,6 +9,11 @@ use crate::session::Measure;
 use crate::session::ledger::Figure;
 use crate::time::Micros;
 
+/// What the answer to a flush may take beyond the round trip.
+const ANSWER_SLACK: Duration = Duration::from_millis(60);
+/// The longest wait for the answer to a flush.
+const MAX_HEARD_WAIT: Duration = Duration::from_secs(1);
+
 impl Downlink {
     /// The session ends: the turns that are open are cut where they are heard now.
     pub fn settle(&mut self, now: Micros) {
@@ -46,7 +51,10 @@ impl Downlink {
             store.discard_through(newest_id);
         }
         let audible = turns.first().map_or(newest_id, |turn| turn.id);
-        let (flush, deadline) = (self.next_flush, now + self.heard_wait);
+        // A client that is far away gets the time that its answer needs.
+        let rtt = self.speaker.as_ref().map_or(Duration::ZERO, |speaker| speaker.ledger.rtt());
+        let wait = self.heard_wait.max((rtt + ANSWER_SLACK).min(MAX_HEARD_WAIT));
+        let (flush, deadline) = (self.next_flush, now + wait);
         self.next_flush = flush.next();
         if let Some(speaker) = &mut self.speaker {
             if let Some(framer) = &mut speaker.framer {

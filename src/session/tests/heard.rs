@@ -63,7 +63,8 @@ fn an_interruption_of_a_reporting_client_is_exact_to_one_frame() {
         let (figure, truth) = interrupted(seed, true, delay, buffer);
         assert_eq!(figure.basis, Basis::Reported, "seed {seed}");
         let off = (figure.ms as i64 - truth.as_millis() as i64).abs();
-        assert!(off <= 20, "seed {seed}, delay {delay}, buffer {buffer}: {figure:?} but {truth:?} was heard");
+        assert!(off <= 1, "seed {seed}, delay {delay}, buffer {buffer}: {figure:?} but {truth:?} was heard");
+        assert_eq!(figure.error_ms, 20);
     }
 }
 
@@ -111,6 +112,20 @@ fn after_a_flush_nothing_of_the_old_generation_is_sent() {
         let stale = |m: &Measure| matches!(m, Measure::Dropped { queue: Queue::Stale, .. });
         assert!(world.measures.iter().any(stale), "seed {seed}: late audio is counted");
     }
+}
+
+#[test]
+fn the_next_answer_waits_until_the_flush_is_answered_so_that_a_stalled_client_gets_none_of_it() {
+    let mut world = world(5, true, 80, 40);
+    world.run(ms(300));
+    answer(&mut world, ms(5_000), 1, None);
+    world.run(ms(1_000));
+    world.agent_says(FromAgent::Interrupted);
+    answer(&mut world, ms(1_000), 2, None);
+    world.run(ms(150));
+    assert!(!heard_values(&world).contains(&2), "the answer to the flush is still under way");
+    world.run(ms(200));
+    assert!(heard_values(&world).contains(&2));
 }
 
 #[test]
