@@ -66,6 +66,7 @@ fn driver(socket: WebSocket, registry: &Arc<Registry>) -> Driver {
         clock,
         pulse: Arc::new(Pulse::new(clock.now())),
         worker: 0,
+        timer: Timer::new().unwrap(),
         dialer: Dialer::new(tls::client_config(&[]).unwrap()),
         seat,
         mailbox,
