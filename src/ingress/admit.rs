@@ -15,6 +15,7 @@ use crate::route::plan::Plan;
 use crate::runtime::driver::{Driver, Setup, Surroundings};
 use crate::runtime::node::Node;
 use crate::runtime::registry::{Mail, NewLink, ResumeError};
+use crate::runtime::timer::Timer;
 use crate::runtime::worker::{LoadGuard, Worker};
 use crate::session::{Carriage, LinkInfo, Session, SessionParams, Transport};
 use crate::telemetry::{ActiveSession, NodeQueue, Refusal, ResumeOutcome, SessionLabels, SessionMetrics, SetupStage};
@@ -105,7 +106,7 @@ pub(super) fn link(start: &Start) -> Result<LinkInfo, Refused> {
 }
 
 /// Brings a link to the session that its token names, whatever worker that runs on.
-pub(super) fn resume(node: &Node, token: &str, link: NewLink) -> Result<(), (NewLink, Refused)> {
+pub(super) fn resume(node: &Node, token: &str, link: Box<NewLink>) -> Result<(), (Box<NewLink>, Refused)> {
     let refused = |code, message: String| {
         node.telemetry.node().record_resume(ResumeOutcome::Refused);
         Refused::new(code, message).field(Some("resume"))
@@ -114,7 +115,7 @@ pub(super) fn resume(node: &Node, token: &str, link: NewLink) -> Result<(), (New
         Ok(mailbox) => mailbox,
         Err(error) => return Err((link, refused(ErrorCode::ResumeFailed, error.to_string()))),
     };
-    match mailbox.try_send(Mail::Attach(Box::new(link))) {
+    match mailbox.try_send(Mail::Attach(link)) {
         Ok(()) => Ok(()),
         Err(error) => {
             let (mail, code, message) = match error {
@@ -125,7 +126,7 @@ pub(super) fn resume(node: &Node, token: &str, link: NewLink) -> Result<(), (New
                 }
             };
             match mail {
-                Mail::Attach(link) => Err((*link, refused(code, message))),
+                Mail::Attach(link) => Err((link, refused(code, message))),
                 Mail::Command(_) => Ok(()),
             }
         }
@@ -153,12 +154,17 @@ pub(super) fn admit(
         let message = "this node has no room for another session".into();
         return Err(Refused::new(ErrorCode::Overloaded, message).retryable(Duration::from_secs(5)));
     }
+    let overloaded = |error: std::io::Error| {
+        let message = format!("this node has no room for another session: {error}");
+        Refused::new(ErrorCode::Overloaded, message).retryable(Duration::from_secs(5))
+    };
+    let timer = Timer::new().map_err(overloaded)?;
     let started = node.clock.now();
     let in_force = node.in_force.load();
     let id = SessionId::from(secret());
     let request = request(caller, &start, id.clone(), in_force.settings.node.region.clone());
     let plan = in_force.router.route(&request, node.clock.unix_seconds(Duration::ZERO)).map_err(|error| {
-        tracing::info!(%error, agent = ?start.agent, "a call was refused");
+        tracing::debug!(%error, "a call was refused");
         Refused::new(error.code(), error.to_string()).field(error.field())
     })?;
     let plan = Arc::new(plan);
@@ -187,6 +193,7 @@ pub(super) fn admit(
         clock: node.clock,
         pulse: worker.pulse.clone(),
         worker: worker.index,
+        timer,
         dialer: node.dialer.clone(),
         seat,
         mailbox,

@@ -307,9 +307,9 @@ mod tests {
             let (op, amount) = ((seed >> 33) % 6, (seed >> 40) as u32 % 700 + 1);
             match op {
                 0 | 1 => {
-                    if store.push(TurnId(turn), start, amount, Micros(0), vec![0; 2 * amount as usize].into()).is_ok() {
-                        start += u64::from(amount);
-                    }
+                    let audio = vec![0; 2 * amount as usize].into();
+                    let kept = store.push(TurnId(turn), start, amount, Micros(0), audio).is_ok();
+                    start += if kept { u64::from(amount) } else { 0 };
                 }
                 2 => drop(store.read(amount)),
                 3 => store.release(TurnId(turn), u64::from(amount) * 8),

@@ -328,10 +328,15 @@ impl Session {
         match output {
             DownlinkOutput::Begun { turn, item } => {
                 self.totals.turns += 1;
-                self.transcript.on_agent_turn(turn, item, now);
+                if let Some(line) = self.transcript.on_agent_turn(turn, item, now) {
+                    self.say(ToClient::Transcript(line));
+                }
                 self.touch(now);
             }
-            DownlinkOutput::Turn(turn) => self.say(ToClient::Turn(turn)),
+            DownlinkOutput::Turn(mut turn) => {
+                turn.item = self.transcript.item_of(turn.turn).or(turn.item);
+                self.say(ToClient::Turn(turn));
+            }
             DownlinkOutput::Flush(flush) => self.say(ToClient::Flush(flush)),
             DownlinkOutput::Audio(audio, opening) => {
                 if opening {

@@ -309,10 +309,15 @@ pub struct EchoReport {
     pub latest: Duration,
 }
 
-/// Holds a call with `echo` for `length`, sending a frame every 20 ms, and compares what comes back.
+/// Holds a call with `echo`; see [`echo_call_with`].
 pub async fn echo_call(daemon: &Daemon, length: Duration) -> EchoReport {
+    echo_call_with(daemon, "echo", length).await
+}
+
+/// Holds a call with an agent that echoes for `length`, sending a frame every 20 ms, and compares what comes back.
+pub async fn echo_call_with(daemon: &Daemon, agent: &str, length: Duration) -> EchoReport {
     const FRAME: usize = 640;
-    let (caller, started) = Caller::call(daemon, "echo").await;
+    let (caller, started) = Caller::call(daemon, agent).await;
     let delay = Duration::from_millis(started["agent"]["delay_ms"].as_u64().unwrap_or(1000));
     let frames = length.as_millis() as usize / 20;
     let audio: Vec<u8> = (0..frames * FRAME).map(|index| (index * 31 % 251) as u8).collect();

@@ -183,8 +183,11 @@ impl Driver {
         }
     }
 
-    pub(super) fn to_client(&mut self, id: LinkId, seq: Option<Seq>, message: &ToClient) {
+    pub(super) fn send_to_client(&mut self, id: LinkId, seq: Option<Seq>, message: &ToClient) {
         let Some(link) = self.links.iter_mut().find(|link| link.id == id) else { return };
+        if let ToClient::Usage(usage) = message {
+            self.around.metrics.record_usage(usage);
+        }
         let Some(wire) = link.dialect.encode(seq, message) else { return };
         let mut pushed = link.socket.try_push(wire);
         if let ToClient::Audio(audio) = message
