@@ -161,13 +161,24 @@ async fn lose_and_resume(first: Format, second: Format, workers: &str, reset: bo
     assert!(off.abs() <= 1.0, "{heard}, but {both:.1} ms left both speakers");
 
     // The agent is told the same, in its own positions; it was called once and asked for one greeting.
+    let ms = |pos: &Value| pos.as_f64().map(|pos| pos * 1000.0 / f64::from(RATE));
+    let mut reports = Vec::new();
     let cut = loop {
-        let interrupt = agent.hear_type("interrupt").await;
-        assert_eq!(interrupt["turn"], 7);
-        if let Some(pos) = interrupt["pos"].as_f64() {
-            break pos * 1000.0 / f64::from(RATE);
+        match agent.hear().await {
+            Heard::Control(message) if message["type"] == "playout" => reports.extend(ms(&message["pos"])),
+            Heard::Control(message) if message["type"] == "interrupt" => {
+                assert_eq!(message["turn"], 7);
+                if let Some(cut) = ms(&message["pos"]) {
+                    break cut;
+                }
+            }
+            Heard::Control(_) | Heard::Audio(_) => {}
+            end => panic!("the agent was hung up: {end:?}"),
         }
     };
+    assert!(reports.len() >= 10, "it is told while the answer plays: {reports:?}");
+    assert!(reports.windows(2).all(|pair| pair[1] > pair[0] - 0.1), "time goes on: {reports:?}");
+    assert!(reports.iter().all(|heard| *heard <= both + 1.0), "never more than was heard, {both:.1} ms: {reports:?}");
     assert!((cut - both).abs() <= 1.0, "the agent is told {cut:.1} ms, but {both:.1} ms left both speakers");
     listener.caller.say(json!({ "type": "end" })).await;
     let ended = listener.caller.hear_type("ended").await;
