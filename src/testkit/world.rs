@@ -71,6 +71,7 @@ impl Default for WorldBuilder {
             agent_formats: (pcm, pcm),
             capabilities: Capabilities {
                 truncation: true,
+                playout: true,
                 text: true,
                 tools: true,
                 manual_turns: true,

@@ -362,14 +362,18 @@ impl Downlink {
         self.outputs.push_back(DownlinkOutput::Measure(Measure::Dropped { queue, audio }));
     }
 
-    /// The client reports what its speaker plays. Gives what that means in the agent's own audio.
+    /// The client reports what its speaker plays. Gives what that means in the agent's own audio; nothing while a flush
+    /// waits for its figure, as that is told by the [`Cut`].
     pub fn on_report(&mut self, report: Report, now: Micros) -> Option<AgentPlayout> {
         let speaker = self.speaker.as_mut()?;
         let pos = speaker.ledger.on_report(report.pos, now);
-        let answers = report.flush.is_some() && self.pending.as_ref().map(|pending| pending.flush) == report.flush;
-        if answers {
-            let figure = speaker.ledger.exact(pos);
-            self.resolve(Some(figure), now);
+        if let Some(pending) = &self.pending {
+            if report.flush == Some(pending.flush) {
+                let figure = speaker.ledger.exact(pos);
+                self.resolve(Some(figure), now);
+            }
+            self.check();
+            return None;
         }
         let speaker = self.speaker.as_mut()?;
         let at = speaker.ledger.at(pos);
