@@ -65,7 +65,6 @@ pub const INERT: &[&str] = &[
     "listen.quic",
     "http.trusted_proxies",
     "http.max_body_bytes",
-    "runtime.playout_mb",
     "auth",
     "webrtc",
     "redis",

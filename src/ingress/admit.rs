@@ -186,6 +186,7 @@ pub(super) fn admit(
         start,
         link: link.clone(),
         expires_at,
+        budget: node.playout_budget.clone(),
     };
     let session = Session::new(params, now);
     let setup = record_setup(&metrics, caller, started, node.clock.now());

@@ -136,6 +136,7 @@ impl World {
             start: Start::default(),
             link: link_info(&build, 0, None),
             expires_at: None,
+            budget: Arc::new(crate::media::playout::Budget::new(u64::MAX / 2)),
         };
         let mut world = World {
             now,

@@ -61,6 +61,7 @@ fn driver(socket: WebSocket, registry: &Arc<Registry>) -> Driver {
         start: Start::default(),
         link: info.clone(),
         expires_at: None,
+        budget: Arc::new(crate::media::playout::Budget::new(u64::MAX / 2)),
     };
     let around = Surroundings {
         clock,
