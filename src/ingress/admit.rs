@@ -227,18 +227,24 @@ fn record_setup(metrics: &SessionMetrics, caller: &Caller, started: Micros, rout
 }
 
 fn request(caller: &Caller, start: &Start, id: SessionId, region: Option<String>) -> RouteRequest {
-    let header = |name: &str| caller.head.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
-    let mut request = RouteRequest::new(Transport::Websocket, id);
+    let mut request = route_request(caller.peer, caller.head.clone(), region);
+    request.session_id = id;
     request.agent = start.agent.clone();
-    request.path = caller.head.path.clone();
+    request.conversation_id = start.conversation_id.clone();
+    request.context = start.context.clone().unwrap_or_default();
+    request
+}
+
+/// What a route may look at of a request's head; which agent and session it is about is for the caller to say.
+pub(super) fn route_request(peer: SocketAddr, head: Head, region: Option<String>) -> RouteRequest {
+    let header = |name: &str| head.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
+    let mut request = RouteRequest::new(Transport::Websocket, SessionId::from(""));
     request.host = header("host");
     request.origin = header("origin");
     request.region = region;
-    request.conversation_id = start.conversation_id.clone();
-    request.loopback = caller.peer.ip().to_canonical().is_loopback();
+    request.loopback = peer.ip().to_canonical().is_loopback();
     request.forwarded = ["forwarded", "x-forwarded-for", "via"].iter().any(|name| header(name).is_some());
-    request.context = start.context.clone().unwrap_or_default();
-    request.headers = caller.head.headers.clone();
+    (request.path, request.headers) = (head.path, head.headers);
     request
 }
 
