@@ -63,6 +63,7 @@ impl Call {
             start: Start::default(),
             link,
             expires_at: None,
+            budget: Arc::new(crate::media::playout::Budget::new(u64::MAX / 2)),
         };
         let now = Micros::from_millis(1000);
         let mut call = Call {

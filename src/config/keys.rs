@@ -65,7 +65,6 @@ pub const INERT: &[&str] = &[
     "listen.quic",
     "http.trusted_proxies",
     "http.max_body_bytes",
-    "runtime.playout_mb",
     "auth",
     "webrtc",
     "redis",
@@ -100,6 +99,7 @@ const RESTART: &[(&str, Read)] = &[
     ("runtime.playout_mb", |s| s.runtime.playout_bytes.to_string()),
     ("log.format", |s| format!("{:?}", s.log.format)),
     ("log.level", |s| s.log.level.clone()),
+    ("log.call_record", |s| s.log.call_record.clone()),
     ("http.tls", |s| s.http.tls.is_some().to_string()),
     ("redis.url", |s| {
         use secrecy::ExposeSecret;

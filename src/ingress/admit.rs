@@ -15,6 +15,7 @@ use crate::route::plan::Plan;
 use crate::runtime::driver::{Driver, Setup, Surroundings};
 use crate::runtime::node::Node;
 use crate::runtime::registry::{Mail, NewLink, ResumeError};
+use crate::runtime::timer::Timer;
 use crate::runtime::worker::{LoadGuard, Worker};
 use crate::session::{Carriage, LinkInfo, Session, SessionParams, Transport};
 use crate::telemetry::{ActiveSession, NodeQueue, Refusal, ResumeOutcome, SessionLabels, SessionMetrics, SetupStage};
@@ -153,12 +154,17 @@ pub(super) fn admit(
         let message = "this node has no room for another session".into();
         return Err(Refused::new(ErrorCode::Overloaded, message).retryable(Duration::from_secs(5)));
     }
+    let overloaded = |error: std::io::Error| {
+        let message = format!("this node has no room for another session: {error}");
+        Refused::new(ErrorCode::Overloaded, message).retryable(Duration::from_secs(5))
+    };
+    let timer = Timer::new().map_err(overloaded)?;
     let started = node.clock.now();
     let in_force = node.in_force.load();
     let id = SessionId::from(secret());
     let request = request(caller, &start, id.clone(), in_force.settings.node.region.clone());
     let plan = in_force.router.route(&request, node.clock.unix_seconds(Duration::ZERO)).map_err(|error| {
-        tracing::info!(%error, agent = ?start.agent, "a call was refused");
+        tracing::debug!(%error, "a call was refused");
         Refused::new(error.code(), error.to_string()).field(error.field())
     })?;
     let plan = Arc::new(plan);
@@ -180,6 +186,7 @@ pub(super) fn admit(
         start,
         link: link.clone(),
         expires_at,
+        budget: node.playout_budget.clone(),
     };
     let session = Session::new(params, now);
     let setup = record_setup(&metrics, caller, started, node.clock.now());
@@ -187,6 +194,7 @@ pub(super) fn admit(
         clock: node.clock,
         pulse: worker.pulse.clone(),
         worker: worker.index,
+        timer,
         dialer: node.dialer.clone(),
         seat,
         mailbox,
@@ -219,18 +227,24 @@ fn record_setup(metrics: &SessionMetrics, caller: &Caller, started: Micros, rout
 }
 
 fn request(caller: &Caller, start: &Start, id: SessionId, region: Option<String>) -> RouteRequest {
-    let header = |name: &str| caller.head.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
-    let mut request = RouteRequest::new(Transport::Websocket, id);
+    let mut request = route_request(caller.peer, caller.head.clone(), region);
+    request.session_id = id;
     request.agent = start.agent.clone();
-    request.path = caller.head.path.clone();
+    request.conversation_id = start.conversation_id.clone();
+    request.context = start.context.clone().unwrap_or_default();
+    request
+}
+
+/// What a route may look at of a request's head; which agent and session it is about is for the caller to say.
+pub(super) fn route_request(peer: SocketAddr, head: Head, region: Option<String>) -> RouteRequest {
+    let header = |name: &str| head.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
+    let mut request = RouteRequest::new(Transport::Websocket, SessionId::from(""));
     request.host = header("host");
     request.origin = header("origin");
     request.region = region;
-    request.conversation_id = start.conversation_id.clone();
-    request.loopback = caller.peer.ip().to_canonical().is_loopback();
+    request.loopback = peer.ip().to_canonical().is_loopback();
     request.forwarded = ["forwarded", "x-forwarded-for", "via"].iter().any(|name| header(name).is_some());
-    request.context = start.context.clone().unwrap_or_default();
-    request.headers = caller.head.headers.clone();
+    (request.path, request.headers) = (head.path, head.headers);
     request
 }
 

@@ -1,5 +1,7 @@
 //! HTTP/1.1 requests of the public listener. Errors are problem details (RFC 9457).
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -9,7 +11,8 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::connection::Shared;
 use super::websocket::{Head, Upgrade};
-use crate::config::settings::HttpSettings;
+use super::{admit, agents, assets};
+use crate::config::settings::{HttpSettings, Settings};
 use crate::dialect::native::SUBPROTOCOL;
 use crate::telemetry::Refusal;
 
@@ -38,25 +41,32 @@ pub(super) fn respond(shared: &Shared, mut request: Request<Incoming>) -> Answer
         upgrade(shared, &mut request)
     } else {
         shared.on_plain();
-        plain(shared, settings, &request)
+        plain(shared, &in_force.settings, &request)
     };
     if let Some(origin) = origin.filter(|_| allowed).and_then(|origin| HeaderValue::try_from(origin).ok()) {
         answer.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-        answer.headers_mut().insert(header::VARY, HeaderValue::from_static("origin"));
+        answer.headers_mut().append(header::VARY, HeaderValue::from_static("origin"));
     }
     answer
 }
 
-fn plain(shared: &Shared, settings: &HttpSettings, request: &Request<Incoming>) -> Answer {
+fn plain(shared: &Shared, settings: &Settings, request: &Request<Incoming>) -> Answer {
     let path = request.uri().path();
-    if ![SESSION_PATH, "/v1/endpoints", "/"].contains(&path) {
+    let asset = assets::find(path, settings.demo.enabled && (path != "/" || wants_html(request.headers())));
+    if asset.is_none() && ![SESSION_PATH, "/v1/endpoints", "/v1/agents", "/"].contains(&path) {
         return problem(StatusCode::NOT_FOUND, "not_found", "there is nothing here; GET / tells what this is");
     }
     match *request.method() {
-        Method::OPTIONS => preflight(settings),
+        Method::OPTIONS => preflight(&settings.http),
+        Method::GET | Method::HEAD if asset.is_some() => {
+            asset.map_or_else(Answer::default, |asset| asset.answer(request.headers(), host(request.headers())))
+        }
         Method::GET | Method::HEAD if path == "/" => index(shared, request.headers()),
         Method::GET | Method::HEAD if path == "/v1/endpoints" => {
             json(StatusCode::OK, "application/json", &endpoints(shared, request.headers()))
+        }
+        Method::GET | Method::HEAD if path == "/v1/agents" => {
+            json(StatusCode::OK, "application/json", &reachable(shared, request))
         }
         _ => {
             let detail = "this address takes GET only";
@@ -80,10 +90,14 @@ fn preflight(settings: &HttpSettings) -> Answer {
 
 /// The base of WebSocket URLs as this client reaches us.
 fn websocket_url(shared: &Shared, headers: &HeaderMap) -> String {
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).filter(|host| is_host(host));
     let bound = shared.node.bound.get().map(|bound| bound.http.to_string());
     let scheme = if shared.encrypted { "wss" } else { "ws" };
-    format!("{scheme}://{}{SESSION_PATH}", host.map(str::to_owned).or(bound).unwrap_or_default())
+    format!("{scheme}://{}{SESSION_PATH}", host(headers).map(str::to_owned).or(bound).unwrap_or_default())
+}
+
+/// The `Host` header, if it can be shown.
+fn host(headers: &HeaderMap) -> Option<&str> {
+    headers.get(header::HOST).and_then(|host| host.to_str().ok()).filter(|host| is_host(host))
 }
 
 /// Whether a `Host` header can be shown in a page or an address as it is.
@@ -95,11 +109,29 @@ fn endpoints(shared: &Shared, headers: &HeaderMap) -> serde_json::Value {
     serde_json::json!({ "websocket": websocket_url(shared, headers) })
 }
 
+/// The agents that this client reaches without credentials. A page that asks from here will name itself as the origin of
+/// its sessions.
+fn reachable(shared: &Shared, request: &Request<Incoming>) -> serde_json::Value {
+    let in_force = shared.node.in_force.load();
+    let region = in_force.settings.node.region.clone();
+    let mut asked = admit::route_request(shared.peer, Head::new(request), region);
+    let scheme = if shared.encrypted { "https" } else { "http" };
+    asked.origin = asked.origin.or_else(|| Some(format!("{scheme}://{}", asked.host.as_deref()?)));
+    asked.path = SESSION_PATH.to_owned();
+    agents::list(&in_force.settings, &in_force.router, &asked, shared.node.clock.unix_seconds(Duration::ZERO))
+}
+
+fn wants_html(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::ACCEPT)
+        .and_then(|accept| accept.to_str().ok())
+        .is_some_and(|accept| accept.contains("text/html"))
+}
+
 fn index(shared: &Shared, headers: &HeaderMap) -> Answer {
     let url = websocket_url(shared, headers);
-    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     let start = r#"{"type":"start","agent":"echo"}"#;
-    let (kind, text) = if accept.contains("text/html") {
+    let (kind, text) = if wants_html(headers) {
         let page = format!(
             "<!doctype html><meta charset=utf-8><title>antiphon</title>\n<h1>antiphon</h1>\n\
              <p>A media relay for voice AI. Open a WebSocket to <code>{url}</code> with subprotocol \

@@ -2,6 +2,8 @@
 
 pub mod accept;
 pub mod admit;
+mod agents;
+mod assets;
 mod connection;
 mod gate;
 mod http;

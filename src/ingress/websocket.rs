@@ -33,6 +33,7 @@ pub(super) struct Upgrade {
 }
 
 /// What of the request's head a route may look at.
+#[derive(Clone)]
 pub(super) struct Head {
     pub(super) path: String,
     /// Names in lower case.

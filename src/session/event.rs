@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::agent::Capabilities;
 use crate::ids::{ConversationId, LinkId, Seq, SessionId, UpstreamId};
+use crate::media::playout::Budget;
 use crate::message::{AgentError, AudioFormats, Basis, CloseReason, FailureClass, Start, ToAgent, ToClient};
 use crate::route::plan::Plan;
 use crate::session::record::CallRecord;
@@ -25,6 +26,8 @@ pub struct SessionParams {
     pub link: LinkInfo,
     /// Unix time in seconds at which the session ends at the latest.
     pub expires_at: Option<u64>,
+    /// The node's memory for agent audio.
+    pub budget: Arc<Budget>,
 }
 
 /// A link as the session sees it.

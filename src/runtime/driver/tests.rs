@@ -61,11 +61,13 @@ fn driver(socket: WebSocket, registry: &Arc<Registry>) -> Driver {
         start: Start::default(),
         link: info.clone(),
         expires_at: None,
+        budget: Arc::new(crate::media::playout::Budget::new(u64::MAX / 2)),
     };
     let around = Surroundings {
         clock,
         pulse: Arc::new(Pulse::new(clock.now())),
         worker: 0,
+        timer: Timer::new().unwrap(),
         dialer: Dialer::new(tls::client_config(&[]).unwrap()),
         seat,
         mailbox,

@@ -1,0 +1,1051 @@
+// worklet:source
+var source_default = '"use strict";(()=>{function m(h,e){return e===0?h:m(e,h%e)}function c(h){let[e,t]=[1,1];for(let s=1;s<40;s++)t*=(h/(2*s))**2,e+=t;return e}var o=class{phases;stride;half;taps;constructor(e,t){let s=m(e,t);if(this.phases=t/s,this.stride=e/s,e===t){this.half=1,this.taps=new Float32Array(2),this.taps[0]=1;return}let r=.92*Math.min(1,t/e);this.half=Math.ceil(16/Math.min(1,t/e)),this.taps=new Float32Array(this.phases*this.half*2);for(let i=0;i<this.phases;i++)this.design(i,r)}design(e,t){let s=this.half*2,r=0;for(let i=0;i<s;i++){let a=i-this.half+1-e/this.phases,n=a/this.half,g=Math.abs(n)>=1?0:c(8*Math.sqrt(1-n*n))/c(8),v=a===0?1:Math.sin(Math.PI*t*a)/(Math.PI*t*a);r+=this.taps[e*s+i]=v*g}for(let i=0;i<s;i++)this.taps[e*s+i]/=r}apply(e,t,s){let r=this.half*2,i=t-this.half+1,a=0;for(let n=0;n<r;n++)a+=this.taps[s*r+n]*e.at(i+n);return a}},l=class{constructor(e){this.capacity=e;this.samples=new Float32Array(e),this.mask=e-1}capacity;from=0;end=0;samples;mask;at(e){return e>=this.from&&e<this.end?this.samples[e&this.mask]:0}restart(e){this.from=this.end=e}push(e,t=1){for(let s=0;s<e.length;s++)this.samples[this.end+s&this.mask]=e[s]*t;this.end+=e.length,this.from=Math.max(this.from,this.end-this.capacity)}};var b=10,M=.1,A=128,y=.02,w=.16,p=class{constructor(e,t,s){this.linkRate=e;this.contextRate=t;this.tell=s;this.kernel=new o(e,t),this.ring=new l(2**Math.ceil(Math.log2(b*e))),this.cushion=y*e}linkRate;contextRate;tell;overflowed=0;kernel;ring;head=0;phase=0;state="silent";gain=1;waitingSince=-1;cushion;ended=!1;starved=!1;told=0;pending=[];get buffered(){return Math.max(0,this.ring.end-this.head)}handle(e,t){if(this.state==="fading"){e.type!=="flush"&&this.pending.push(e);return}switch(e.type){case"audio":return this.push(e.pos,e.samples,t);case"end":this.ended=!0,this.starved||(this.cushion=Math.max(y*this.linkRate,this.cushion/2)),this.starved=!1;return;case"flush":return this.flush(t)}}push(e,t,s){this.buffered===0&&this.state==="silent"&&(this.starved&&!this.ended&&(this.cushion=Math.min(w*this.linkRate,this.cushion*2)),e!==this.ring.end&&this.ring.restart(e),this.head=e,this.phase=0,this.waitingSince=s);let r=this.ring.capacity-this.kernel.half-this.buffered;if(t.length>r){this.overflowed+=t.length;return}this.ended=!1,this.ring.push(t,1/32768)}flush(e){if(this.starved=!1,this.state==="playing"){this.state="fading";return}this.stop(e,"flush")}stop(e,t){this.state="silent";let s=Math.min(this.head,this.ring.end);t==="flush"&&(this.ring.restart(this.ring.end),this.head=this.ring.end,this.phase=0,this.gain=0),this.starved=t==="dry"&&!this.ended,this.tell({type:"stop",frame:e,pos:s,cause:t,starved:this.starved});for(let r of this.pending.splice(0))this.handle(r,e)}mayBegin(e){let{buffered:t}=this;if(t===0)return!1;let s=(e-this.waitingSince)*this.linkRate/this.contextRate;return this.ended||t>=this.cushion||s>=this.cushion}render(e,t){if(e.fill(0),this.state==="silent"){if(!this.mayBegin(t))return;this.state="playing",this.told=t,this.tell({type:"begin",frame:t,pos:this.head})}let{kernel:s,ring:r}=this,i=1/A;for(let n=0;n<e.length;n++){if(this.head>=r.end)return this.stop(t+n,this.state==="fading"?"flush":"dry");if(this.state==="fading"){if(this.gain-=i,this.gain<=0)return this.stop(t+n,"flush")}else this.gain<1&&(this.gain=Math.min(1,this.gain+i));e[n]=s.apply(r,this.head,this.phase)*this.gain,this.phase+=s.stride,this.head+=Math.floor(this.phase/s.phases),this.phase%=s.phases}let a=t+e.length;a-this.told>=M*this.contextRate&&(this.told=a,this.tell({type:"progress",frame:a,pos:this.head,buffered:this.buffered}))}};var d=class{constructor(e,t,s,r){this.frameLength=s;this.deliver=r;this.kernel=new o(e,t),this.ring=new l(2**Math.ceil(Math.log2(this.kernel.half*2+4096))),this.frame=new Int16Array(s)}frameLength;deliver;kernel;ring;at=0;phase=0;frame;filled=0;push(e){let{kernel:t,ring:s}=this;for(s.push(e);this.at+t.half<s.end;){let r=Math.round(t.apply(s,this.at,this.phase)*32767);this.frame[this.filled++]=Math.max(-32768,Math.min(32767,r)),this.phase+=t.stride,this.at+=Math.floor(this.phase/t.phases),this.phase%=t.phases,this.filled===this.frameLength&&(this.deliver(this.frame),this.frame=new Int16Array(this.frameLength),this.filled=0)}}};var u=class extends AudioWorkletProcessor{player;closed=!1;constructor({processorOptions:{rate:e}}){super(),this.player=new p(e,sampleRate,t=>this.port.postMessage(t)),this.port.onmessage=({data:t})=>{t.type==="close"?this.closed=!0:this.player.handle(t,currentFrame)}}process(e,[t]){let[s,...r]=t??[];if(s){this.player.render(s,currentFrame);for(let i of r)i.set(s)}return!this.closed}},f=class extends AudioWorkletProcessor{recorder;closed=!1;constructor({processorOptions:{rate:e,frame:t}}){super(),this.recorder=new d(sampleRate,e,t,s=>this.port.postMessage(s.buffer,[s.buffer])),this.port.onmessage=()=>this.closed=!0}process([e]){let t=e?.[0];return t&&this.recorder.push(t),!this.closed}};registerProcessor("antiphon-player",u);registerProcessor("antiphon-recorder",f);})();\n';
+
+// js/src/errors.ts
+var AntiphonError = class _AntiphonError extends Error {
+  constructor(code, message, retryable = false, retryAfterMs, field) {
+    super(message);
+    this.code = code;
+    this.retryable = retryable;
+    this.retryAfterMs = retryAfterMs;
+    this.field = field;
+  }
+  code;
+  retryable;
+  retryAfterMs;
+  field;
+  name = "AntiphonError";
+  /** Of an `error` message. */
+  static of(error) {
+    return new _AntiphonError(error.code, error.message, error.retryable ?? false, error.retry_after_ms, error.field);
+  }
+  /** Of a close without an `error` message before it. */
+  static ofClose(code, reason) {
+    if (code === 4401) return new _AntiphonError("unauthorized", "the relay asks for credentials, or refused those given");
+    if (code === 4404) return new _AntiphonError("not_found", "there is no such agent or session");
+    if (code === 4429) return new _AntiphonError("rate_limited", "a limit was reached", true);
+    const why = reason ? `: ${reason}` : "";
+    return new _AntiphonError("link_lost", `the connection to the relay was lost (${code}${why})`, true);
+  }
+};
+function isResumable(code) {
+  return code !== 1e3 && code !== 1013 && !(code >= 4400 && code < 4600);
+}
+
+// js/src/audio.ts
+var SPEECH = {
+  channelCount: 1,
+  echoCancellation: true,
+  noiseSuppression: true,
+  autoGainControl: true
+};
+async function openAudio(options) {
+  const context = options.audioContext ?? new AudioContext({ latencyHint: "interactive" });
+  try {
+    const resumed = context.state === "suspended" ? context.resume() : void 0;
+    const [stream] = await Promise.all([openMicrophone(options.microphone ?? true), loadWorklet(context, options)]);
+    await resumed;
+    return new BrowserAudio(context, stream, options);
+  } catch (error) {
+    if (!options.audioContext) void context.close();
+    throw error;
+  }
+}
+async function openMicrophone(wanted) {
+  if (wanted === false || wanted instanceof MediaStream) return wanted || void 0;
+  if (!globalThis.isSecureContext || !navigator.mediaDevices) {
+    const help = "open the page over https, or through http://localhost (for example an SSH port forward)";
+    throw new AntiphonError("insecure_context", `browsers give the microphone to secure pages only: ${help}`);
+  }
+  const audio = wanted === true ? SPEECH : { ...SPEECH, ...wanted };
+  try {
+    return await navigator.mediaDevices.getUserMedia({ audio });
+  } catch (error) {
+    const name = error instanceof Error ? error.name : "";
+    if (name === "NotAllowedError") {
+      throw new AntiphonError("microphone_denied", "the microphone was not allowed; allow it for this page, then try again", true);
+    }
+    throw new AntiphonError("microphone_missing", `no microphone can be used (${name || String(error)})`, true);
+  }
+}
+async function loadWorklet(context, options) {
+  if (!context.audioWorklet) {
+    throw new AntiphonError("insecure_context", "audio worklets are for secure pages only: use https or http://localhost");
+  }
+  const blob = options.workletUrl ? void 0 : URL.createObjectURL(new Blob([source_default], { type: "text/javascript" }));
+  try {
+    await context.audioWorklet.addModule(String(options.workletUrl ?? blob));
+  } catch (error) {
+    const help = options.workletUrl ? `is ${options.workletUrl} there?` : "set `workletUrl` if a Content-Security-Policy forbids blob:";
+    throw new AntiphonError("audio_unavailable", `the audio worklet was not loaded (${String(error)}); ${help}`);
+  } finally {
+    if (blob) URL.revokeObjectURL(blob);
+  }
+}
+var BrowserAudio = class {
+  constructor(context, stream, options) {
+    this.context = context;
+    this.options = options;
+    this.output = context;
+    this.speaker = context.createGain();
+    this.speaker.connect(context.destination);
+    this.speaker.connect(this.meters.agent = this.meter());
+    this.track = stream?.getAudioTracks()[0];
+    if (stream && this.track) {
+      this.source = context.createMediaStreamSource(stream);
+      this.source.connect(this.meters.microphone = this.meter());
+    }
+  }
+  context;
+  options;
+  output;
+  track;
+  speaker;
+  source;
+  meters = {};
+  window = new Float32Array(1024);
+  meter() {
+    const meter = this.context.createAnalyser();
+    meter.fftSize = this.window.length;
+    return meter;
+  }
+  createPlayer(rate) {
+    const node = new AudioWorkletNode(this.context, "antiphon-player", {
+      numberOfInputs: 0,
+      outputChannelCount: [1],
+      processorOptions: { rate }
+    });
+    node.connect(this.speaker);
+    const port = node.port;
+    return Object.assign(port, {
+      close: () => {
+        port.postMessage({ type: "close" });
+        node.disconnect();
+      }
+    });
+  }
+  createCapture(rate, frame, onFrame) {
+    if (!this.source) return void 0;
+    const { source } = this;
+    const node = new AudioWorkletNode(this.context, "antiphon-recorder", {
+      numberOfOutputs: 0,
+      channelCount: 1,
+      channelCountMode: "explicit",
+      processorOptions: { rate, frame }
+    });
+    node.port.onmessage = ({ data }) => onFrame(data);
+    source.connect(node);
+    return {
+      close: () => {
+        source.disconnect(node);
+        node.port.postMessage({ type: "close" });
+        node.port.onmessage = null;
+      }
+    };
+  }
+  playTrack(track) {
+    const stream = new MediaStream([track]);
+    const element = new Audio();
+    element.srcObject = stream;
+    element.muted = true;
+    void element.play().catch(() => void 0);
+    const source = this.context.createMediaStreamSource(stream);
+    const gain = this.context.createGain();
+    source.connect(gain).connect(this.speaker);
+    return {
+      setMuted: (muted) => gain.gain.setValueAtTime(muted ? 0 : 1, this.context.currentTime),
+      close: () => {
+        element.srcObject = null;
+        source.disconnect();
+        gain.disconnect();
+      }
+    };
+  }
+  setMicrophoneEnabled(enabled) {
+    if (this.track) this.track.enabled = enabled;
+  }
+  level(of) {
+    const meter = this.meters[of];
+    if (!meter) return 0;
+    meter.getFloatTimeDomainData(this.window);
+    let sum = 0;
+    for (const sample of this.window) sum += sample * sample;
+    return Math.sqrt(sum / this.window.length);
+  }
+  close() {
+    if (!(this.options.microphone instanceof MediaStream)) this.track?.stop();
+    this.source?.disconnect();
+    this.speaker.disconnect();
+    if (!this.options.audioContext) void this.context.close();
+  }
+};
+
+// js/src/endpoints.ts
+async function fetchJson(base, path, get) {
+  const url = new URL(path, base);
+  const response = await get(url, { signal: AbortSignal.timeout(1e4) }).catch((error) => {
+    throw new AntiphonError("unreachable", `${url.href} cannot be reached (${String(error)})`, true);
+  });
+  if (!response.ok) throw new AntiphonError("unreachable", `${url.href} answered ${response.status}`, response.status >= 500);
+  return response.json();
+}
+async function fetchEndpoints(base, get = fetch) {
+  const found = await fetchJson(base, "/v1/endpoints", get);
+  const secure = new URL(base).protocol === "https:";
+  if (secure && found.websocket?.startsWith("ws:")) found.websocket = `wss${found.websocket.slice(2)}`;
+  if (secure && found.webrtc?.startsWith("http:")) found.webrtc = `https${found.webrtc.slice(4)}`;
+  return found;
+}
+async function fetchAgents(base, get = fetch) {
+  return (await fetchJson(base, "/v1/agents", get)).agents;
+}
+function choose(wanted, offered, hasWebRtc) {
+  const order = wanted === "auto" ? ["webrtc", "websocket"] : [wanted].flat();
+  const there = order.filter((name) => offered[name] !== void 0 && (name !== "webrtc" || hasWebRtc));
+  if (there.length === 0 || wanted === "webrtc") {
+    if (offered.websocket !== void 0 && !there.includes("websocket")) there.push("websocket");
+  }
+  return there;
+}
+
+// js/src/backoff.ts
+var LONGEST_MS = 5e3;
+var SHORTEST_MS = 250;
+function delayBefore(attempt, random = Math.random()) {
+  if (attempt <= 1) return 0;
+  const full = Math.min(LONGEST_MS, SHORTEST_MS * 2 ** (attempt - 2));
+  return Math.round(full * (1 - random / 2));
+}
+
+// js/src/emitter.ts
+var Emitter = class {
+  listeners = /* @__PURE__ */ new Map();
+  /** Calls `listener` at every event of that name; gives a function that ends it. */
+  on(name, listener) {
+    const set = this.listeners.get(name) ?? /* @__PURE__ */ new Set();
+    this.listeners.set(name, set);
+    set.add(listener);
+    return () => this.off(name, listener);
+  }
+  /** As `on`, for the next event only. */
+  once(name, listener) {
+    const off = this.on(name, (event) => {
+      off();
+      listener(event);
+    });
+    return off;
+  }
+  /** Calls `listener` no more. */
+  off(name, listener) {
+    this.listeners.get(name)?.delete(listener);
+  }
+  /** Whether anybody listens; what is costly to make is not made for nobody. */
+  hasListener(name) {
+    return (this.listeners.get(name)?.size ?? 0) > 0;
+  }
+  emit(name, event) {
+    for (const listener of [...this.listeners.get(name) ?? []]) {
+      try {
+        listener(event);
+      } catch (error) {
+        globalThis.reportError(error);
+      }
+    }
+  }
+};
+
+// js/src/lifeline.ts
+var PING_MS = 2e3;
+var SILENCE_MS = 7e3;
+var ASLEEP_MS = 5e3;
+var Lifeline = class {
+  constructor(events, now) {
+    this.events = events;
+    this.last = this.ticked = now;
+  }
+  events;
+  /** The last round trip; `undefined` before the first. */
+  rttMs;
+  last;
+  ticked;
+  /** Something came. */
+  onAlive(now) {
+    this.last = now;
+  }
+  /** An answer to a ping: `t` as it was sent. */
+  onPong(t, now) {
+    this.rttMs = Math.max(0, now - t / 1e3);
+  }
+  /** Call it every `PING_MS`. */
+  tick(now) {
+    if (now - this.ticked > PING_MS + ASLEEP_MS) this.last = now;
+    this.ticked = now;
+    if (now - this.last > SILENCE_MS) this.events.onLost();
+    else this.events.onPing(Math.round(now * 1e3));
+  }
+};
+
+// js/src/session.ts
+var STATS_MS = 5e3;
+var END_MS = 2e3;
+var Session = class extends Emitter {
+  constructor(parts) {
+    super();
+    this.parts = parts;
+    this.now = parts.now ?? (() => performance.now());
+  }
+  parts;
+  /** The agent that answers, as the relay told. */
+  agent = { name: "" };
+  id = "";
+  conversationId = "";
+  carrier;
+  token = "";
+  have = 0;
+  lifeline;
+  heartbeat;
+  moving;
+  microphone = true;
+  done = false;
+  wake;
+  asked = [];
+  messages = 0;
+  now;
+  /** The transport of the present link; `undefined` while there is none. */
+  get transport() {
+    return this.carrier?.transport;
+  }
+  /** The last measured round trip to the relay, in milliseconds. */
+  get rttMs() {
+    return this.lifeline?.rttMs;
+  }
+  get microphoneEnabled() {
+    return this.microphone;
+  }
+  /** Opens the first link. Called by `connect`. */
+  async begin() {
+    await this.link(this.parts.start);
+    this.heartbeat = setInterval(() => this.lifeline?.tick(this.now()), PING_MS);
+  }
+  /** Switches the microphone; the agent hears silence while it is off. */
+  setMicrophoneEnabled(enabled) {
+    if (enabled === this.microphone) return;
+    this.microphone = enabled;
+    this.parts.audio.setMicrophoneEnabled(enabled);
+    this.carrier?.setMicrophoneEnabled(enabled);
+    this.send({ type: "mic", on: enabled });
+  }
+  /** Sends a text message to the agent; gives its id. */
+  sendText(text) {
+    const id = `m-${++this.messages}`;
+    this.send({ type: "message", id, text });
+    return id;
+  }
+  /** Silences the agent's present answer: here at once, and at the relay as soon as it hears of it. */
+  interrupt() {
+    const report = this.carrier?.playback.stop();
+    this.send(report ? { type: "interrupt", pos: report.pos >>> 0 } : { type: "interrupt" });
+  }
+  /** Changes the agent's set-up, as far as the route allows; a field that is refused comes as an `error` event. */
+  update(setup) {
+    this.send({ type: "update", setup });
+  }
+  /** Sends any control message of the protocol. */
+  send(message) {
+    this.carrier?.send(message);
+  }
+  /** Level of the last 20 ms or so, root mean square, 0 to 1. */
+  level(of) {
+    return this.parts.audio.level(of);
+  }
+  /** Asks the relay for its figures and adds those of this end. */
+  async stats() {
+    const { carrier } = this;
+    if (!carrier || this.done) throw new AntiphonError("not_connected", "there is no link to the relay now", true);
+    const relay = await new Promise((resolve, reject) => {
+      const timer = setTimeout(() => {
+        this.asked.splice(this.asked.indexOf(answer), 1);
+        reject(new AntiphonError("link_lost", "the relay did not answer", true));
+      }, STATS_MS);
+      const answer = (stats) => (clearTimeout(timer), resolve(stats));
+      this.asked.push(answer);
+      carrier.send({ type: "stats" });
+    });
+    const { playback, droppedMs, transport } = carrier;
+    const bufferedMs = playback.report()?.bufferedMs ?? 0;
+    return { relay, transport, rttMs: this.rttMs, bufferedMs, droppedMs, starved: playback.starved };
+  }
+  /** Hangs up; resolves when the relay has confirmed it, or after two seconds. */
+  end() {
+    if (this.done) return Promise.resolve();
+    return new Promise((resolve) => {
+      const timer = setTimeout(() => this.finish({ reason: "client_hangup", duration_ms: 0, messages: 0 }), END_MS);
+      this.once("ended", () => (clearTimeout(timer), resolve()));
+      if (this.carrier) this.send({ type: "end" });
+      else this.finish({ reason: "client_hangup", duration_ms: 0, messages: 0 });
+    });
+  }
+  /** The network has changed: comes back at once if it is gone, else asks whether the link still lives. */
+  onNetworkChange() {
+    this.wake?.();
+    this.lifeline?.tick(this.now());
+  }
+  /** Opens a link and makes it the present one. */
+  async link(start) {
+    const token = await this.parts.getToken?.();
+    let mine;
+    const isPresent = () => mine !== void 0 && mine === this.carrier;
+    const events = {
+      onMessage: (message) => isPresent() && this.onMessage(message),
+      onReport: (report) => isPresent() && this.onReport(report),
+      onAudio: (samples, pos) => this.hasListener("audio") && this.emit("audio", { samples: samples.slice(), pos }),
+      onClosed: (code, reason) => isPresent() && this.onClosed(code, reason)
+    };
+    const { carrier, started } = await this.parts.open(token ? { ...start, token } : start, events);
+    if (this.done) {
+      carrier.close(1e3);
+      return started;
+    }
+    const old = this.carrier;
+    this.carrier = mine = carrier;
+    old?.close(4e3);
+    this.adopt(started);
+    if (!this.microphone) {
+      carrier.setMicrophoneEnabled(false);
+      carrier.send({ type: "mic", on: false });
+    }
+    return started;
+  }
+  adopt(started) {
+    this.agent = started.agent;
+    this.id = started.session_id;
+    this.conversationId = started.conversation_id;
+    this.token = started.resume_token;
+    if (started.resumed === false) this.have = 0;
+    this.lifeline = new Lifeline(
+      {
+        onPing: (t) => this.send({ type: "ping", t }),
+        onLost: () => {
+          const { carrier } = this;
+          carrier?.close(4e3);
+          this.onClosed(1006, "nothing came from the relay");
+        }
+      },
+      this.now()
+    );
+    this.lifeline.tick(this.now());
+  }
+  onReport(report) {
+    this.send({ type: "playout", pos: report.pos >>> 0, buffered_ms: report.bufferedMs });
+    this.emit("playout", report);
+  }
+  onMessage(message) {
+    this.lifeline?.onAlive(this.now());
+    if (message.seq !== void 0) this.have = Math.max(this.have, message.seq);
+    const { carrier } = this;
+    switch (message.type) {
+      case "started":
+        return;
+      case "pong":
+        return this.lifeline?.onPong(message.t, this.now());
+      case "stats":
+        return this.asked.shift()?.(message);
+      case "error":
+        return this.emit("error", AntiphonError.of(message));
+      case "ended":
+        return this.finish(message);
+      case "turn":
+        carrier?.playback.onTurn(message);
+        break;
+      case "flush":
+        void carrier?.playback.flush(message).then((pos) => carrier.send({ type: "playout", pos: pos >>> 0, flush: message.id }));
+        break;
+      case "draining":
+        clearTimeout(this.moving);
+        this.moving = setTimeout(() => void this.move(), message.reconnect_after_ms);
+        break;
+    }
+    const { type, ...event } = message;
+    this.emit(type, event);
+  }
+  /** The node goes down: a new link takes over while the old one still speaks. */
+  async move() {
+    try {
+      const started = await this.link({ type: "start", resume: this.token, have: this.have });
+      this.emit("reconnected", { resumed: started.resumed ?? false, transport: this.carrier.transport });
+    } catch {
+    }
+  }
+  onClosed(code, reason) {
+    this.carrier = void 0;
+    this.lifeline = void 0;
+    if (this.done) return;
+    clearTimeout(this.moving);
+    if (isResumable(code)) void this.comeBack();
+    else this.fail(code === 1e3 ? void 0 : AntiphonError.ofClose(code, reason));
+  }
+  async comeBack() {
+    const until = this.now() + this.parts.reconnectForMs;
+    for (let attempt = 1; !this.done; attempt++) {
+      const delayMs = delayBefore(attempt);
+      this.emit("reconnecting", { attempt, delayMs });
+      await new Promise((resolve) => {
+        const timer = setTimeout(resolve, delayMs);
+        this.wake = () => (clearTimeout(timer), resolve());
+      });
+      this.wake = void 0;
+      if (this.done) return;
+      try {
+        const started = await this.link({ type: "start", resume: this.token, have: this.have });
+        return this.emit("reconnected", { resumed: started.resumed ?? false, transport: this.carrier.transport });
+      } catch (error) {
+        const failure = error instanceof AntiphonError ? error : new AntiphonError("link_lost", String(error));
+        if (!failure.retryable || this.now() >= until) return this.fail(failure);
+      }
+    }
+  }
+  fail(error) {
+    if (error) this.emit("error", error);
+    this.finish({ reason: error ? "client_lost" : "agent_hangup", duration_ms: 0, messages: 0 });
+  }
+  finish(ended) {
+    if (this.done) return;
+    this.done = true;
+    clearInterval(this.heartbeat);
+    clearTimeout(this.moving);
+    this.wake?.();
+    this.carrier?.close(1e3);
+    this.carrier = void 0;
+    this.parts.audio.close();
+    const { reason, duration_ms, messages, stats } = ended;
+    this.emit("ended", { reason, duration_ms, messages, stats });
+  }
+};
+
+// js/src/messages.ts
+function parse(text) {
+  if (typeof text !== "string") return void 0;
+  try {
+    const value = JSON.parse(text);
+    const good = typeof value === "object" && value !== null && typeof value.type === "string";
+    return good ? value : void 0;
+  } catch {
+    return void 0;
+  }
+}
+
+// js/src/track_playback.ts
+var CLOCK = 48e3;
+var REPORT_MS = 100;
+var WATCH_MS = 10;
+var MUTED_MAX_MS = 1e3;
+var SILENT_MS = 200;
+function since(a, b) {
+  return a - b | 0;
+}
+var TrackPlayback = class {
+  constructor(source, output, onReport, now = () => performance.timeOrigin + performance.now()) {
+    this.source = source;
+    this.output = output;
+    this.onReport = onReport;
+    this.now = now;
+    this.timers.push(setInterval(() => this.tick(), REPORT_MS), setInterval(() => this.watch(), WATCH_MS));
+  }
+  source;
+  output;
+  onReport;
+  now;
+  starved = 0;
+  muted = false;
+  mutedAt = 0;
+  /** The first valid position after a flush, once its turn has been announced. */
+  resumeAt;
+  timers = [];
+  onTurn(turn) {
+    if (turn.phase === "start" && this.muted) this.resumeAt = turn.pos;
+  }
+  stop() {
+    const report = this.report();
+    this.mute();
+    return report;
+  }
+  async flush(flush) {
+    const report = this.report();
+    this.mute();
+    return report?.pos ?? flush.valid_from;
+  }
+  report() {
+    const [source] = this.source.getSynchronizationSources();
+    if (!source) return void 0;
+    const age = Math.min(this.now() - source.timestamp, SILENT_MS) / 1e3 - this.output.latency();
+    return { pos: source.rtpTimestamp + Math.round(age * CLOCK) >>> 0, bufferedMs: 0 };
+  }
+  close() {
+    for (const timer of this.timers) clearInterval(timer);
+  }
+  mute() {
+    if (!this.muted) this.mutedAt = this.now();
+    this.muted = true;
+    this.resumeAt = void 0;
+    this.output.setMuted(true);
+  }
+  watch() {
+    if (!this.muted) return;
+    const [source] = this.source.getSynchronizationSources();
+    const valid = source && this.resumeAt !== void 0 && since(source.rtpTimestamp, this.resumeAt) >= 0;
+    const late = this.resumeAt !== void 0 && this.now() - this.mutedAt > MUTED_MAX_MS;
+    if (!valid && !late) return;
+    this.muted = false;
+    this.resumeAt = void 0;
+    this.output.setMuted(false);
+  }
+  tick() {
+    const [source] = this.source.getSynchronizationSources();
+    if (!source || this.muted || this.now() - source.timestamp > SILENT_MS) return;
+    const report = this.report();
+    if (report) this.onReport(report);
+  }
+};
+
+// js/src/webrtc.ts
+var CHANNEL = "antiphon.v1";
+var FORMATS = { in: { codec: "opus", rate: 48e3 }, out: { codec: "opus", rate: 48e3 } };
+var CONNECT_MS = 5e3;
+var INTERRUPTED_MS = 4e3;
+function withNack(sdp) {
+  const opus = /^a=rtpmap:(\d+) opus\/48000/im.exec(sdp)?.[1];
+  if (!opus || sdp.includes(`a=rtcp-fb:${opus} nack`)) return sdp;
+  return sdp.replace(new RegExp(`^(a=rtpmap:${opus} .*)$`, "m"), (line) => {
+    const end = line.endsWith("\r") ? "" : "\r";
+    return `${line}${end}
+a=rtcp-fb:${opus} nack${line.endsWith("\r") ? "\r" : ""}`;
+  });
+}
+function webRtcOpener(options) {
+  return async (start, events) => {
+    const Peer = options.RTCPeerConnection ?? RTCPeerConnection;
+    const peer = new Peer();
+    const carrier = new WebRtcCarrier(peer, options.audio, events);
+    try {
+      const offer = await peer.createOffer();
+      await peer.setLocalDescription({ type: "offer", sdp: withNack(offer.sdp ?? "") });
+      const answer = await post(options, peer.localDescription?.sdp ?? offer.sdp ?? "", start);
+      if (answer.ice_servers?.length) peer.setConfiguration({ iceServers: answer.ice_servers });
+      await peer.setRemoteDescription({ type: "answer", sdp: answer.sdp });
+      await carrier.connected(CONNECT_MS);
+      return { carrier, started: answer.started };
+    } catch (error) {
+      carrier.close(4e3);
+      if (error instanceof AntiphonError) throw error;
+      throw new AntiphonError("transport_unavailable", `no WebRTC call could be set up: ${String(error)}`, true);
+    }
+  };
+}
+async function post(options, sdp, start) {
+  const { token, ...rest } = start;
+  const headers = { "content-type": "application/json" };
+  if (token) headers["authorization"] = `Bearer ${token}`;
+  const response = await (options.fetch ?? fetch)(options.url, {
+    method: "POST",
+    headers,
+    body: JSON.stringify({ sdp, start: { ...rest, audio: FORMATS } }),
+    signal: AbortSignal.timeout(CONNECT_MS)
+  });
+  const body = await response.json().catch(() => ({}));
+  if (response.ok && body.sdp && body.started) return body;
+  const said = body.detail ?? `${options.url} answered ${response.status}`;
+  const after = Number(response.headers?.get("retry-after")) * 1e3 || void 0;
+  throw new AntiphonError(body.code ?? "transport_unavailable", said, response.status >= 500, after);
+}
+var WebRtcCarrier = class {
+  constructor(peer, audio, events) {
+    this.peer = peer;
+    this.events = events;
+    const transceiver = peer.addTransceiver(audio.track ?? "audio", { direction: audio.track ? "sendrecv" : "recvonly" });
+    this.channel = peer.createDataChannel(CHANNEL);
+    const output = {
+      setMuted: (muted) => this.player?.setMuted(this.muted = muted),
+      latency: () => (audio.output.outputLatency ?? 0) + (audio.output.baseLatency ?? 0)
+    };
+    this.playback = new TrackPlayback(transceiver.receiver, output, (report) => events.onReport(report));
+    peer.ontrack = ({ track }) => {
+      this.player = audio.playTrack(track);
+      this.player.setMuted(this.muted);
+    };
+    this.channel.onopen = () => {
+      for (const text of this.waiting.splice(0)) this.channel.send(text);
+    };
+    this.channel.onmessage = ({ data }) => {
+      const message = parse(data);
+      if (message) events.onMessage(message);
+    };
+    this.channel.onclose = () => this.finish("the data channel was closed");
+    peer.onconnectionstatechange = () => this.onState(peer.connectionState);
+  }
+  peer;
+  events;
+  transport = "webrtc";
+  playback;
+  droppedMs = 0;
+  channel;
+  waiting = [];
+  player;
+  muted = false;
+  closed = false;
+  interrupted;
+  onConnected;
+  onFailed;
+  /** Resolves when packets can flow. */
+  connected(within) {
+    return new Promise((resolve, reject) => {
+      const timer = setTimeout(
+        () => reject(new AntiphonError("transport_unavailable", `no path for WebRTC was found within ${within / 1e3} s`, true)),
+        within
+      );
+      this.onConnected = () => (clearTimeout(timer), resolve());
+      this.onFailed = (error) => (clearTimeout(timer), reject(error));
+      this.onState(this.peer.connectionState);
+    });
+  }
+  onState(state) {
+    clearTimeout(this.interrupted);
+    if (state === "connected") this.onConnected?.();
+    if (state === "failed" || state === "closed") this.finish(`the peer connection is ${state}`);
+    if (state === "disconnected") {
+      this.interrupted = setTimeout(() => this.finish("nothing came for some seconds"), INTERRUPTED_MS);
+    }
+  }
+  send(message) {
+    const text = JSON.stringify(message);
+    if (this.channel.readyState === "open") this.channel.send(text);
+    else if (this.channel.readyState === "connecting" && this.waiting.length < 64) this.waiting.push(text);
+  }
+  setMicrophoneEnabled(_enabled) {
+  }
+  close(_code) {
+    this.release();
+  }
+  finish(reason) {
+    if (this.closed) return;
+    this.onFailed?.(new AntiphonError("transport_unavailable", reason, true));
+    this.release();
+    this.events.onClosed(1006, reason);
+  }
+  release() {
+    if (this.closed) return;
+    this.closed = true;
+    clearTimeout(this.interrupted);
+    this.playback.close();
+    this.player?.close();
+    this.channel.onclose = this.channel.onmessage = null;
+    this.peer.onconnectionstatechange = null;
+    this.peer.close();
+  }
+};
+
+// js/src/playout_clock.ts
+var KEPT = 16;
+var PlayoutClock = class {
+  constructor(linkRate, contextRate) {
+    this.linkRate = linkRate;
+    this.contextRate = contextRate;
+  }
+  linkRate;
+  contextRate;
+  runs = [];
+  on(event) {
+    if (event.type === "begin") {
+      this.runs.push({ frame: event.frame, pos: event.pos, end: Infinity });
+      if (this.runs.length > KEPT) this.runs.shift();
+    } else if (event.type === "stop") {
+      const last = this.runs.at(-1);
+      if (last && last.end === Infinity) last.end = event.pos;
+    }
+  }
+  /** The position of the sample at context time `seconds`; `undefined` before the first sound. */
+  positionAt(seconds) {
+    const frame = seconds * this.contextRate;
+    let run = this.runs.findLast((candidate) => candidate.frame <= frame);
+    if (!run) {
+      run = this.runs[0];
+      return run?.pos;
+    }
+    const played = Math.round((frame - run.frame) * this.linkRate / this.contextRate);
+    return Math.min(run.end, run.pos + played);
+  }
+};
+function audibleTime(clock, now) {
+  const stamp = clock.getOutputTimestamp?.();
+  if (stamp?.contextTime && stamp.performanceTime) {
+    const time = stamp.contextTime + (now - stamp.performanceTime) / 1e3;
+    if (time <= clock.currentTime && time > clock.currentTime - 1) return time;
+  }
+  return Math.max(0, clock.currentTime - (clock.outputLatency ?? 0) - (clock.baseLatency ?? 0));
+}
+
+// js/src/pcm_playback.ts
+var STOP_MS = 1e3;
+var PcmPlayback = class {
+  constructor(port, output, rate, events, now = () => performance.now()) {
+    this.port = port;
+    this.output = output;
+    this.rate = rate;
+    this.events = events;
+    this.now = now;
+    this.clock = new PlayoutClock(rate, output.sampleRate);
+    port.onmessage = ({ data }) => this.onPlayer(data);
+  }
+  port;
+  output;
+  rate;
+  events;
+  now;
+  starved = 0;
+  received = 0;
+  discardUntil = 0;
+  playing = false;
+  waiting = [];
+  last;
+  clock;
+  timer;
+  /** One binary frame of the link: little-endian samples. */
+  onFrame(frame) {
+    const samples = new Int16Array(frame, 0, frame.byteLength >> 1);
+    const pos = this.received;
+    this.received += samples.length;
+    if (this.discardUntil > this.now()) return;
+    this.discardUntil = 0;
+    this.events.onAudio(samples, pos);
+    this.port.postMessage({ type: "audio", pos, samples }, [frame]);
+  }
+  onTurn(turn) {
+    if (turn.phase === "end") this.port.postMessage({ type: "end" });
+  }
+  stop() {
+    const report = this.report();
+    this.discardUntil = this.now() + STOP_MS;
+    this.port.postMessage({ type: "flush" });
+    return report;
+  }
+  flush(_flush) {
+    this.discardUntil = 0;
+    return new Promise((resolve) => {
+      this.waiting.push(resolve);
+      this.port.postMessage({ type: "flush" });
+    });
+  }
+  report() {
+    const pos = this.clock.positionAt(audibleTime(this.output, this.now()));
+    if (pos === void 0) return void 0;
+    return { pos, bufferedMs: Math.max(0, Math.round((this.received - pos) * 1e3 / this.rate)) };
+  }
+  close() {
+    clearTimeout(this.timer);
+    this.port.onmessage = null;
+    for (const resolve of this.waiting.splice(0)) resolve(this.last ?? 0);
+  }
+  onPlayer(event) {
+    this.clock.on(event);
+    switch (event.type) {
+      case "begin":
+        this.playing = true;
+        clearTimeout(this.timer);
+        return;
+      case "progress":
+        return this.tell();
+      case "stop":
+        this.last = event.pos;
+        if (event.starved) this.starved += 1;
+        if (event.cause === "flush") {
+          for (const resolve of this.waiting.splice(0)) resolve(event.pos);
+        } else if (this.playing) {
+          this.onDry(event.frame);
+        }
+        this.playing = false;
+    }
+  }
+  /** The last report comes when the last sample has left the speaker. */
+  onDry(frame) {
+    const silentAt = frame / this.output.sampleRate;
+    const wait = (silentAt - audibleTime(this.output, this.now())) * 1e3;
+    this.tell();
+    clearTimeout(this.timer);
+    if (wait > 1) this.timer = setTimeout(() => this.tell(), wait + 1);
+  }
+  tell() {
+    const report = this.report();
+    if (report) this.events.onReport(report);
+  }
+};
+
+// js/src/websocket.ts
+var RATE = 24e3;
+var FRAME = RATE / 50;
+var FORMATS2 = { in: { codec: "pcm16", rate: RATE }, out: { codec: "pcm16", rate: RATE } };
+var BACKLOG = RATE;
+var OPEN_MS = 1e4;
+function webSocketOpener(options) {
+  return (start, events) => new Promise((resolve, reject) => {
+    const Socket = options.WebSocket ?? WebSocket;
+    const socket = new Socket(options.url, ["antiphon.v1"]);
+    socket.binaryType = "arraybuffer";
+    const carrier = new WebSocketCarrier(socket, options.audio, events);
+    let refusal;
+    const fail = (error) => {
+      clearTimeout(timer);
+      carrier.close(4e3);
+      reject(error);
+    };
+    const timer = setTimeout(
+      () => fail(new AntiphonError("unreachable", `no answer from ${options.url} within ${OPEN_MS / 1e3} s`, true)),
+      OPEN_MS
+    );
+    socket.onopen = () => socket.send(JSON.stringify({ ...start, audio: FORMATS2 }));
+    socket.onclose = ({ code, reason }) => {
+      const unreached = new AntiphonError("unreachable", `${options.url} cannot be reached, or refuses this page's origin`, true);
+      fail(refusal ?? (code === 1006 ? unreached : AntiphonError.ofClose(code, reason)));
+    };
+    socket.onmessage = ({ data }) => {
+      const message = parse(data);
+      if (message?.type === "error") refusal = AntiphonError.of(message);
+      if (message?.type !== "started") return;
+      clearTimeout(timer);
+      carrier.run();
+      resolve({ carrier, started: message });
+    };
+  });
+}
+var WebSocketCarrier = class {
+  constructor(socket, audio, events) {
+    this.socket = socket;
+    this.audio = audio;
+    this.events = events;
+    this.player = audio.createPlayer(RATE);
+    this.playback = new PcmPlayback(this.player, audio.output, RATE, events);
+  }
+  socket;
+  audio;
+  events;
+  transport = "websocket";
+  playback;
+  droppedMs = 0;
+  player;
+  capture;
+  enabled = true;
+  closed = false;
+  run() {
+    const { socket, events } = this;
+    socket.onmessage = ({ data }) => {
+      if (data instanceof ArrayBuffer) return this.playback.onFrame(data);
+      const message = parse(data);
+      if (message) events.onMessage(message);
+    };
+    socket.onclose = ({ code, reason }) => this.finish(code, reason);
+    this.capture = this.audio.createCapture(RATE, FRAME, (frame) => this.sendFrame(frame));
+  }
+  sendFrame(frame) {
+    if (!this.enabled || this.socket.readyState !== 1) return;
+    if (this.socket.bufferedAmount > BACKLOG) this.droppedMs += frame.byteLength / 2 / RATE * 1e3;
+    else this.socket.send(frame);
+  }
+  send(message) {
+    if (this.socket.readyState === 1) this.socket.send(JSON.stringify(message));
+  }
+  setMicrophoneEnabled(enabled) {
+    this.enabled = enabled;
+  }
+  close(code) {
+    if (this.closed) return;
+    this.release();
+    this.socket.onclose = this.socket.onmessage = this.socket.onopen = null;
+    this.socket.close(code);
+  }
+  finish(code, reason) {
+    if (this.closed) return;
+    this.release();
+    this.events.onClosed(code, reason);
+  }
+  release() {
+    this.closed = true;
+    this.capture?.close();
+    this.playback.close();
+    this.player.close();
+  }
+};
+
+// js/src/connect.ts
+async function connect(options, environment = {}) {
+  const [offered, audio] = await both(
+    fetchEndpoints(options.url, environment.fetch ?? ((input, init) => fetch(input, init))),
+    (environment.openAudio ?? openAudio)(options)
+  );
+  try {
+    const open = opener(options, offered, audio, environment);
+    const session = new Session({
+      open,
+      audio,
+      start: startOf(options),
+      getToken: options.getToken ?? (options.token === void 0 ? void 0 : () => options.token),
+      reconnectForMs: options.reconnectForMs ?? 3e4
+    });
+    await session.begin();
+    const network = environment.network ?? globalThis;
+    const onChange = () => session.onNetworkChange();
+    network.addEventListener?.("online", onChange);
+    session.once("ended", () => network.removeEventListener?.("online", onChange));
+    return session;
+  } catch (error) {
+    audio.close();
+    throw error;
+  }
+}
+async function both(endpoints, audio) {
+  try {
+    return await Promise.all([endpoints, audio]);
+  } catch (error) {
+    void audio.then((opened) => opened.close()).catch(() => void 0);
+    throw error;
+  }
+}
+function startOf(options) {
+  const start = { type: "start" };
+  if (options.agent !== void 0) start.agent = options.agent;
+  if (options.conversationId !== void 0) start.conversation_id = options.conversationId;
+  if (options.context !== void 0) start.context = options.context;
+  if (options.metadata !== void 0) start.metadata = options.metadata;
+  if (options.setup !== void 0) start.setup = options.setup;
+  return start;
+}
+function opener(options, offered, audio, environment) {
+  const Peer = environment.RTCPeerConnection ?? globalThis.RTCPeerConnection;
+  let order = choose(options.transport ?? "auto", offered, Peer !== void 0);
+  if (order.length === 0) {
+    throw new AntiphonError("transport_unavailable", `${options.url} offers none of the transports that can be used here`);
+  }
+  const { WebSocket: WebSocket2, fetch: fetch2 } = environment;
+  const opens = {
+    websocket: webSocketOpener({ url: offered.websocket ?? "", audio, ...WebSocket2 && { WebSocket: WebSocket2 } }),
+    webrtc: webRtcOpener({ url: offered.webrtc ?? "", audio, RTCPeerConnection: Peer, ...fetch2 && { fetch: fetch2 } })
+  };
+  return async (start, events) => {
+    let failure;
+    for (const transport of order) {
+      try {
+        return await opens[transport](start, events);
+      } catch (error) {
+        failure = error;
+        const local = error instanceof AntiphonError && error.code === "transport_unavailable";
+        if (!local) break;
+        order = order.length > 1 ? order.filter((other) => other !== transport) : order;
+      }
+    }
+    throw failure;
+  };
+}
+export {
+  AntiphonError,
+  Session,
+  connect,
+  fetchAgents,
+  fetchEndpoints
+};

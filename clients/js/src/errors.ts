@@ -1,0 +1,46 @@
+/** What can go wrong before and during a session. */
+
+/** Codes of this library; besides them `code` is one of the relay's (docs/errors.md). */
+export type LocalCode =
+  | 'insecure_context'
+  | 'microphone_denied'
+  | 'microphone_missing'
+  | 'audio_unavailable'
+  | 'unreachable'
+  | 'link_lost'
+  | 'transport_unavailable'
+  | 'not_connected';
+
+/** An error with a code, a sentence that can be shown, and whether the same thing may work later. */
+export class AntiphonError extends Error {
+  override readonly name = 'AntiphonError';
+
+  constructor(
+    readonly code: LocalCode | (string & {}),
+    message: string,
+    readonly retryable = false,
+    readonly retryAfterMs?: number,
+    readonly field?: string,
+  ) {
+    super(message);
+  }
+
+  /** Of an `error` message. */
+  static of(error: { code: string; message: string; retryable?: boolean; retry_after_ms?: number; field?: string }): AntiphonError {
+    return new AntiphonError(error.code, error.message, error.retryable ?? false, error.retry_after_ms, error.field);
+  }
+
+  /** Of a close without an `error` message before it. */
+  static ofClose(code: number, reason: string): AntiphonError {
+    if (code === 4401) return new AntiphonError('unauthorized', 'the relay asks for credentials, or refused those given');
+    if (code === 4404) return new AntiphonError('not_found', 'there is no such agent or session');
+    if (code === 4429) return new AntiphonError('rate_limited', 'a limit was reached', true);
+    const why = reason ? `: ${reason}` : '';
+    return new AntiphonError('link_lost', `the connection to the relay was lost (${code}${why})`, true);
+  }
+}
+
+/** Whether a link that closed so may be resumed (docs/protocol.md, Resume and Ending). */
+export function isResumable(code: number): boolean {
+  return code !== 1000 && code !== 1013 && !(code >= 4400 && code < 4600);
+}

@@ -1,0 +1,174 @@
+/** `antiphon.v1` over WebRTC: audio on a track, messages on the data channel `antiphon.v1`. */
+
+import type { AudioEngine } from './audio.js';
+import type { Carrier, CarrierEvents, Open } from './carrier.js';
+import { AntiphonError } from './errors.js';
+import { parse, type AudioFormats, type Start, type Started, type ToRelay } from './messages.js';
+import { TrackPlayback } from './track_playback.js';
+
+const CHANNEL = 'antiphon.v1';
+const FORMATS: AudioFormats = { in: { codec: 'opus', rate: 48_000 }, out: { codec: 'opus', rate: 48_000 } };
+/** From the offer to a working path; beyond it another transport is tried. */
+const CONNECT_MS = 5000;
+/** A path that is interrupted for so long is given up, and the session resumed on another one. */
+const INTERRUPTED_MS = 4000;
+
+export interface WebRtcOptions {
+  /** Where offers are posted. */
+  url: string;
+  audio: AudioEngine;
+  fetch?: typeof fetch;
+  RTCPeerConnection?: typeof RTCPeerConnection;
+}
+
+interface Answer {
+  sdp: string;
+  started: Started;
+  ice_servers?: RTCIceServer[];
+}
+
+/** Asks for retransmission of lost audio packets (RFC 4585 section 6.2.1), which browsers offer for video only. */
+export function withNack(sdp: string): string {
+  const opus = /^a=rtpmap:(\d+) opus\/48000/im.exec(sdp)?.[1];
+  if (!opus || sdp.includes(`a=rtcp-fb:${opus} nack`)) return sdp;
+  return sdp.replace(new RegExp(`^(a=rtpmap:${opus} .*)$`, 'm'), (line) => {
+    const end = line.endsWith('\r') ? '' : '\r';
+    return `${line}${end}\na=rtcp-fb:${opus} nack${line.endsWith('\r') ? '\r' : ''}`;
+  });
+}
+
+/** Makes an opener of WebRTC links. */
+export function webRtcOpener(options: WebRtcOptions): Open {
+  return async (start, events) => {
+    const Peer = options.RTCPeerConnection ?? RTCPeerConnection;
+    const peer = new Peer();
+    const carrier = new WebRtcCarrier(peer, options.audio, events);
+    try {
+      const offer = await peer.createOffer();
+      await peer.setLocalDescription({ type: 'offer', sdp: withNack(offer.sdp ?? '') });
+      const answer = await post(options, peer.localDescription?.sdp ?? offer.sdp ?? '', start);
+      if (answer.ice_servers?.length) peer.setConfiguration({ iceServers: answer.ice_servers });
+      await peer.setRemoteDescription({ type: 'answer', sdp: answer.sdp });
+      await carrier.connected(CONNECT_MS);
+      return { carrier, started: answer.started };
+    } catch (error) {
+      carrier.close(4000);
+      if (error instanceof AntiphonError) throw error;
+      throw new AntiphonError('transport_unavailable', `no WebRTC call could be set up: ${String(error)}`, true);
+    }
+  };
+}
+
+/** Posts the offer; credentials go where proxies expect them. */
+async function post(options: WebRtcOptions, sdp: string, start: Start): Promise<Answer> {
+  const { token, ...rest } = start;
+  const headers: Record<string, string> = { 'content-type': 'application/json' };
+  if (token) headers['authorization'] = `Bearer ${token}`;
+  const response = await (options.fetch ?? fetch)(options.url, {
+    method: 'POST',
+    headers,
+    body: JSON.stringify({ sdp, start: { ...rest, audio: FORMATS } }),
+    signal: AbortSignal.timeout(CONNECT_MS),
+  });
+  const body = (await response.json().catch(() => ({}))) as Partial<Answer> & { code?: string; detail?: string };
+  if (response.ok && body.sdp && body.started) return body as Answer;
+  const said = body.detail ?? `${options.url} answered ${response.status}`;
+  const after = Number(response.headers?.get('retry-after')) * 1000 || undefined;
+  throw new AntiphonError(body.code ?? 'transport_unavailable', said, response.status >= 500, after);
+}
+
+class WebRtcCarrier implements Carrier {
+  readonly transport = 'webrtc';
+  readonly playback: TrackPlayback;
+  readonly droppedMs = 0;
+  private readonly channel: RTCDataChannel;
+  private readonly waiting: string[] = [];
+  private player: ReturnType<AudioEngine['playTrack']> | undefined;
+  private muted = false;
+  private closed = false;
+  private interrupted: ReturnType<typeof setTimeout> | undefined;
+  private onConnected: (() => void) | undefined;
+  private onFailed: ((error: AntiphonError) => void) | undefined;
+
+  constructor(
+    private readonly peer: RTCPeerConnection,
+    audio: AudioEngine,
+    private readonly events: CarrierEvents,
+  ) {
+    const transceiver = peer.addTransceiver(audio.track ?? 'audio', { direction: audio.track ? 'sendrecv' : 'recvonly' });
+    this.channel = peer.createDataChannel(CHANNEL);
+    const output = {
+      setMuted: (muted: boolean) => this.player?.setMuted((this.muted = muted)),
+      latency: () => (audio.output.outputLatency ?? 0) + (audio.output.baseLatency ?? 0),
+    };
+    this.playback = new TrackPlayback(transceiver.receiver, output, (report) => events.onReport(report));
+    peer.ontrack = ({ track }) => {
+      this.player = audio.playTrack(track);
+      this.player.setMuted(this.muted);
+    };
+    this.channel.onopen = () => {
+      for (const text of this.waiting.splice(0)) this.channel.send(text);
+    };
+    this.channel.onmessage = ({ data }) => {
+      const message = parse(data);
+      if (message) events.onMessage(message);
+    };
+    this.channel.onclose = () => this.finish('the data channel was closed');
+    peer.onconnectionstatechange = () => this.onState(peer.connectionState);
+  }
+
+  /** Resolves when packets can flow. */
+  connected(within: number): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const timer = setTimeout(
+        () => reject(new AntiphonError('transport_unavailable', `no path for WebRTC was found within ${within / 1000} s`, true)),
+        within,
+      );
+      this.onConnected = () => (clearTimeout(timer), resolve());
+      this.onFailed = (error) => (clearTimeout(timer), reject(error));
+      this.onState(this.peer.connectionState);
+    });
+  }
+
+  private onState(state: RTCPeerConnectionState): void {
+    clearTimeout(this.interrupted);
+    if (state === 'connected') this.onConnected?.();
+    if (state === 'failed' || state === 'closed') this.finish(`the peer connection is ${state}`);
+    // A path often comes back by itself: Wi-Fi to cellular, a moment without reception.
+    if (state === 'disconnected') {
+      this.interrupted = setTimeout(() => this.finish('nothing came for some seconds'), INTERRUPTED_MS);
+    }
+  }
+
+  send(message: ToRelay): void {
+    const text = JSON.stringify(message);
+    if (this.channel.readyState === 'open') this.channel.send(text);
+    else if (this.channel.readyState === 'connecting' && this.waiting.length < 64) this.waiting.push(text);
+  }
+
+  setMicrophoneEnabled(_enabled: boolean): void {
+    // The track itself was switched: a disabled one sends silence.
+  }
+
+  close(_code: number): void {
+    this.release();
+  }
+
+  private finish(reason: string): void {
+    if (this.closed) return;
+    this.onFailed?.(new AntiphonError('transport_unavailable', reason, true));
+    this.release();
+    this.events.onClosed(1006, reason);
+  }
+
+  private release(): void {
+    if (this.closed) return;
+    this.closed = true;
+    clearTimeout(this.interrupted);
+    this.playback.close();
+    this.player?.close();
+    this.channel.onclose = this.channel.onmessage = null;
+    this.peer.onconnectionstatechange = null;
+    this.peer.close();
+  }
+}

@@ -1,0 +1,216 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import type { CarrierEvents } from '../src/carrier.js';
+import { connect } from '../src/connect.js';
+import { choose, fetchEndpoints } from '../src/endpoints.js';
+import { AntiphonError } from '../src/errors.js';
+import { withNack, webRtcOpener } from '../src/webrtc.js';
+import { webSocketOpener } from '../src/websocket.js';
+import { started, StubAudio, tick } from './stubs.js';
+
+class StubSocket {
+  static all: StubSocket[] = [];
+  static refuse = false;
+  readyState = 1;
+  bufferedAmount = 0;
+  binaryType = '';
+  sent: unknown[] = [];
+  closedWith: number | undefined;
+  onopen: (() => void) | null = null;
+  onclose: ((event: { code: number; reason: string }) => void) | null = null;
+  onmessage: ((event: { data: unknown }) => void) | null = null;
+  constructor(
+    readonly url: string,
+    readonly protocols: string[],
+  ) {
+    StubSocket.all.push(this);
+    queueMicrotask(() => {
+      if (StubSocket.refuse) return this.onclose?.({ code: 1006, reason: '' });
+      this.onopen?.();
+      this.say({ type: 'started', ...started() });
+    });
+  }
+  say(message: unknown): void {
+    this.onmessage?.({ data: JSON.stringify(message) });
+  }
+  send(data: unknown): void {
+    this.sent.push(data);
+  }
+  close(code: number): void {
+    this.closedWith = code;
+  }
+}
+const Socket = StubSocket as unknown as typeof WebSocket;
+
+class StubPeer {
+  static last: StubPeer;
+  static path: RTCPeerConnectionState = 'connected';
+  connectionState: RTCPeerConnectionState = 'new';
+  localDescription: { sdp: string } | undefined;
+  remote = '';
+  closed = false;
+  direction = '';
+  onconnectionstatechange: (() => void) | null = null;
+  ontrack: ((event: { track: unknown }) => void) | null = null;
+  channel = {
+    readyState: 'connecting',
+    sent: [] as string[],
+    onopen: null as (() => void) | null,
+    onclose: null,
+    onmessage: null as ((event: { data: unknown }) => void) | null,
+    send(text: string) {
+      this.sent.push(text);
+    },
+  };
+  constructor() {
+    StubPeer.last = this;
+  }
+  addTransceiver(_track: unknown, { direction }: { direction: string }) {
+    this.direction = direction;
+    return { receiver: { getSynchronizationSources: () => [] } };
+  }
+  createDataChannel() {
+    return this.channel;
+  }
+  async createOffer() {
+    return { sdp: 'v=0\r\na=rtpmap:111 opus/48000/2\r\na=fmtp:111 useinbandfec=1\r\n' };
+  }
+  async setLocalDescription(description: { sdp: string }) {
+    this.localDescription = description;
+  }
+  async setRemoteDescription({ sdp }: { sdp: string }) {
+    this.remote = sdp;
+    this.change(StubPeer.path);
+  }
+  setConfiguration() {}
+  change(state: RTCPeerConnectionState) {
+    this.connectionState = state;
+    this.onconnectionstatechange?.();
+  }
+  close() {
+    this.closed = true;
+  }
+}
+const Peer = StubPeer as unknown as typeof RTCPeerConnection;
+
+const quiet: CarrierEvents = { onMessage: () => undefined, onReport: () => undefined, onAudio: () => undefined, onClosed: () => undefined };
+
+function relay(answers: Record<string, unknown>): { fetch: typeof fetch; posted: RequestInit[] } {
+  const posted: RequestInit[] = [];
+  const get = async (input: unknown, init?: RequestInit) => {
+    const answer = answers[new URL(String(input)).pathname];
+    if (init?.method === 'POST') posted.push(init);
+    return answer ? Response.json(answer) : Response.json({ code: 'not_found', detail: 'nothing here' }, { status: 404 });
+  };
+  return { fetch: get as typeof fetch, posted };
+}
+
+test('over WebSocket frames of the microphone go out, and a slow network drops them', async () => {
+  const audio = new StubAudio();
+  const { carrier } = await webSocketOpener({ url: 'ws://relay/v1/session', audio, WebSocket: Socket })({ type: 'start' }, quiet);
+  const socket = StubSocket.all.at(-1)!;
+  assert.deepEqual(socket.protocols, ['antiphon.v1']);
+  assert.deepEqual(JSON.parse(socket.sent[0] as string).audio.in, { codec: 'pcm16', rate: 24_000 });
+  const frame = new ArrayBuffer(960);
+  audio.onFrame!(frame);
+  assert.equal(socket.sent.at(-1), frame);
+  socket.bufferedAmount = 100_000;
+  audio.onFrame!(frame);
+  assert.equal(carrier.droppedMs, 20);
+  carrier.setMicrophoneEnabled(false);
+  socket.bufferedAmount = 0;
+  audio.onFrame!(frame);
+  assert.equal(socket.sent.length, 2);
+});
+
+test('a refusal of the relay is the error of the attempt', async () => {
+  const opening = webSocketOpener({ url: 'ws://relay', audio: new StubAudio(), WebSocket: Socket })({ type: 'start' }, quiet);
+  const socket = StubSocket.all.at(-1)!;
+  socket.onopen = null;
+  const { onmessage } = socket;
+  socket.onmessage = ({ data }) => String(data).includes('"error"') && onmessage?.({ data });
+  socket.say({ type: 'error', code: 'not_found', message: 'there is no agent `x`', retryable: false });
+  await tick();
+  socket.onclose?.({ code: 4404, reason: '' });
+  await assert.rejects(opening, (error: AntiphonError) => error.code === 'not_found' && !error.retryable);
+});
+
+test('the offer asks for retransmission of audio, once', () => {
+  const offer = 'a=rtpmap:111 opus/48000/2\r\na=fmtp:111 minptime=10\r\n';
+  const asked = withNack(offer);
+  assert.equal(asked, 'a=rtpmap:111 opus/48000/2\r\na=rtcp-fb:111 nack\r\na=fmtp:111 minptime=10\r\n');
+  assert.equal(withNack(asked), asked);
+  assert.equal(withNack('v=0\r\n'), 'v=0\r\n');
+});
+
+test('a WebRTC call posts offer and start, and sends what waited for the channel', async () => {
+  StubPeer.path = 'connected';
+  const { fetch, posted } = relay({ '/v1/session/webrtc': { sdp: 'answer', started: started() } });
+  const open = webRtcOpener({ url: 'https://relay/v1/session/webrtc', audio: new StubAudio(), fetch, RTCPeerConnection: Peer });
+  const { carrier } = await open({ type: 'start', agent: 'echo', token: 'secret' }, quiet);
+  const body = JSON.parse(posted[0]!.body as string);
+  assert.match(body.sdp, /nack/);
+  assert.equal(body.start.agent, 'echo');
+  assert.equal(body.start.token, undefined);
+  assert.equal((posted[0]!.headers as Record<string, string>)['authorization'], 'Bearer secret');
+  const { channel } = StubPeer.last;
+  carrier.send({ type: 'ping', t: 1 });
+  assert.equal(channel.sent.length, 0);
+  channel.readyState = 'open';
+  channel.onopen!();
+  assert.deepEqual(channel.sent, ['{"type":"ping","t":1}']);
+  carrier.close(1000);
+  assert.equal(StubPeer.last.closed, true);
+});
+
+test('a lost path ends the link, so that the session can be resumed', async () => {
+  StubPeer.path = 'connected';
+  const { fetch } = relay({ '/v1/session/webrtc': { sdp: 'answer', started: started() } });
+  const closed: number[] = [];
+  const open = webRtcOpener({ url: 'https://relay/v1/session/webrtc', audio: new StubAudio(), fetch, RTCPeerConnection: Peer });
+  await open({ type: 'start' }, { ...quiet, onClosed: (code) => closed.push(code) });
+  StubPeer.last.change('disconnected');
+  StubPeer.last.change('connected');
+  assert.deepEqual(closed, []);
+  StubPeer.last.change('failed');
+  assert.deepEqual(closed, [1006]);
+});
+
+test('where WebRTC finds no path the call goes over WebSocket', async () => {
+  StubPeer.path = 'failed';
+  const { fetch } = relay({
+    '/v1/endpoints': { websocket: 'ws://relay/v1/session', webrtc: 'http://relay/v1/session/webrtc' },
+    '/v1/session/webrtc': { sdp: 'answer', started: started() },
+  });
+  const environment = { fetch, WebSocket: Socket, RTCPeerConnection: Peer, openAudio: async () => new StubAudio() };
+  const session = await connect({ url: 'http://relay' }, environment);
+  assert.equal(session.transport, 'websocket');
+  assert.equal(StubPeer.last.closed, true);
+  StubSocket.all.at(-1)!.say({ type: 'ended', reason: 'operator', duration_ms: 1, messages: 0 });
+});
+
+test('a relay that cannot be reached gives the microphone back', async () => {
+  StubSocket.refuse = true;
+  const audio = new StubAudio();
+  const { fetch } = relay({ '/v1/endpoints': { websocket: 'ws://relay/v1/session' } });
+  const attempt = connect({ url: 'http://relay' }, { fetch, WebSocket: Socket, openAudio: async () => audio });
+  await assert.rejects(attempt, { code: 'unreachable' });
+  assert.equal(audio.closed, true);
+  StubSocket.refuse = false;
+});
+
+test('of the transports those are tried that both ends have', () => {
+  const both = { websocket: 'ws:', webrtc: 'http:' };
+  assert.deepEqual(choose('auto', both, true), ['webrtc', 'websocket']);
+  assert.deepEqual(choose('auto', both, false), ['websocket']);
+  assert.deepEqual(choose('auto', { websocket: 'ws:' }, true), ['websocket']);
+  assert.deepEqual(choose('webrtc', both, true), ['webrtc', 'websocket']);
+  assert.deepEqual(choose('websocket', both, true), ['websocket']);
+  assert.deepEqual(choose('auto', {}, true), []);
+});
+
+test('on a secure page addresses are secure, whatever the relay behind its proxy believes', async () => {
+  const { fetch } = relay({ '/v1/endpoints': { websocket: 'ws://relay/v1/session', webrtc: 'http://relay/v1/session/webrtc' } });
+  const found = await fetchEndpoints('https://relay', fetch);
+  assert.deepEqual(found, { websocket: 'wss://relay/v1/session', webrtc: 'https://relay/v1/session/webrtc' });
+});

@@ -1,0 +1,107 @@
+/** The transcript: what was said, and of interrupted answers what was heard. */
+
+import type { Heard, Transcript } from '@antiphon/client';
+
+interface Entry {
+  element: HTMLLIElement;
+  /** The whole text, before it was cut. */
+  full: string;
+  turn: number;
+  shown: Transcript;
+  figure?: Heard;
+}
+
+const BASIS: Record<string, string> = {
+  reported: 'reported by this page',
+  acked: 'acknowledged by the transport',
+  marked: 'marked in the audio',
+  paced: 'by the relay’s clock',
+};
+/** What fits into a long call; older lines go. */
+const KEPT = 200;
+
+function element<K extends keyof HTMLElementTagNameMap>(name: K, className: string, text = ''): HTMLElementTagNameMap[K] {
+  const made = document.createElement(name);
+  made.className = className;
+  made.textContent = text;
+  return made;
+}
+
+/** How much of an answer was heard, in words. */
+export function figures(ms: number, ofMs: number, figure?: Heard): string {
+  const basis = figure ? `, ${BASIS[figure.basis] ?? figure.basis} (± ${figure.error_ms} ms)` : '';
+  return `heard ${ms} of ${ofMs} ms${basis}`;
+}
+
+export class TranscriptView {
+  private readonly entries = new Map<string, Entry>();
+
+  constructor(
+    private readonly list: HTMLElement,
+    private readonly empty: HTMLElement,
+  ) {}
+
+  clear(): void {
+    this.entries.clear();
+    this.list.replaceChildren();
+  }
+
+  /** A line of the page itself. */
+  note(text: string): void {
+    this.append(element('li', 'note', text));
+  }
+
+  on(transcript: Transcript, who: string): void {
+    const known = this.entries.get(transcript.item);
+    const entry = known ?? this.add(transcript, who);
+    const text = transcript.text ?? '';
+    if (!transcript.heard) entry.full = text;
+    entry.turn = transcript.turn || entry.turn;
+    entry.shown = transcript;
+    this.draw(entry);
+  }
+
+  /** How much of a turn was heard; its text may be cut before or after. */
+  onHeard(heard: Heard): void {
+    const entry = [...this.entries.values()].findLast(({ turn, shown }) => turn === heard.turn && shown.role === 'agent');
+    if (!entry) return;
+    entry.figure = heard;
+    this.draw(entry);
+  }
+
+  private add(transcript: Transcript, who: string): Entry {
+    const line = element('li', transcript.role);
+    const entry = { element: line, full: '', turn: transcript.turn, shown: transcript };
+    this.entries.set(transcript.item, entry);
+    line.append(element('span', 'who', who), element('span', 'text'));
+    this.append(line);
+    return entry;
+  }
+
+  private append(line: HTMLLIElement): void {
+    const { list } = this;
+    const atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 60;
+    this.empty.hidden = true;
+    list.append(line);
+    while (list.childElementCount > KEPT) list.firstElementChild?.remove();
+    if (atEnd) list.scrollTop = list.scrollHeight;
+  }
+
+  private draw(entry: Entry): void {
+    const { element: line, shown, full, figure } = entry;
+    const text = line.querySelector('.text')!;
+    const said = shown.text ?? '…';
+    text.replaceChildren(document.createTextNode(said));
+    text.classList.toggle('partial', !shown.final);
+    line.querySelector('.figures')?.remove();
+    const { heard } = shown;
+    if (!heard) return;
+    const rest = full.startsWith(said) ? full.slice(said.length) : '';
+    if (rest) {
+      text.append(element('span', 'hidden-text', ' (not heard:) '), element('span', 'unheard', rest));
+    }
+    line.append(element('span', 'figures', figures(heard.ms, heard.of_ms, figure)));
+    const { list } = this;
+    if (line === list.lastElementChild) list.scrollTop = list.scrollHeight;
+  }
+}

@@ -1,0 +1,74 @@
+// The real daemon on free ports.
+import { spawn } from 'node:child_process';
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer, connect } from 'node:net';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+export const root = join(dirname(fileURLToPath(import.meta.url)), '../..');
+
+/** Which binary: `ANTIPHON_BIN`, or what cargo built. */
+function binary() {
+  const target = process.env.CARGO_TARGET_DIR ?? join(root, 'target');
+  const found = [process.env.ANTIPHON_BIN, join(target, 'release/antiphon'), join(target, 'debug/antiphon')]
+    .find((path) => path && existsSync(path));
+  if (!found) throw new Error('there is no antiphon binary: build it first (cargo build --release)');
+  return found;
+}
+
+/** Starts it; `{ http, control, stop }` when it is ready. */
+export async function startDaemon(config = '', env = {}) {
+  const folder = mkdtempSync(join(tmpdir(), 'antiphon-browser-'));
+  const readyFile = join(folder, 'ready.json');
+  const file = join(folder, 'antiphon.toml');
+  writeFileSync(file, config);
+  const clean = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('ANTIPHON_')));
+  const child = spawn(binary(), ['run', '--config', file, '--ready-file', readyFile], {
+    env: { ...clean, ANTIPHON_LISTEN__HTTP: '127.0.0.1:0', ANTIPHON_LISTEN__CONTROL: '127.0.0.1:0', ...env },
+    stdio: ['ignore', 'ignore', 'pipe'],
+  });
+  let stderr = '';
+  child.stderr.on('data', (text) => (stderr = (stderr + text).slice(-20_000)));
+  const ended = new Promise((resolve) => child.once('exit', resolve));
+  for (let waited = 0; !existsSync(readyFile); waited += 20) {
+    if (child.exitCode !== null || waited > 20_000) throw new Error(`the daemon does not run:\n${stderr}`);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  const bound = JSON.parse(readFileSync(readyFile, 'utf8'));
+  return {
+    http: bound.http,
+    control: bound.control,
+    log: () => stderr,
+    async stop() {
+      child.kill('SIGKILL');
+      await ended;
+      rmSync(folder, { recursive: true, force: true });
+    },
+  };
+}
+
+/** A TCP relay before the daemon whose connections can be cut, as a network does that changes. */
+export async function startNetwork(target) {
+  const [host, port] = target.split(':');
+  const open = new Set();
+  const server = createServer((near) => {
+    const far = connect(Number(port), host);
+    for (const [one, other] of [[near, far], [far, near]]) {
+      open.add(one);
+      one.setNoDelay(true);
+      one.pipe(other);
+      one.on('error', () => other.destroy());
+      one.on('close', () => (open.delete(one), other.destroy()));
+    }
+  });
+  await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
+  return {
+    address: `127.0.0.1:${server.address().port}`,
+    cut: () => open.forEach((socket) => socket.resetAndDestroy()),
+    async stop() {
+      open.forEach((socket) => socket.destroy());
+      await new Promise((resolve) => server.close(resolve));
+    },
+  };
+}
