@@ -13,8 +13,6 @@ use crate::time::Micros;
 pub const DEFAULT_DELAY: Duration = Duration::from_secs(1);
 /// The longest delay.
 pub const MAX_DELAY: Duration = Duration::from_secs(2);
-/// Frames go out so much before their time: timers wake on whole milliseconds, and late would look like latency.
-const EARLY: Duration = Duration::from_millis(1);
 /// Audio kept beyond the delay: what a client that stalled may send at once (`audio.uplink_max_ms`).
 const SLACK: Duration = Duration::from_secs(5);
 /// Spoken where the client's two formats differ.
@@ -120,7 +118,7 @@ impl Agent for Echo {
             return AgentOutput::Event(event);
         }
         match self.kept.front() {
-            Some(&(due, _)) if due > now + EARLY => AgentOutput::Idle { deadline: Some(due.before(EARLY)) },
+            Some(&(due, _)) if due > now => AgentOutput::Idle { deadline: Some(due) },
             None => AgentOutput::Idle { deadline: None },
             Some(_) => match self.kept.pop_front() {
                 Some((_, frame)) => AgentOutput::Event(self.speak(frame, now)),
@@ -177,9 +175,9 @@ mod tests {
         for n in 0..3u8 {
             echo.handle_session(frame(u64::from(n) * 960, n), Micros::from_millis(u64::from(n) * 20));
         }
-        assert!(heard(&mut echo, Micros::from_millis(498)).is_empty());
-        match echo.poll(Micros::from_millis(498)) {
-            AgentOutput::Idle { deadline } => assert_eq!(deadline, Some(Micros::from_millis(499))),
+        assert!(heard(&mut echo, Micros::from_millis(499)).is_empty());
+        match echo.poll(Micros::from_millis(499)) {
+            AgentOutput::Idle { deadline } => assert_eq!(deadline, Some(Micros::from_millis(500))),
             other => panic!("{other:?}"),
         }
         let frames = heard(&mut echo, Micros::from_millis(520));
