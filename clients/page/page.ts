@@ -3,7 +3,7 @@
 import { AntiphonError, connect, fetchAgents, fetchEndpoints, type AgentInfo, type Session, type Transport } from '@antiphon/client';
 import { Meter } from './meter.js';
 import { Plot, milliseconds } from './plot.js';
-import { TranscriptView, figures } from './transcript.js';
+import { TranscriptView, basis } from './transcript.js';
 
 const $ = <T extends HTMLElement = HTMLElement>(id: string): T => document.getElementById(id) as T;
 const base = new URL('.', location.href);
@@ -53,7 +53,9 @@ function refresh(): void {
   const live = session !== undefined;
   $('talk-label').textContent = live ? 'Hang up' : connecting ? 'Connecting…' : 'Talk';
   ui.talk.classList.toggle('live', live);
-  ui.talk.disabled = connecting || !isSecureContext;
+  ui.talk.disabled = !isSecureContext;
+  // Not `disabled`: the keyboard's focus would be lost.
+  ui.talk.setAttribute('aria-busy', String(connecting));
   ui.agent.disabled = ui.transport.disabled = live || connecting;
   ui.mute.disabled = ui.interrupt.disabled = !live;
   const muted = live && !session!.microphoneEnabled;
@@ -67,6 +69,7 @@ async function talk(): Promise<void> {
   transcript.clear();
   plot.clear();
   for (const id of ['up', 'down', 'rtt', 'heard']) $(id).textContent = '–';
+  $('basis').textContent = '';
   status('busy', 'Connecting');
   refresh();
   try {
@@ -100,11 +103,12 @@ function follow(live: Session): void {
   live.on('transcript', (said) => transcript.on(said, said.role === 'user' ? 'You' : name));
   live.on('heard', (heard) => {
     transcript.onHeard(heard);
-    $('heard').textContent = figures(heard.ms, heard.of_ms, heard).replace('heard ', '');
+    $('heard').textContent = `${heard.ms} of ${heard.of_ms} ms`;
+    $('basis').textContent = basis(heard);
     plot.addCut({ at: performance.now(), ms: heard.ms });
   });
   live.on('agent', (agent) => {
-    if (agent.status === 'ready') return;
+    if (agent.status === 'ready' || agent.status === 'connecting') return;
     const why = agent.reason ? ` (${agent.reason})` : '';
     transcript.note(`Agent ${agent.name}: ${agent.status}${why}.`);
   });
@@ -171,7 +175,10 @@ function explainInsecure(): void {
   status('off', 'The microphone needs a secure page: see above');
 }
 
-ui.talk.addEventListener('click', () => void (session ? session.end() : talk()));
+ui.talk.addEventListener('click', () => {
+  if (session) void session.end();
+  else if (!connecting) void talk();
+});
 ui.mute.addEventListener('click', () => {
   session?.setMicrophoneEnabled(!session.microphoneEnabled);
   refresh();

@@ -1,11 +1,11 @@
 /** The rolling latency plot: one minute, logarithmic, because a relay adds tenths and a network tens of milliseconds. */
 
 const WIDTH = 332;
-const HEIGHT = 150;
-const LEFT = 34;
+const HEIGHT = 136;
+const LEFT = 46;
 const BOTTOM = 18;
 const SPAN_MS = 60_000;
-const [LOW, HIGH] = [0.1, 1000];
+const [LOW, HIGH] = [0.01, 1000];
 const SVG = 'http://www.w3.org/2000/svg';
 
 export interface Sample {
@@ -36,7 +36,8 @@ function y(ms: number): number {
 /** Milliseconds as one reads them. */
 export function milliseconds(ms: number | undefined): string {
   if (ms === undefined) return '–';
-  return `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`;
+  if (ms < 0.01) return '< 0.01 ms';
+  return `${ms.toFixed(ms < 1 ? 2 : ms < 10 ? 1 : 0)} ms`;
 }
 
 export class Plot {
@@ -69,17 +70,17 @@ export class Plot {
     this.cuts = this.cuts.filter(({ at }) => at >= since);
     const x = (at: number): number => LEFT + ((at - since) / SPAN_MS) * (WIDTH - LEFT);
     const root = svg('svg', { viewBox: `0 0 ${WIDTH} ${HEIGHT}` });
-    for (const ms of [0.1, 1, 10, 100, 1000]) {
+    for (const ms of [0.01, 0.1, 1, 10, 100, 1000]) {
       root.append(svg('line', { class: 'grid', x1: LEFT, x2: WIDTH, y1: y(ms), y2: y(ms) }));
-      root.append(svg('text', { x: LEFT - 6, y: y(ms) + 4, 'text-anchor': 'end' }, ms === 1000 ? '1 s' : String(ms)));
+      root.append(svg('text', { x: LEFT - 6, y: y(ms) + 4, 'text-anchor': 'end' }, ms === 1000 ? '1 s' : `${ms} ms`));
     }
-    root.append(svg('text', { x: LEFT, y: HEIGHT - 2 }, '1 min ago'));
-    root.append(svg('text', { x: WIDTH, y: HEIGHT - 2, 'text-anchor': 'end' }, 'ms, now'));
+    root.append(svg('text', { x: LEFT, y: HEIGHT - 2 }, 'a minute ago'));
+    root.append(svg('text', { x: WIDTH, y: HEIGHT - 2, 'text-anchor': 'end' }, 'now'));
     for (const { at, ms } of this.cuts) {
       root.append(svg('line', { class: 'cut', x1: x(at), x2: x(at), y1: 6, y2: HEIGHT - BOTTOM }));
-      const end = x(at) > WIDTH - 70;
+      const end = x(at) > WIDTH - 90;
       const label = { class: 'cut-label', x: x(at) + (end ? -5 : 5), y: 16, 'text-anchor': end ? 'end' : 'start' };
-      root.append(svg('text', label, `heard ${ms}`));
+      root.append(svg('text', label, `heard ${ms} ms`));
     }
     for (const name of ['rtt', 'down', 'up'] as const) {
       const points = this.samples.flatMap((sample) => {

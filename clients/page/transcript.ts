@@ -8,7 +8,6 @@ interface Entry {
   full: string;
   turn: number;
   shown: Transcript;
-  figure?: Heard;
 }
 
 const BASIS: Record<string, string> = {
@@ -17,6 +16,7 @@ const BASIS: Record<string, string> = {
   marked: 'marked in the audio',
   paced: 'by the relay’s clock',
 };
+const CUT: Record<string, string> = { aligned: 'between words', estimated: 'in proportion' };
 /** What fits into a long call; older lines go. */
 const KEPT = 200;
 
@@ -27,14 +27,21 @@ function element<K extends keyof HTMLElementTagNameMap>(name: K, className: stri
   return made;
 }
 
-/** How much of an answer was heard, in words. */
-export function figures(ms: number, ofMs: number, figure?: Heard): string {
-  const basis = figure ? `, ${BASIS[figure.basis] ?? figure.basis} (± ${figure.error_ms} ms)` : '';
-  return `heard ${ms} of ${ofMs} ms${basis}`;
+/** What a figure rests on, in words. */
+export function basis(figure: Heard): string {
+  return `${BASIS[figure.basis] ?? figure.basis}, ± ${figure.error_ms} ms`;
+}
+
+/** What stands where words are missing. */
+function placeholder({ final, role }: Transcript): string {
+  if (!final) return '…';
+  return role === 'user' ? 'spoke (this agent writes down no words of yours)' : '(no words)';
 }
 
 export class TranscriptView {
   private readonly entries = new Map<string, Entry>();
+  /** By turn: the figure may come before the text is cut, or after. */
+  private readonly heard = new Map<number, Heard>();
 
   constructor(
     private readonly list: HTMLElement,
@@ -43,6 +50,7 @@ export class TranscriptView {
 
   clear(): void {
     this.entries.clear();
+    this.heard.clear();
     this.list.replaceChildren();
   }
 
@@ -61,12 +69,12 @@ export class TranscriptView {
     this.draw(entry);
   }
 
-  /** How much of a turn was heard; its text may be cut before or after. */
+  /** How much of a turn was heard. */
   onHeard(heard: Heard): void {
-    const entry = [...this.entries.values()].findLast(({ turn, shown }) => turn === heard.turn && shown.role === 'agent');
-    if (!entry) return;
-    entry.figure = heard;
-    this.draw(entry);
+    this.heard.set(heard.turn, heard);
+    for (const entry of this.entries.values()) {
+      if (entry.turn === heard.turn && entry.shown.role === 'agent') this.draw(entry);
+    }
   }
 
   private add(transcript: Transcript, who: string): Entry {
@@ -88,10 +96,11 @@ export class TranscriptView {
   }
 
   private draw(entry: Entry): void {
-    const { element: line, shown, full, figure } = entry;
+    const { element: line, shown, full } = entry;
     const text = line.querySelector('.text')!;
-    const said = shown.text ?? '…';
-    text.replaceChildren(document.createTextNode(said));
+    const said = shown.text ?? '';
+    text.replaceChildren(document.createTextNode(shown.text ?? placeholder(shown)));
+    text.classList.toggle('wordless', shown.text === null);
     text.classList.toggle('partial', !shown.final);
     line.querySelector('.figures')?.remove();
     const { heard } = shown;
@@ -100,7 +109,9 @@ export class TranscriptView {
     if (rest) {
       text.append(element('span', 'hidden-text', ' (not heard:) '), element('span', 'unheard', rest));
     }
-    line.append(element('span', 'figures', figures(heard.ms, heard.of_ms, figure)));
+    const figure = this.heard.get(entry.turn);
+    const words = [`heard ${heard.ms} of ${heard.of_ms} ms`, figure && basis(figure), shown.cut && `cut ${CUT[shown.cut] ?? shown.cut}`];
+    line.append(element('span', 'figures', words.filter(Boolean).join(' · ')));
     const { list } = this;
     if (line === list.lastElementChild) list.scrollTop = list.scrollHeight;
   }

@@ -1,7 +1,8 @@
 // The real daemon on free ports.
 import { spawn } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { createServer, connect } from 'node:net';
+import { createServer, request as ask } from 'node:http';
+import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -48,26 +49,48 @@ export async function startDaemon(config = '', env = {}) {
   };
 }
 
-/** A TCP relay before the daemon whose connections can be cut, as a network does that changes. */
-export async function startNetwork(target) {
+/**
+ * A proxy before the daemon whose connections can be cut, as a network does that changes. It serves `files` (by path)
+ * itself: scripts of tests, which so come from the page's own origin.
+ */
+export async function startNetwork(target, files = {}) {
   const [host, port] = target.split(':');
   const open = new Set();
-  const server = createServer((near) => {
+  const server = createServer((request, response) => {
+    if (files[request.url] !== undefined) {
+      response.setHeader('content-type', 'text/javascript');
+      return response.end(files[request.url]);
+    }
+    const { method, url: path, headers } = request;
+    const onward = ask({ host, port, method, path, headers }, (answer) => {
+      response.writeHead(answer.statusCode, answer.headers);
+      answer.pipe(response);
+    });
+    onward.on('error', () => response.destroy());
+    request.pipe(onward);
+  });
+  server.on('connection', (socket) => {
+    open.add(socket);
+    socket.on('close', () => open.delete(socket));
+  });
+  server.on('upgrade', (request, near) => {
     const far = connect(Number(port), host);
+    const head = request.rawHeaders.reduce((text, part, i) => text + part + (i % 2 ? '\r\n' : ': '), '');
+    far.write(`GET ${request.url} HTTP/1.1\r\n${head}\r\n`);
     for (const [one, other] of [[near, far], [far, near]]) {
-      open.add(one);
       one.setNoDelay(true);
       one.pipe(other);
       one.on('error', () => other.destroy());
-      one.on('close', () => (open.delete(one), other.destroy()));
+      one.on('close', () => other.destroy());
     }
   });
   await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const cut = () => open.forEach((socket) => socket.destroy());
   return {
     address: `127.0.0.1:${server.address().port}`,
-    cut: () => open.forEach((socket) => socket.resetAndDestroy()),
+    cut,
     async stop() {
-      open.forEach((socket) => socket.destroy());
+      cut();
       await new Promise((resolve) => server.close(resolve));
     },
   };

@@ -26,6 +26,11 @@ type Answer = Response<Full<Bytes>>;
 pub(super) fn respond(shared: &Shared, mut request: Request<Incoming>) -> Answer {
     shared.on_request();
     let in_force = shared.node.in_force.load();
+    if let Some(asset) = asset(&in_force.settings, &request) {
+        // Files are no secret, and browsers name an origin for the scripts of our own page too.
+        shared.on_plain();
+        return asset.answer(request.headers(), host(request.headers()));
+    }
     let settings = &in_force.settings.http;
     let origin = request.headers().get(header::ORIGIN).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let allowed = origin.as_deref().is_none_or(|origin| settings.origins.iter().any(|rule| rule.allows(origin)));
@@ -50,17 +55,20 @@ pub(super) fn respond(shared: &Shared, mut request: Request<Incoming>) -> Answer
     answer
 }
 
+fn asset(settings: &Settings, request: &Request<Incoming>) -> Option<&'static assets::Asset> {
+    let path = request.uri().path();
+    let wanted = matches!(*request.method(), Method::GET | Method::HEAD);
+    let demo = settings.demo.enabled && (path != "/" || wants_html(request.headers()));
+    wanted.then(|| assets::find(path, demo)).flatten()
+}
+
 fn plain(shared: &Shared, settings: &Settings, request: &Request<Incoming>) -> Answer {
     let path = request.uri().path();
-    let asset = assets::find(path, settings.demo.enabled && (path != "/" || wants_html(request.headers())));
-    if asset.is_none() && ![SESSION_PATH, "/v1/endpoints", "/v1/agents", "/"].contains(&path) {
+    if ![SESSION_PATH, "/v1/endpoints", "/v1/agents", "/"].contains(&path) {
         return problem(StatusCode::NOT_FOUND, "not_found", "there is nothing here; GET / tells what this is");
     }
     match *request.method() {
         Method::OPTIONS => preflight(&settings.http),
-        Method::GET | Method::HEAD if asset.is_some() => {
-            asset.map_or_else(Answer::default, |asset| asset.answer(request.headers(), host(request.headers())))
-        }
         Method::GET | Method::HEAD if path == "/" => index(shared, request.headers()),
         Method::GET | Method::HEAD if path == "/v1/endpoints" => {
             json(StatusCode::OK, "application/json", &endpoints(shared, request.headers()))

@@ -26,7 +26,10 @@ export class PcmPlayback implements Playback {
   private discardUntil = 0;
   private playing = false;
   private waiting: ((pos: number) => void)[] = [];
-  private last: number | undefined;
+  /** The last sample that was heard when sound stopped last. */
+  private heardEnd = 0;
+  /** Everything before it was played or is void. */
+  private settled = 0;
   private readonly clock: PlayoutClock;
   private timer: ReturnType<typeof setTimeout> | undefined;
 
@@ -58,7 +61,8 @@ export class PcmPlayback implements Playback {
 
   stop(): Report | undefined {
     const report = this.report();
-    this.discardUntil = this.now() + STOP_MS;
+    // With nothing to stop, what comes next is a new answer.
+    if (this.playing || this.settled < this.received) this.discardUntil = this.now() + STOP_MS;
     this.port.postMessage({ type: 'flush' });
     return report;
   }
@@ -81,7 +85,7 @@ export class PcmPlayback implements Playback {
   close(): void {
     clearTimeout(this.timer);
     this.port.onmessage = null;
-    for (const resolve of this.waiting.splice(0)) resolve(this.last ?? 0);
+    for (const resolve of this.waiting.splice(0)) resolve(this.heardEnd);
   }
 
   private onPlayer(event: PlayerEvent): void {
@@ -94,7 +98,8 @@ export class PcmPlayback implements Playback {
       case 'progress':
         return this.tell();
       case 'stop':
-        this.last = event.pos;
+        this.heardEnd = event.pos;
+        this.settled = event.cause === 'flush' ? this.received : event.pos;
         if (event.starved) this.starved += 1;
         if (event.cause === 'flush') {
           // What was rendered will still be heard, so that its end is the last sample heard.

@@ -41,7 +41,8 @@ export function webSocketOpener(options: WebSocketOptions): Open {
       );
       socket.onopen = () => socket.send(JSON.stringify({ ...start, audio: FORMATS }));
       socket.onclose = ({ code, reason }) => {
-        const unreached = new AntiphonError('unreachable', `${options.url} cannot be reached, or refuses this page's origin`, true);
+        const why = `${options.url} cannot be reached, or does not list this page's origin in \`http.origins\``;
+        const unreached = new AntiphonError('unreachable', why, true);
         fail(refusal ?? (code === 1006 ? unreached : AntiphonError.ofClose(code, reason)));
       };
       socket.onmessage = ({ data }) => {

@@ -59,6 +59,17 @@ test('between a local stop and the relay’s flush audio is counted and thrown a
   assert.deepEqual(heard, [0, 960, 1440], 'a stop without a flush does not silence for ever');
 });
 
+test('a stop with nothing to stop does not swallow the next answer', () => {
+  const { port, playback, heard } = pcm();
+  playback.onFrame(frame());
+  port.tell({ type: 'begin', frame: 0, pos: 0 });
+  port.tell({ type: 'stop', frame: 960, pos: 480, cause: 'dry', starved: false });
+  playback.stop();
+  playback.onFrame(frame());
+  assert.deepEqual(heard, [0, 480]);
+  playback.close();
+});
+
 test('the clock follows runs of sound over gaps', () => {
   const clock = new PlayoutClock(24_000, 48_000);
   assert.equal(clock.positionAt(1), undefined);

@@ -86,6 +86,20 @@ test('a flush is silence within 3 ms, and tells the last sample that was rendere
   assert.ok(Math.abs(stop.pos - stop.frame / 2) <= 1, `${stop.pos} at frame ${stop.frame}`);
 });
 
+test('a flush after the sound has stopped tells where it stopped, not what was thrown away', () => {
+  const speaker = new Speaker(48_000);
+  speaker.push(0, pcm(tone(500, LINK, 1)));
+  speaker.run(50);
+  speaker.player.handle({ type: 'flush' }, speaker.frame);
+  speaker.run(10);
+  const stopped = speaker.last('stop').pos;
+  assert.ok(stopped > 3000 && stopped < 3500);
+  speaker.push(LINK, pcm(tone(500, LINK, 0.01)));
+  speaker.player.handle({ type: 'flush' }, speaker.frame);
+  assert.equal(speaker.events.filter(({ type }) => type === 'stop').length, 2);
+  assert.equal(speaker.last('stop').pos, stopped);
+});
+
 test('what comes right after a flush is played, from its own position', () => {
   const speaker = new Speaker(48_000);
   speaker.push(0, pcm(tone(500, LINK, 1)));

@@ -37,6 +37,8 @@ export class Player {
   private readonly kernel: Kernel;
   private readonly ring: Ring;
   private head = 0;
+  /** The position after the last sample that was rendered. */
+  private rendered = 0;
   private phase = 0;
   private state: 'silent' | 'playing' | 'fading' = 'silent';
   private gain = 1;
@@ -112,7 +114,6 @@ export class Player {
 
   private stop(frame: number, cause: 'dry' | 'flush'): void {
     this.state = 'silent';
-    const pos = Math.min(this.head, this.ring.end);
     if (cause === 'flush') {
       this.ring.restart(this.ring.end);
       this.head = this.ring.end;
@@ -120,7 +121,7 @@ export class Player {
       this.gain = 0;
     }
     this.starved = cause === 'dry' && !this.ended;
-    this.tell({ type: 'stop', frame, pos, cause, starved: this.starved });
+    this.tell({ type: 'stop', frame, pos: this.rendered, cause, starved: this.starved });
     for (const command of this.pending.splice(0)) this.handle(command, frame);
   }
 
@@ -154,6 +155,7 @@ export class Player {
       this.phase += kernel.stride;
       this.head += Math.floor(this.phase / kernel.phases);
       this.phase %= kernel.phases;
+      this.rendered = Math.min(this.head, ring.end);
     }
     const end = frame + out.length;
     if (end - this.told >= PROGRESS_S * this.contextRate) {

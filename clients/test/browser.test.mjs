@@ -1,0 +1,191 @@
+// The demo page in Chromium, against the real daemon.
+import assert from 'node:assert/strict';
+import { mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { after, before, test } from 'node:test';
+import { chromium } from 'playwright-core';
+import { root, startDaemon, startNetwork } from './daemon.mjs';
+import * as recorder from './recorder.mjs';
+import { correlation, envelope, writeSpeech } from './speech.mjs';
+
+const shots = join(process.env.CARGO_TARGET_DIR ?? join(root, 'target'), 'screenshots');
+const wav = join(shots, 'microphone.wav');
+/** From the click to silence, in milliseconds. */
+const BAR_MS = 60;
+const INTERRUPTIONS = 5;
+
+let browser;
+let daemon;
+let network;
+let spoken;
+
+before(async () => {
+  mkdirSync(shots, { recursive: true });
+  spoken = writeSpeech(wav, { before: 4, after: 120, text: 'Excuse me, may I ask you something about the sailors?' });
+  daemon = await startDaemon('[agent.echo]\ndelay_ms = 300\n');
+  network = await startNetwork(daemon.http, recorder.files);
+  browser = await chromium.launch({
+    executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
+    args: [
+      '--headless', '--no-sandbox', '--disable-gpu', '--no-first-run', '--disable-background-networking',
+      '--disable-component-update', '--disable-sync', '--autoplay-policy=user-gesture-required',
+      '--use-fake-device-for-media-stream', '--use-fake-ui-for-media-stream',
+      `--use-file-for-fake-audio-capture=${wav}%noloop`, '--host-resolver-rules=MAP relay.test 127.0.0.1',
+    ],
+  });
+});
+
+after(async () => {
+  await browser?.close();
+  await network?.stop();
+  await daemon?.stop();
+});
+
+/** A page of the demo; anything that the browser complains about fails the test. */
+async function open(t, { address = network.address, ...options } = {}) {
+  const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, ...options });
+  const page = await context.newPage();
+  const complaints = [];
+  page.on('console', (message) => ['error', 'warning'].includes(message.type()) && complaints.push(message.text()));
+  page.on('pageerror', (error) => complaints.push(String(error)));
+  await recorder.install(page);
+  await page.goto(`http://${address}/`);
+  t.after(() => context.close());
+  return { page, complaints };
+}
+
+const button = (page, name) => page.getByRole('button', { name, exact: true });
+const log = (page) => page.getByRole('log', { name: 'Transcript' });
+const rms = (page) => recorder.envelope(page).then((frames) => Math.max(0, ...frames.slice(-10)));
+
+async function until(what, wanted, within = 15_000) {
+  for (const began = Date.now(); Date.now() - began < within; await new Promise((resolve) => setTimeout(resolve, 50))) {
+    const value = await wanted();
+    if (value) return value;
+  }
+  throw new Error(`${what}: not within ${within} ms\n${daemon.log()}`);
+}
+
+test('one talks, interrupts, and sees what was heard', { timeout: 120_000 }, async (t) => {
+  const { page, complaints } = await open(t);
+  await until('agents', () => page.getByRole('combobox', { name: 'Agent' }).evaluate((menu) => menu.value === 'storyteller'));
+  await page.screenshot({ path: join(shots, 'before-1280.png') });
+  await button(page, 'Talk').click();
+  await button(page, 'Hang up').waitFor();
+  await until('the story', () => log(page).getByText('Hello, and welcome').count());
+  await until('sound', async () => (await rms(page)) > 0.01);
+
+  // The file speaks after four seconds: the agent stops, and is told at which word.
+  await until('the cut', () => log(page).getByText(/heard \d+ of \d+ ms · reported by this page, ± \d+ ms · cut/).count());
+  const cut = log(page).locator('li.agent').first();
+  const [whole, unheard] = [await cut.locator('.text').innerText(), await cut.locator('.unheard').innerText()];
+  assert.ok(unheard.length > 0 && whole.endsWith(unheard), `“${unheard}” in “${whole}”`);
+  const [heard, of] = (await cut.locator('.figures').innerText()).match(/\d+/g).map(Number);
+  t.diagnostic(`by voice: heard ${heard} of ${of} ms`);
+  assert.ok(heard > 2500 && heard < of, `heard ${heard} of ${of} ms`);
+  const colours = await cut.evaluate((line) => ['.text', '.unheard'].map((part) => getComputedStyle(line.querySelector(part)).color));
+  assert.notEqual(colours[0], colours[1]);
+  await until('the user in the transcript', () => log(page).locator('li.user').count());
+
+  const silences = [];
+  for (let i = 0; i < INTERRUPTIONS; i++) {
+    await until('silence', async () => (await rms(page)) < 0.001);
+    await until('the next sentence', async () => (await rms(page)) > 0.02);
+    await page.waitForTimeout(700);
+    const figures = await log(page).locator('.figures').count();
+    await button(page, 'Interrupt').click();
+    await until('the figure', async () => (await log(page).locator('.figures').count()) > figures);
+    await page.waitForTimeout(300);
+    silences.push(await recorder.silenceAfterClick(page));
+  }
+  const show = (key) => silences.map((silence) => silence[key].toFixed(0)).join(' ');
+  t.diagnostic(`click to the last sample that is not silent, ms: rendered ${show('rendered')}, at the ear ${show('audible')}`);
+  for (const { rendered } of silences) assert.ok(rendered < BAR_MS, `silent ${rendered.toFixed(0)} ms after the click`);
+  // The output's own latency, which is on top, is the machine's.
+  const audible = silences.map((silence) => silence.audible).sort((a, b) => a - b)[INTERRUPTIONS >> 1];
+  assert.ok(audible < BAR_MS, `at the ear silent ${audible.toFixed(0)} ms after the click`);
+
+  await until('the plot', () => page.locator('#plot polyline').count().then((lines) => lines === 3));
+  assert.ok((await page.locator('#plot .cut').count()) >= INTERRUPTIONS);
+  for (const id of ['up', 'down', 'rtt', 'heard']) assert.match(await page.locator(`#${id}`).innerText(), /\d.* ms/);
+  await page.screenshot({ path: join(shots, 'talking-1280.png') });
+  await page.setViewportSize({ width: 390, height: 844 });
+  await page.screenshot({ path: join(shots, 'talking-390.png'), fullPage: true });
+  const { wide, view } = await page.evaluate(() => ({ wide: document.documentElement.scrollWidth, view: innerWidth }));
+  assert.ok(wide <= view, `the page is ${wide} px wide on a screen of ${view}`);
+  await page.emulateMedia({ colorScheme: 'dark' });
+  await page.screenshot({ path: join(shots, 'dark-390.png'), fullPage: true });
+  await page.setViewportSize({ width: 1280, height: 900 });
+  await page.screenshot({ path: join(shots, 'dark-1280.png') });
+
+  await button(page, 'Hang up').click();
+  await until('the end', () => page.getByRole('status').innerText().then((text) => text === 'Ended: client hangup'));
+  await button(page, 'Talk').waitFor();
+  assert.deepEqual(complaints, []);
+});
+
+test('an echo gives back the words of the microphone', { timeout: 60_000 }, async (t) => {
+  const { page, complaints } = await open(t);
+  await page.getByRole('combobox', { name: 'Agent' }).selectOption('echo');
+  await page.getByRole('combobox', { name: 'Transport' }).selectOption('websocket');
+  await button(page, 'Talk').click();
+  const wanted = envelope(spoken.words, spoken.rate);
+  await page.waitForTimeout(4000 + wanted.length * 20 + 2000);
+  const found = correlation(wanted, await recorder.envelope(page));
+  t.diagnostic(`correlation of the energies of what was said and what came back: ${found.toFixed(3)}`);
+  assert.ok(found > 0.7, `correlation ${found}`);
+  await page.getByRole('meter', { name: 'Your voice' }).waitFor();
+  assert.deepEqual(complaints, []);
+});
+
+test('a call outlives a network that changes', { timeout: 60_000 }, async (t) => {
+  const { page } = await open(t);
+  await button(page, 'Talk').click();
+  await until('sound', async () => (await rms(page)) > 0.01);
+  await button(page, 'Mute').click();
+  assert.equal(await button(page, 'Muted').getAttribute('aria-pressed'), 'true');
+  network.cut();
+  await log(page).getByText('The connection was lost and has come back.').waitFor();
+  await until('sound again', async () => (await rms(page)) > 0.01);
+  await log(page).getByText('Long before there were telephones').waitFor();
+});
+
+test('the page can be used by keyboard', { timeout: 60_000 }, async (t) => {
+  const { page } = await open(t);
+  await until('agents', () => page.getByRole('combobox', { name: 'Agent' }).evaluate((menu) => menu.value === 'storyteller'));
+  const reached = [];
+  for (let i = 0; i < 3; i++) {
+    await page.keyboard.press('Tab');
+    reached.push(await page.evaluate(() => document.activeElement.id));
+  }
+  assert.deepEqual(reached, ['agent', 'transport', 'talk']);
+  await page.keyboard.press('Enter');
+  await until('sound', async () => (await rms(page)) > 0.01);
+  await page.waitForTimeout(500);
+  await page.keyboard.press('Escape');
+  await log(page).getByText(/heard \d+ of \d+ ms/).waitFor();
+  assert.equal(await page.evaluate(() => document.activeElement.id), 'talk', 'the focus stays where it was');
+});
+
+test('a page that is not secure says what to do', { timeout: 30_000 }, async (t) => {
+  const port = daemon.http.split(':')[1];
+  const { page } = await open(t, { address: `relay.test:${port}` });
+  await page.getByRole('heading', { name: 'The microphone needs a secure page' }).waitFor();
+  await page.getByText(`ssh -N -L ${port}:127.0.0.1:${port} relay.test`).waitFor();
+  assert.equal(await button(page, 'Talk').isDisabled(), true);
+  await page.screenshot({ path: join(shots, 'insecure-1280.png') });
+});
+
+test('without the demo the address says in words what this is', async () => {
+  const plain = await startDaemon('[demo]\nenabled = false\n');
+  try {
+    const html = { headers: { accept: 'text/html' } };
+    const page = await (await fetch(`http://${plain.http}/`, html)).text();
+    assert.match(page, /Open a WebSocket to/);
+    assert.doesNotMatch(page, /<script/);
+    assert.equal((await fetch(`http://${plain.http}/page.js`)).status, 404);
+    assert.equal((await fetch(`http://${plain.http}/antiphon.js`)).headers.get('content-type'), 'text/javascript; charset=utf-8');
+  } finally {
+    await plain.stop();
+  }
+});
