@@ -197,7 +197,7 @@ impl Driver {
             link.unflushed.push(self.turn.counts_from(audio.ready));
         }
         if pushed.is_ok()
-            && let Some(ping) = link.acks.take_ping(self.turn.at)
+            && let Some(ping) = link.acks.take_ping_along(self.turn.at)
         {
             pushed = link.socket.try_ping(ping);
         }
