@@ -5,14 +5,15 @@ CARGO   ?= cargo
 # In CI the lock file is law; at a desk an edited Cargo.toml may still update it.
 LOCKED  := $(if $(CI),--locked)
 BUILD   := --profile $(PROFILE) $(LOCKED)
+BINARY  := $(abspath $(or $(CARGO_TARGET_DIR),target))/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/antiphon
 # `make run ARGS="--config my.toml"`, `make loadtest ARGS="--calls 120"`
 ARGS    ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help needs run check test setup lint fmt unit blackbox loadtest smoke bench deny
+.PHONY: help needs run check test setup lint fmt unit blackbox clients clients-check browser loadtest smoke bench deny
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-10s %s\n", $$1, $$2 }'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-13s %s\n", $$1, $$2 }'
 
 run: needs ## build (once, see the time it says) and start antiphon with its defaults, no configuration needed
 	@sh setup/announce-build.sh $(PROFILE)
@@ -26,12 +27,14 @@ check: needs ## unit and scenario tests; installs nothing
 	$(CARGO) test $(BUILD) --lib $(ARGS)
 
 test: ## everything: set-up, lints, all tests, load test, benches; says how long each stage took
-	@sh .ci/stages setup lint unit blackbox smoke bench
+	@sh .ci/stages setup lint unit blackbox clients-check browser smoke bench
 
 setup: ## install what the tests need and this machine lacks (Debian; as root or through sudo)
 	@echo "== Debian packages and Python environment of the tests"
 	@sh setup/debian.sh
 	@sh setup/python.sh
+	@echo "== npm packages of the browser client"
+	@sh setup/clients.sh
 
 fmt: ## format the code
 	@echo "== formatting"
@@ -57,6 +60,25 @@ unit: needs ## the tests of `make check`, and the examples in the documentation
 blackbox: needs ## tests that start the real binary, and those that need tools from `make setup`
 	@echo "== black-box tests"
 	$(CARGO) test $(BUILD) --test '*'
+
+clients: ## build the browser client and the demo page into clients/dist, which is committed
+	@sh setup/clients.sh
+	cd clients && node build.mjs
+
+clients-check: ## types and unit tests of the browser client; fails if clients/dist is not what it builds to
+	@sh setup/clients.sh
+	@echo "== types"
+	cd clients && node_modules/.bin/tsc --noEmit -p js && node_modules/.bin/tsc -p page
+	@echo "== clients/dist is current"
+	cd clients && node build.mjs --check
+	@echo "== unit tests of the browser client"
+	cd clients && node test/unit.mjs
+
+browser: needs ## calls in Chromium on the demo page of the real binary; screenshots in target/screenshots
+	@sh setup/clients.sh
+	$(CARGO) build $(BUILD) --bin antiphon
+	@echo "== calls in Chromium"
+	cd clients && ANTIPHON_BIN="$(BINARY)" node --test test/browser.test.mjs
 
 loadtest: needs ## many calls at once against a daemon of its own; ARGS="--help" lists the options
 	@echo "== load test"

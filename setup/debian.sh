@@ -15,6 +15,9 @@ espeak-ng       | command -v espeak-ng                            | speech for t
 python3         | command -v python3                              | tests from outside, in another language
 python3-venv    | python3 -c 'import ensurepip, venv'             | their packages, in a folder of their own
 python3-dev     | test -e "$(python3 -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" | builds pesq
+nodejs          | command -v node                                  | builds and tests the browser client
+npm             | command -v npm                                   | its packages
+chromium        | command -v chromium                              | holds calls on the demo page
 ca-certificates | test -e /etc/ssl/certs/ca-certificates.crt      | Python packages by HTTPS
 LIST
 }

@@ -156,7 +156,7 @@ async function offer(): Promise<void> {
     const first = agents.find(({ name }) => name === PREFERRED) ?? agents.find((agent) => agent.default);
     const options = agents.map((agent: AgentInfo) => new Option(display(agent), agent.name, false, agent === first));
     if (options.length > 0) ui.agent.replaceChildren(...options);
-    else problem('No agent can be reached from here without credentials.');
+    else problem('No agent takes callers from here without credentials; a route with `anonymous = true` would.');
     for (const [key, label] of [['webrtc', 'WebRTC'], ['websocket', 'WebSocket']] as const) {
       if (endpoints[key] !== undefined) ui.transport.append(new Option(label, key));
     }
@@ -169,6 +169,13 @@ function explainInsecure(): void {
   const port = location.port || '80';
   const target = `http://localhost:${port}/`;
   $('ssh').textContent = `ssh -N -L ${port}:127.0.0.1:${port} ${location.hostname}`;
+  $('tls').textContent = [
+    '[http]',
+    `origins = ["https://${location.host}"]`,
+    '[http.tls]',
+    'cert = "fullchain.pem"',
+    'key = "privkey.pem"',
+  ].join('\n');
   const link = $<HTMLAnchorElement>('forwarded');
   link.href = link.textContent = target;
   $('insecure').hidden = false;

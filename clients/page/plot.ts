@@ -76,11 +76,14 @@ export class Plot {
     }
     root.append(svg('text', { x: LEFT, y: HEIGHT - 2 }, 'a minute ago'));
     root.append(svg('text', { x: WIDTH, y: HEIGHT - 2, 'text-anchor': 'end' }, 'now'));
-    for (const { at, ms } of this.cuts) {
-      root.append(svg('line', { class: 'cut', x1: x(at), x2: x(at), y1: 6, y2: HEIGHT - BOTTOM }));
-      const end = x(at) > WIDTH - 90;
-      const label = { class: 'cut-label', x: x(at) + (end ? -5 : 5), y: 16, 'text-anchor': end ? 'end' : 'start' };
-      root.append(svg('text', label, `heard ${ms} ms`));
+    for (const cut of this.cuts) {
+      const last = cut === this.cuts.at(-1);
+      const at = x(cut.at).toFixed(1);
+      root.append(svg('line', { class: last ? 'cut' : 'cut past', x1: at, x2: at, y1: 6, y2: HEIGHT - BOTTOM }));
+      if (!last) continue;
+      const end = Number(at) > WIDTH - 90;
+      const label = { class: 'cut-label', x: Number(at) + (end ? -5 : 5), y: 17, 'text-anchor': end ? 'end' : 'start' };
+      root.append(svg('text', label, `heard ${cut.ms} ms`));
     }
     for (const name of ['rtt', 'down', 'up'] as const) {
       const points = this.samples.flatMap((sample) => {

@@ -32,21 +32,29 @@ export function basis(figure: Heard): string {
   return `${BASIS[figure.basis] ?? figure.basis}, ± ${figure.error_ms} ms`;
 }
 
-/** What stands where words are missing. */
-function placeholder({ final, role }: Transcript): string {
-  if (!final) return '…';
-  return role === 'user' ? 'spoke (this agent writes down no words of yours)' : '(no words)';
-}
+/** What stands where words are missing: not every agent writes down what it hears. */
+const WORDLESS = { user: '(you spoke)', agent: '(no words)' };
 
 export class TranscriptView {
   private readonly entries = new Map<string, Entry>();
   /** By turn: the figure may come before the text is cut, or after. */
   private readonly heard = new Map<number, Heard>();
+  private atEnd = true;
 
   constructor(
     private readonly list: HTMLElement,
     private readonly empty: HTMLElement,
-  ) {}
+  ) {
+    list.addEventListener('scroll', () => {
+      this.atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 60;
+    });
+    new ResizeObserver(() => this.follow()).observe(list);
+  }
+
+  /** Keeps the latest line in view, unless somebody reads further up. */
+  private follow(): void {
+    if (this.atEnd) this.list.scrollTop = this.list.scrollHeight;
+  }
 
   clear(): void {
     this.entries.clear();
@@ -88,18 +96,17 @@ export class TranscriptView {
 
   private append(line: HTMLLIElement): void {
     const { list } = this;
-    const atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 60;
     this.empty.hidden = true;
     list.append(line);
     while (list.childElementCount > KEPT) list.firstElementChild?.remove();
-    if (atEnd) list.scrollTop = list.scrollHeight;
+    this.follow();
   }
 
   private draw(entry: Entry): void {
     const { element: line, shown, full } = entry;
     const text = line.querySelector('.text')!;
     const said = shown.text ?? '';
-    text.replaceChildren(document.createTextNode(shown.text ?? placeholder(shown)));
+    text.replaceChildren(document.createTextNode(shown.text ?? WORDLESS[shown.role]));
     text.classList.toggle('wordless', shown.text === null);
     text.classList.toggle('partial', !shown.final);
     line.querySelector('.figures')?.remove();
@@ -112,7 +119,6 @@ export class TranscriptView {
     const figure = this.heard.get(entry.turn);
     const words = [`heard ${heard.ms} of ${heard.of_ms} ms`, figure && basis(figure), shown.cut && `cut ${CUT[shown.cut] ?? shown.cut}`];
     line.append(element('span', 'figures', words.filter(Boolean).join(' · ')));
-    const { list } = this;
-    if (line === list.lastElementChild) list.scrollTop = list.scrollHeight;
+    this.follow();
   }
 }

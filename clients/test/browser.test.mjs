@@ -82,7 +82,7 @@ test('one talks, interrupts, and sees what was heard', { timeout: 120_000 }, asy
   assert.ok(unheard.length > 0 && whole.endsWith(unheard), `“${unheard}” in “${whole}”`);
   const [heard, of] = (await cut.locator('.figures').innerText()).match(/\d+/g).map(Number);
   t.diagnostic(`by voice: heard ${heard} of ${of} ms`);
-  assert.ok(heard > 2500 && heard < of, `heard ${heard} of ${of} ms`);
+  assert.ok(heard > 1000 && heard < of, `heard ${heard} of ${of} ms`);
   const colours = await cut.evaluate((line) => ['.text', '.unheard'].map((part) => getComputedStyle(line.querySelector(part)).color));
   assert.notEqual(colours[0], colours[1]);
   await until('the user in the transcript', () => log(page).locator('li.user').count());
@@ -96,11 +96,15 @@ test('one talks, interrupts, and sees what was heard', { timeout: 120_000 }, asy
     await button(page, 'Interrupt').click();
     await until('the figure', async () => (await log(page).locator('.figures').count()) > figures);
     await page.waitForTimeout(300);
-    silences.push(await recorder.silenceAfterClick(page));
+    const told = Number((await log(page).locator('.figures').last().innerText()).match(/\d+/)[0]);
+    silences.push({ ...(await recorder.silenceAfterClick(page)), told });
   }
   const show = (key) => silences.map((silence) => silence[key].toFixed(0)).join(' ');
   t.diagnostic(`click to the last sample that is not silent, ms: rendered ${show('rendered')}, at the ear ${show('audible')}`);
+  t.diagnostic(`heard, ms: told by the relay ${show('told')}, recorded ${show('sounded')}`);
   for (const { rendered } of silences) assert.ok(rendered < BAR_MS, `silent ${rendered.toFixed(0)} ms after the click`);
+  // What the relay tells is off by 20 ms at most, and the recording has a grain of 20 ms.
+  for (const { told, sounded } of silences) assert.ok(Math.abs(told - sounded) <= 40, `told ${told} ms, heard ${sounded.toFixed(0)} ms`);
   // The output's own latency, which is on top, is the machine's.
   const audible = silences.map((silence) => silence.audible).sort((a, b) => a - b)[INTERRUPTIONS >> 1];
   assert.ok(audible < BAR_MS, `at the ear silent ${audible.toFixed(0)} ms after the click`);

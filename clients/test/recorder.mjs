@@ -65,6 +65,11 @@ export function silenceAfterClick(page) {
     const rendered = (loud - click.currentTime) * 1000 + waited;
     const { contextTime, performanceTime } = click.stamp;
     const audible = performanceTime + (loud - contextTime) * 1000 - click.at;
-    return { rendered, audible };
+    // How long the answer sounded: from the end of the silence before it.
+    const { frames } = recorded;
+    const last = frames.findLastIndex(({ rms }) => rms > 0);
+    const before = frames.findLastIndex(({ rms }, i) => rms === 0 && i < last);
+    const sounded = (frames[last].loud - frames[before].frame) / recorded.context.sampleRate;
+    return { rendered, audible, sounded: sounded * 1000 };
   });
 }

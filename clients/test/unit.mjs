@@ -17,7 +17,7 @@ await build({
   bundle: true,
   format: 'esm',
   platform: 'node',
-  target: 'node20',
+  target: 'node18',
   sourcemap: 'inline',
   logLevel: 'warning',
   plugins: [workletPlugin('')],

@@ -11,4 +11,5 @@ export { connect, type ConnectOptions } from './connect.js';
 export { fetchAgents, fetchEndpoints, type AgentInfo, type Endpoints } from './endpoints.js';
 export { AntiphonError } from './errors.js';
 export type * from './messages.js';
-export { Session, type SessionEvents, type SessionStats } from './session.js';
+export { Session } from './session.js';
+export type { SessionEvents, SessionStats } from './session_events.js';

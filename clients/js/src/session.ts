@@ -6,34 +6,8 @@ import type { Carrier, CarrierEvents, Open, Report, Transport } from './carrier.
 import { Emitter } from './emitter.js';
 import { AntiphonError, isResumable } from './errors.js';
 import { Lifeline, PING_MS } from './lifeline.js';
-import type { Ended, FromRelay, RelayStats, Setup, Start, Started, ToClient, ToRelay } from './messages.js';
-
-/** Events of a session: every message of the relay by its type, and the session's own. */
-export type SessionEvents = Omit<ToClient, 'started' | 'stats' | 'pong' | 'ended' | 'error'> & {
-  /** The agent's audio as it comes: samples at 24 kHz, and the position of the first. WebSocket only. */
-  audio: { samples: Int16Array; pos: number };
-  /** What leaves the speaker, every 100 ms while something does. */
-  playout: Report;
-  error: AntiphonError;
-  /** The link was lost; attempt number `attempt` to come back is made in `delayMs`. */
-  reconnecting: { attempt: number; delayMs: number };
-  /** The session goes on. `resumed` is false if messages were missed: the present state follows. */
-  reconnected: { resumed: boolean; transport: Transport };
-  /** The session is over: the last event. */
-  ended: Omit<Ended, 'stats'> & { stats?: RelayStats | undefined };
-};
-
-/** Figures of a session from both ends. */
-export interface SessionStats {
-  relay: RelayStats;
-  transport: Transport;
-  rttMs: number | undefined;
-  bufferedMs: number;
-  /** Microphone audio that the network did not take. */
-  droppedMs: number;
-  /** Times that sound ran out in the middle of an answer. */
-  starved: number;
-}
+import type { Ended, FromRelay, RelayStats, Setup, Start, Started, ToRelay } from './messages.js';
+import type { SessionEvents, SessionStats } from './session_events.js';
 
 /** What a session is made of. */
 export interface SessionParts {

@@ -3,7 +3,8 @@ import { test } from 'node:test';
 import { delayBefore, LONGEST_MS } from '../src/backoff.js';
 import { AntiphonError } from '../src/errors.js';
 import { Lifeline, PING_MS, SILENCE_MS } from '../src/lifeline.js';
-import { Session, type SessionEvents } from '../src/session.js';
+import { Session } from '../src/session.js';
+import type { SessionEvents } from '../src/session_events.js';
 import { opener, StubAudio, tick } from './stubs.js';
 
 async function talk(getToken?: () => string) {
