@@ -15,7 +15,7 @@ export type PlayerEvent =
 export type PlayerCommand =
   /** Samples of the link from position `pos` on. */
   | { type: 'audio'; pos: number; samples: Int16Array }
-  /** No more is coming for now: play what is there, and do not count it as starving. */
+  /** No more is coming at present: play what is there, and do not count it as starving. */
   | { type: 'end' }
   /** Silence, now. */
   | { type: 'flush' };
