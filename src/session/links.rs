@@ -27,7 +27,7 @@ impl Links {
             last: None,
             next: LinkId(1),
             seq: Seq(0),
-            kept: VecDeque::with_capacity(KEPT_MESSAGES),
+            kept: VecDeque::new(),
         }
     }
 
