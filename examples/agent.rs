@@ -128,7 +128,8 @@ fn choose_protocol(_: &Request, mut response: Response) -> std::result::Result<R
     Ok(response)
 }
 
-async fn serve(stream: TcpStream) -> Result<()> {
+/// One call, from the TCP connection to its end.
+pub async fn serve(stream: TcpStream) -> Result<()> {
     stream.set_nodelay(true)?;
     let link = tokio_tungstenite::accept_hdr_async(stream, choose_protocol).await?;
     let mut call = Call { link, turn: 0, sent: 0, heard: 0, voice: 0.0, quiet: 0.0, level: 0.0 };

@@ -29,7 +29,7 @@ use crate::runtime::sockets::{Inherited, ListenError};
 use crate::runtime::tls::{self, TlsError};
 use crate::runtime::worker::Workers;
 use crate::telemetry::logs::{self, LogError, Logs};
-use crate::telemetry::{CallRecordSink, CallRecordTarget, Telemetry};
+use crate::telemetry::{CallRecordSink, Telemetry};
 use crate::upstream::Dialer;
 use crate::{control, ingress};
 
@@ -105,7 +105,7 @@ fn try_run(args: &RunArgs) -> Result<(), RunError> {
         webrtc: prepared.as_ref().map(Prepared::bound),
     };
     let workers = Workers::start(count, clock)?;
-    let records = CallRecordSink::open(CallRecordTarget::Log, &telemetry)?;
+    let records = CallRecordSink::open(settings.log.call_record.as_str().into(), &telemetry)?;
     let dialer = Dialer::new(tls::client_config(&[])?);
     telemetry.node().record_config_taken(&hash(&settings), SystemTime::now());
     let in_force = InForce::new(settings)?;

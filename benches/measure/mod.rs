@@ -4,6 +4,7 @@
 //! time divided by its baseline's time in the same round. Clock changes and neighbours hit both alike and cancel.
 
 pub mod allocations;
+pub mod speech;
 
 use std::hint::black_box;
 use std::io;

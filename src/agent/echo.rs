@@ -79,7 +79,7 @@ impl Echo {
         }
     }
 
-    fn speak(&mut self, frame: AgentAudioOut, due: Micros) -> FromAgent {
+    fn speak(&mut self, frame: AgentAudioOut, now: Micros) -> FromAgent {
         self.kept_ticks -= u64::from(frame.ticks);
         let gap = self.next_pos.map_or(0, |next| frame.pos.saturating_sub(next));
         let marker = self.next_pos.is_none() || gap > 0;
@@ -87,7 +87,7 @@ impl Echo {
         let rtp = RtpMeta { seq: self.seq, timestamp: frame.pos as u32, marker, level: None };
         self.seq += 1;
         self.next_pos = Some(frame.pos + u64::from(frame.ticks));
-        FromAgent::Audio(AgentAudio { arrival: due, item: None, rtp: Some(rtp), payload: frame.payload })
+        FromAgent::Audio(AgentAudio { arrival: now, item: None, rtp: Some(rtp), payload: frame.payload })
     }
 }
 
@@ -121,7 +121,7 @@ impl Agent for Echo {
             Some(&(due, _)) if due > now => AgentOutput::Idle { deadline: Some(due) },
             None => AgentOutput::Idle { deadline: None },
             Some(_) => match self.kept.pop_front() {
-                Some((due, frame)) => AgentOutput::Event(self.speak(frame, due)),
+                Some((_, frame)) => AgentOutput::Event(self.speak(frame, now)),
                 None => AgentOutput::Idle { deadline: None },
             },
         }
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn each_frame_comes_back_untouched_exactly_its_delay_later() {
+    fn each_frame_comes_back_untouched_its_delay_later() {
         let mut echo = Echo::new(Duration::from_millis(500));
         echo.handle_session(start(Format::OPUS, Format::OPUS), Micros(0));
         assert_eq!(ready(&mut echo).delay, Some(Duration::from_millis(500)));

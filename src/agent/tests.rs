@@ -63,6 +63,7 @@ impl Call {
             start: Start::default(),
             link,
             expires_at: None,
+            budget: Arc::new(crate::media::playout::Budget::new(u64::MAX / 2)),
         };
         let now = Micros::from_millis(1000);
         let mut call = Call {
@@ -168,7 +169,7 @@ fn speech(format: Format) -> Vec<Bytes> {
 }
 
 #[test]
-fn an_echo_comes_back_bit_exact_and_exactly_as_late_as_announced() {
+fn an_echo_comes_back_bit_exact_and_as_late_as_announced() {
     for format in [Format::OPUS, Format::pcm16(16_000), Format::PCMU] {
         let delay = Duration::from_millis(500);
         let mut call = Call::new(AgentKind::Echo { delay }, format);

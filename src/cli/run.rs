@@ -59,8 +59,8 @@ mod tests {
 
     #[test]
     fn the_banner_has_lines_to_copy_and_says_how_to_switch_agents_on() {
-        let mut settings = Settings::default();
-        settings.off = vec![("openai".into(), "set OPENAI_API_KEY".into())];
+        let off = vec![("openai".into(), "set OPENAI_API_KEY".into())];
+        let settings = Settings { off, ..Settings::default() };
         let bound =
             Bound { http: "127.0.0.1:9000".parse().unwrap(), control: "127.0.0.1:9001".parse().unwrap(), webrtc: None };
         let text = banner(&settings, &bound, Duration::from_millis(12));

@@ -59,17 +59,21 @@ pub const RANGES: &[(&str, f64, f64)] = &[
 /// Keys that are parsed and checked, and that this build does not act on. `*` is any name or list position; a key
 /// stands for all below it.
 pub const INERT: &[&str] = &[
+    "node.name",
     "listen.quic",
+    "http.trusted_proxies",
+    "http.max_body_bytes",
     "auth",
     "redis",
     "demo",
     "route.*.match.tenant",
     "route.*.match.claim",
+    "route.*.fallback_notice",
+    "route.*.idle.prompt",
     "route.*.taps",
     "route.*.limits",
     "route.*.admit",
     "route.*.slo",
-    "agent.*.price",
     "agent.*.credential",
     "tool",
     "limit",
@@ -93,6 +97,7 @@ const RESTART: &[(&str, Read)] = &[
     ("runtime.playout_mb", |s| s.runtime.playout_bytes.to_string()),
     ("log.format", |s| format!("{:?}", s.log.format)),
     ("log.level", |s| s.log.level.clone()),
+    ("log.call_record", |s| s.log.call_record.clone()),
     ("http.tls", |s| s.http.tls.is_some().to_string()),
     ("redis.url", |s| {
         use secrecy::ExposeSecret;

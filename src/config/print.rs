@@ -44,7 +44,10 @@ impl Printer<'_> {
     /// Plain values first, then the tables in it, as TOML wants it.
     fn table(&mut self, table: &Dict, at: &mut KeyPath) {
         let top = at.is_empty();
-        for (key, value) in table {
+        let is_empty = |value: &Value| value.as_dict().is_some_and(Dict::is_empty);
+        let mut plain: Vec<(&String, &Value)> = table.iter().filter(|(_, value)| !(top && is_empty(value))).collect();
+        plain.sort_by_key(|(key, _)| !["name", "kind", "like", "to"].contains(&key.as_str()));
+        for (key, value) in plain {
             if !is_section(key, value, top) {
                 at.push(key.clone());
                 self.line(key, value, at);

@@ -158,11 +158,12 @@ impl Default for RawRuntime {
 pub struct RawLog {
     pub format: LogFormat,
     pub level: String,
+    pub call_record: String,
 }
 
 impl Default for RawLog {
     fn default() -> Self {
-        Self { format: LogFormat::Auto, level: "info".into() }
+        Self { format: LogFormat::Auto, level: "info".into(), call_record: "log".into() }
     }
 }
 

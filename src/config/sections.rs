@@ -108,7 +108,11 @@ pub fn log(raw: &RawLog, check: &mut Checker<'_>) -> LogSettings {
         let help = "write a level (error warn info debug trace), or `info,antiphon::session=debug`".to_owned();
         check.wrong(&["log", "level"], format!("`{bad}` is not a log filter"), help);
     }
-    LogSettings { format: raw.format, level: raw.level.clone() }
+    if raw.call_record.is_empty() {
+        let help = "write `log`, or the path of a file that gets one JSON line per call".to_owned();
+        check.wrong(&["log", "call_record"], "an empty path".to_owned(), help);
+    }
+    LogSettings { format: raw.format, level: raw.level.clone(), call_record: raw.call_record.clone() }
 }
 
 pub fn auth(raw: &RawAuth) -> AuthSettings {

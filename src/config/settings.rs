@@ -172,6 +172,8 @@ pub struct LogSettings {
     pub format: LogFormat,
     /// Filter directives as in `info,antiphon=debug`.
     pub level: String,
+    /// Where the line about each finished call goes: `log`, or the path of a file.
+    pub call_record: String,
 }
 
 /// Log formats.

@@ -15,6 +15,7 @@ use crate::route::plan::Plan;
 use crate::runtime::driver::{Driver, Setup, Surroundings};
 use crate::runtime::node::Node;
 use crate::runtime::registry::{Mail, NewLink, ResumeError};
+use crate::runtime::timer::Timer;
 use crate::runtime::worker::{LoadGuard, Worker};
 use crate::session::{Carriage, LinkInfo, Session, SessionParams, Transport};
 use crate::telemetry::{ActiveSession, NodeQueue, Refusal, ResumeOutcome, SessionLabels, SessionMetrics, SetupStage};
@@ -105,8 +106,7 @@ pub(super) fn link(start: &Start) -> Result<LinkInfo, Refused> {
 }
 
 /// Brings a link to the session that its token names, whatever worker that runs on.
-#[allow(clippy::result_large_err, reason = "moved once")]
-pub(super) fn resume(node: &Node, token: &str, link: NewLink) -> Result<(), (NewLink, Refused)> {
+pub(super) fn resume(node: &Node, token: &str, link: Box<NewLink>) -> Result<(), (Box<NewLink>, Refused)> {
     let refused = |code, message: String| {
         node.telemetry.node().record_resume(ResumeOutcome::Refused);
         Refused::new(code, message).field(Some("resume"))
@@ -115,7 +115,7 @@ pub(super) fn resume(node: &Node, token: &str, link: NewLink) -> Result<(), (New
         Ok(mailbox) => mailbox,
         Err(error) => return Err((link, refused(ErrorCode::ResumeFailed, error.to_string()))),
     };
-    match mailbox.try_send(Mail::Attach(Box::new(link))) {
+    match mailbox.try_send(Mail::Attach(link)) {
         Ok(()) => Ok(()),
         Err(error) => {
             let (mail, code, message) = match error {
@@ -126,7 +126,7 @@ pub(super) fn resume(node: &Node, token: &str, link: NewLink) -> Result<(), (New
                 }
             };
             match mail {
-                Mail::Attach(link) => Err((*link, refused(code, message))),
+                Mail::Attach(link) => Err((link, refused(code, message))),
                 Mail::Command(_) => Ok(()),
             }
         }
@@ -148,6 +148,7 @@ pub(super) struct Planned {
     metrics: SessionMetrics,
     setup: Setup,
     accepted: Micros,
+    timer: Timer,
 }
 
 /// Routes the call and makes its session.
@@ -173,12 +174,17 @@ pub(super) fn plan(
         let message = "this node has no room for another session".into();
         return Err(Refused::new(ErrorCode::Overloaded, message).retryable(Duration::from_secs(5)));
     }
+    let overloaded = |error: std::io::Error| {
+        let message = format!("this node has no room for another session: {error}");
+        Refused::new(ErrorCode::Overloaded, message).retryable(Duration::from_secs(5))
+    };
+    let timer = Timer::new().map_err(overloaded)?;
     let started = node.clock.now();
     let in_force = node.in_force.load();
     let id = SessionId::from(secret());
     let request = request(caller, &start, link.transport, id.clone(), in_force.settings.node.region.clone());
     let plan = in_force.router.route(&request, node.clock.unix_seconds(Duration::ZERO)).map_err(|error| {
-        tracing::info!(%error, agent = ?start.agent, "a call was refused");
+        tracing::debug!(%error, "a call was refused");
         Refused::new(error.code(), error.to_string()).field(error.field())
     })?;
     let plan = Arc::new(plan);
@@ -191,8 +197,9 @@ pub(super) fn plan(
     });
     let setup = record_setup(&metrics, caller, started, node.clock.now());
     let expires_at = (!plan.policy.max.is_zero()).then(|| node.clock.unix_seconds(plan.policy.max));
-    let params = SessionParams { id, conversation_id, plan, start, link: link.clone(), expires_at };
-    Ok(Planned { params, metrics, setup, accepted: caller.accepted })
+    let budget = node.playout_budget.clone();
+    let params = SessionParams { id, conversation_id, plan, start, link: link.clone(), expires_at, budget };
+    Ok(Planned { params, metrics, setup, timer, accepted: caller.accepted })
 }
 
 impl Planned {
@@ -204,7 +211,7 @@ impl Planned {
 
 /// Makes the session of a call that was routed, and enters it.
 pub(super) fn begin(node: &Node, worker: &Arc<Worker>, planned: Planned) -> Admitted {
-    let Planned { params, metrics, setup, accepted } = planned;
+    let Planned { params, metrics, setup, timer, accepted } = planned;
     let in_force = node.in_force.load();
     let limits = &in_force.settings.http.websocket;
     let (plan, transport) = (params.plan.clone(), params.link.transport);
@@ -215,6 +222,7 @@ pub(super) fn begin(node: &Node, worker: &Arc<Worker>, planned: Planned) -> Admi
         clock: node.clock,
         pulse: worker.pulse.clone(),
         worker: worker.index,
+        timer,
         dialer: node.dialer.clone(),
         seat,
         mailbox,

@@ -162,10 +162,10 @@ async fn run(
     };
     let link = NewLink { line: Line::WebSocket(socket), dialect, info, worker: worker.index, admission };
     let refused = match start.resume.clone() {
-        Some(token) => admit::resume(node, &token, link).err(),
+        Some(token) => admit::resume(node, &token, Box::new(link)).err(),
         None => match admit::admit(node, &worker, &caller, start, &link.info) {
             Ok(admitted) => return admitted.run(node, link).await,
-            Err(refused) => Some((link, refused)),
+            Err(refused) => Some((Box::new(link), refused)),
         },
     };
     if let Some((link, refused)) = refused {

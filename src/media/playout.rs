@@ -5,6 +5,8 @@
 //! or after a pause that turned out to be none).
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,6 +14,38 @@ use bytes::Bytes;
 use crate::ids::TurnId;
 use crate::media::format::Format;
 use crate::time::Micros;
+
+/// Memory for the playout stores of all sessions of a node, in bytes of coded audio.
+#[derive(Debug)]
+pub struct Budget {
+    used: AtomicU64,
+    limit: u64,
+}
+
+impl Budget {
+    /// A budget of `limit` bytes.
+    pub const fn new(limit: u64) -> Budget {
+        Budget { used: AtomicU64::new(0), limit }
+    }
+
+    /// Bytes in use.
+    pub fn used(&self) -> u64 {
+        self.used.load(Relaxed)
+    }
+
+    fn try_take(&self, bytes: u64) -> bool {
+        let before = self.used.fetch_add(bytes, Relaxed);
+        if before + bytes > self.limit {
+            self.give_back(bytes);
+            return false;
+        }
+        true
+    }
+
+    fn give_back(&self, bytes: u64) {
+        self.used.fetch_sub(bytes, Relaxed);
+    }
+}
 
 /// A piece of agent audio.
 #[derive(Clone, Debug)]
@@ -57,11 +91,18 @@ pub struct Playout {
     kept: u64,
     unread: u64,
     limit: u64,
+    budget: Arc<Budget>,
+}
+
+impl Drop for Playout {
+    fn drop(&mut self) {
+        self.budget.give_back(self.chunks.iter().map(|chunk| chunk.payload.len() as u64).sum());
+    }
 }
 
 impl Playout {
-    /// An empty store for audio in `format` that keeps at most `limit`.
-    pub fn new(format: Format, limit: Duration) -> Playout {
+    /// An empty store for audio in `format` that keeps at most `limit` and takes its memory from `budget`.
+    pub fn new(format: Format, limit: Duration, budget: Arc<Budget>) -> Playout {
         Playout {
             format,
             chunks: VecDeque::with_capacity(64),
@@ -70,6 +111,7 @@ impl Playout {
             kept: 0,
             unread: 0,
             limit: format.time_to_ticks(limit),
+            budget,
         }
     }
 
@@ -81,9 +123,9 @@ impl Playout {
     /// Keeps audio of `turn` that starts `start` ticks into it.
     ///
     /// # Errors
-    /// [`Full`] if the bound is reached: the audio is not kept.
+    /// [`Full`] if the store's bound or the node's budget is reached: the audio is not kept.
     pub fn push(&mut self, turn: TurnId, start: u64, ticks: u32, arrival: Micros, payload: Bytes) -> Result<(), Full> {
-        if self.kept + u64::from(ticks) > self.limit {
+        if self.kept + u64::from(ticks) > self.limit || !self.budget.try_take(payload.len() as u64) {
             return Err(Full);
         }
         self.kept += u64::from(ticks);
@@ -158,6 +200,7 @@ impl Playout {
                 break;
             }
             self.kept -= u64::from(front.ticks);
+            self.budget.give_back(front.payload.len() as u64);
             self.chunks.pop_front();
             self.cursor -= 1;
         }
@@ -198,6 +241,7 @@ impl Playout {
         while self.chunks.front().is_some_and(|front| front.turn <= turn) {
             let Some(chunk) = self.chunks.pop_front() else { break };
             self.kept -= u64::from(chunk.ticks);
+            self.budget.give_back(chunk.payload.len() as u64);
             if self.cursor > 0 {
                 self.cursor -= 1;
             } else {
@@ -231,6 +275,10 @@ mod tests {
 
     const FORMAT: Format = Format::pcm16(16_000);
 
+    fn store(limit: Duration) -> Playout {
+        Playout::new(FORMAT, limit, Arc::new(Budget::new(1 << 20)))
+    }
+
     fn push(store: &mut Playout, turn: u32, start: u64, ticks: u32) {
         let bytes: Vec<u8> = (0..ticks as u64).flat_map(|i| ((start + i) as i16).to_le_bytes()).collect();
         store.push(TurnId(turn), start, ticks, Micros(start), bytes.into()).unwrap();
@@ -247,7 +295,7 @@ mod tests {
 
     #[test]
     fn audio_is_read_in_order_across_chunks_and_turns() {
-        let mut store = Playout::new(FORMAT, Duration::from_secs(1));
+        let mut store = store(Duration::from_secs(1));
         push(&mut store, 1, 0, 500);
         push(&mut store, 1, 500, 100);
         push(&mut store, 2, 0, 320);
@@ -262,7 +310,7 @@ mod tests {
 
     #[test]
     fn what_was_not_heard_can_be_read_again() {
-        let mut store = Playout::new(FORMAT, Duration::from_secs(1));
+        let mut store = store(Duration::from_secs(1));
         push(&mut store, 1, 0, 320);
         push(&mut store, 1, 320, 320);
         push(&mut store, 2, 0, 320);
@@ -282,7 +330,7 @@ mod tests {
 
     #[test]
     fn a_flush_discards_unread_audio_of_old_turns_only() {
-        let mut store = Playout::new(FORMAT, Duration::from_secs(1));
+        let mut store = store(Duration::from_secs(1));
         push(&mut store, 1, 0, 640);
         push(&mut store, 2, 0, 320);
         store.read(320);
@@ -293,23 +341,23 @@ mod tests {
 
     #[test]
     fn the_bound_holds() {
-        let mut store = Playout::new(FORMAT, Duration::from_millis(100));
+        let mut store = store(Duration::from_millis(100));
         push(&mut store, 1, 0, 1600);
         assert_eq!(store.push(TurnId(1), 1600, 1, Micros(0), Bytes::from_static(&[0, 0])), Err(Full));
     }
 
     #[test]
     fn any_order_of_reads_releases_and_rewinds_keeps_the_counts() {
-        let mut store = Playout::new(FORMAT, Duration::from_secs(5));
+        let mut store = store(Duration::from_secs(5));
         let (mut seed, mut turn, mut start) = (7u64, 1, 0);
         for _ in 0..20_000 {
             seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             let (op, amount) = ((seed >> 33) % 6, (seed >> 40) as u32 % 700 + 1);
             match op {
                 0 | 1 => {
-                    if store.push(TurnId(turn), start, amount, Micros(0), vec![0; 2 * amount as usize].into()).is_ok() {
-                        start += u64::from(amount);
-                    }
+                    let audio = vec![0; 2 * amount as usize].into();
+                    let kept = store.push(TurnId(turn), start, amount, Micros(0), audio).is_ok();
+                    start += if kept { u64::from(amount) } else { 0 };
                 }
                 2 => drop(store.read(amount)),
                 3 => store.release(TurnId(turn), u64::from(amount) * 8),
@@ -320,5 +368,23 @@ mod tests {
             }
             store.check_invariants();
         }
+    }
+
+    #[test]
+    fn all_stores_of_a_node_share_one_budget_and_give_everything_back() {
+        let budget = Arc::new(Budget::new(1_000));
+        let mut first = Playout::new(FORMAT, Duration::from_secs(1), budget.clone());
+        let mut second = Playout::new(FORMAT, Duration::from_secs(1), budget.clone());
+        push(&mut first, 1, 0, 400);
+        assert_eq!(second.push(TurnId(1), 0, 200, Micros(0), vec![0; 400].into()), Err(Full));
+        push(&mut second, 1, 0, 100);
+        first.read(400);
+        first.release(TurnId(1), 400);
+        assert_eq!(budget.used(), 200);
+        push(&mut second, 1, 100, 400);
+        second.discard_through(TurnId(1));
+        push(&mut first, 2, 0, 10);
+        drop((first, second));
+        assert_eq!(budget.used(), 0);
     }
 }

@@ -22,6 +22,8 @@ pub struct Explanation {
     pub left_out: Vec<String>,
     /// By which right the caller is let in.
     pub admitted: &'static str,
+    /// The agents that a caller may name, if it has named none of them.
+    pub agents: Vec<String>,
 }
 
 /// One route that was looked at.
@@ -54,11 +56,14 @@ impl Router {
             _ if request.is_local() => "it comes from this machine",
             _ => "nothing",
         };
+        let outcome = self.route(request, now);
+        let names = || self.agents.keys().map(ToString::to_string).collect();
         Explanation {
             considered,
             not_reached: rules.map(|rule| rule.name.to_string()).collect(),
             choice: chosen.map(|rule| self.explain_choice(rule, request)).unwrap_or_default(),
-            outcome: self.route(request, now),
+            agents: if let Err(RouteError::UnknownAgent { .. }) = outcome { names() } else { Vec::new() },
+            outcome,
             left_out: chosen.map(|rule| self.left_out(rule)).unwrap_or_default(),
             admitted,
         }
@@ -124,7 +129,16 @@ impl fmt::Display for Explanation {
         }
         self.left_out.iter().try_for_each(|agent| writeln!(f, "left out: {agent}"))?;
         match &self.outcome {
-            Err(error) => write!(f, "refused: {error}"),
+            Err(error) => {
+                write!(f, "refused: {error}")?;
+                if let RouteError::UnknownAgent { off: Some(why), .. } = error {
+                    write!(f, "\n    it is off: {why}")?;
+                }
+                if !self.agents.is_empty() {
+                    write!(f, "\n    agents: {}", self.agents.join(", "))?;
+                }
+                Ok(())
+            }
             Ok(plan) => write_plan(f, plan, self.admitted),
         }
     }

@@ -112,11 +112,11 @@ pub enum RouteError {
     #[error("no route takes this call; `antiphon route explain` shows why")]
     NoRoute,
     /// The route leaves the choice to the caller, who names an agent that is not there.
-    #[error("there is no agent `{agent}`")]
+    #[error("there is no agent `{agent}`; `antiphon route explain --agent {agent}` tells which there are")]
     UnknownAgent {
         /// The name.
         agent: AgentName,
-        /// If it is a built-in agent that is off: what would switch it on. For logs, not for clients.
+        /// If it is a built-in agent that is off: what would switch it on. For operators, not for clients.
         off: Option<String>,
     },
     /// The agent lies outside of the route's zone.

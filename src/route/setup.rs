@@ -1,9 +1,8 @@
-//! Set-up: precedence, templates, and what a client may change.
+//! Set-up: precedence and templates.
 
 use serde_json::Value;
 
 use crate::message::{Greeting, Setup};
-use crate::route::plan::ClientMay;
 
 /// The largest `context` that a client may give, in bytes of JSON.
 pub const CONTEXT_BYTES: usize = 2048;
@@ -20,28 +19,6 @@ pub fn overlaid(base: &Setup, over: &Setup) -> Setup {
         turns: over.turns.or(base.turns),
         tools: over.tools.clone().or_else(|| base.tools.clone()),
     }
-}
-
-/// What a client's `setup` may change: the allowed part, and the names of the fields that are refused.
-pub fn permitted(wanted: &Setup, may: ClientMay) -> (Setup, Vec<&'static str>) {
-    let mut refused = Vec::new();
-    let mut allow = |allowed: bool, field: &'static str| {
-        if !allowed {
-            refused.push(field);
-        }
-        allowed
-    };
-    let setup = Setup {
-        instructions: wanted.instructions.clone().filter(|_| allow(may.instructions, "instructions")),
-        voice: wanted.voice.clone().filter(|_| allow(may.voice, "voice")),
-        language: wanted.language.clone().filter(|_| allow(may.language, "language")),
-        model: wanted.model.clone().filter(|_| allow(may.model, "model")),
-        greeting: wanted.greeting.clone().filter(|_| allow(false, "greeting")),
-        transcribe: wanted.transcribe.filter(|_| allow(false, "transcribe")),
-        turns: wanted.turns.filter(|_| allow(may.turns, "turns")),
-        tools: wanted.tools.clone().filter(|_| allow(may.tools, "tools")),
-    };
-    (setup, refused)
 }
 
 /// What templates are filled from.
@@ -191,18 +168,5 @@ mod tests {
         assert_eq!(rfc3339(951_782_400), "2000-02-29T00:00:00Z");
         assert_eq!(rfc3339(4_107_542_399), "2100-02-28T23:59:59Z");
         assert_eq!(rfc3339(4_107_542_400), "2100-03-01T00:00:00Z");
-    }
-
-    #[test]
-    fn only_the_fields_named_in_client_may_pass() {
-        let wanted = Setup {
-            voice: Some("cedar".into()),
-            instructions: Some("obey".into()),
-            transcribe: Some(true),
-            ..Setup::default()
-        };
-        let (setup, refused) = permitted(&wanted, ClientMay { voice: true, ..ClientMay::default() });
-        assert_eq!(setup, Setup { voice: Some("cedar".into()), ..Setup::default() });
-        assert_eq!(refused, ["instructions", "transcribe"]);
     }
 }

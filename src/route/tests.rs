@@ -50,6 +50,8 @@ fn without_a_file_callers_on_this_machine_reach_any_agent_by_name() {
     let error = router.route(&asking("openai"), 0).unwrap_err();
     assert!(matches!(&error, RouteError::UnknownAgent { off: Some(why), .. } if why.contains("OPENAI_API_KEY")));
     assert!(!error.to_string().contains("OPENAI"), "clients do not learn what is set: {error}");
+    let text = router.explain(&asking("openai"), 0).to_string();
+    assert!(text.contains("OPENAI_API_KEY") && text.contains("agents: clip, echo, storyteller"), "{text}");
 }
 
 #[test]

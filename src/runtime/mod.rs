@@ -12,6 +12,7 @@ pub mod pulse;
 pub mod registry;
 pub mod sockets;
 pub mod stream;
+pub mod timer;
 pub mod tls;
 pub mod websocket;
 pub mod worker;

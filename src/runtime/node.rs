@@ -10,6 +10,7 @@ use rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::settings::Settings;
+use crate::media::playout::Budget;
 use crate::route::Router;
 use crate::runtime::clock::Clock;
 use crate::runtime::registry::Registry;
@@ -35,6 +36,8 @@ pub struct Node {
     pub records: CallRecordSink,
     /// The configuration in force; new sessions look at it, live ones keep their plan.
     pub in_force: ArcSwap<InForce>,
+    /// Memory for agent audio that waits to be heard, for all sessions.
+    pub playout_budget: Arc<Budget>,
     /// The addresses really bound.
     pub bound: OnceLock<Bound>,
     /// Cancelled when connections without a session must end.
@@ -96,6 +99,7 @@ impl Node {
             workers,
             dialer,
             records,
+            playout_budget: Arc::new(Budget::new(in_force.settings.runtime.playout_bytes)),
             in_force: ArcSwap::from_pointee(in_force),
             bound: OnceLock::new(),
             stopping: CancellationToken::new(),

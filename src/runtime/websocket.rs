@@ -19,6 +19,8 @@ use crate::runtime::stream::Stream;
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 /// How much a peer may still send after it was told that the socket closes.
 const CLOSE_DISCARD_BYTES: usize = 16 << 20;
+/// What the library gathers before it writes without being told to flush.
+const WRITE_BYTES: usize = 16 << 10;
 /// What is kept free in the write buffer for the last words (an error and the close frame).
 const LAST_WORDS_BYTES: usize = 80 << 10;
 
@@ -43,7 +45,8 @@ impl Bounds {
     pub fn config(&self) -> WebSocketConfig {
         WebSocketConfig::default()
             .read_buffer_size(self.read)
-            .write_buffer_size(0)
+            // Everything that is pushed in a turn goes out in one write, when the turn ends.
+            .write_buffer_size(WRITE_BYTES)
             .max_write_buffer_size(self.backlog + LAST_WORDS_BYTES)
             .max_message_size(Some(self.message))
             .max_frame_size(Some(self.message))

@@ -292,10 +292,9 @@ impl Session {
                 error: cut.figure.error,
             }));
         }
-        if let Some(line) = self.transcript.on_cut(cut.turn, cut.heard, cut.of, now) {
-            if line.text.is_some() {
-                self.say(ToClient::Transcript(line));
-            }
+        let line = self.transcript.on_cut(cut.turn, cut.heard, cut.of, now);
+        if let Some(line) = line.filter(|line| line.text.is_some()) {
+            self.say(ToClient::Transcript(line));
         }
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::agent::Capabilities;
 use crate::ids::{ConversationId, LinkId, Seq, SessionId, UpstreamId};
+use crate::media::playout::Budget;
 use crate::message::{
     AgentError, AgentInfo, AudioFormats, Basis, CloseReason, FailureClass, Start, Started, ToAgent, ToClient,
 };
@@ -27,6 +28,8 @@ pub struct SessionParams {
     pub link: LinkInfo,
     /// Unix time in seconds at which the session ends at the latest.
     pub expires_at: Option<u64>,
+    /// The node's memory for agent audio.
+    pub budget: Arc<Budget>,
 }
 
 impl SessionParams {

@@ -16,8 +16,6 @@ const SILENT_BUFFER: Duration = Duration::from_millis(150);
 const RTP_BUFFER: Duration = Duration::from_millis(60);
 /// One frame: the grain of every figure.
 const GRAIN: Duration = Duration::from_millis(20);
-/// A frame may go out so much before its time: timers wake on whole milliseconds, and late would be added latency.
-const EARLY: Duration = Duration::from_millis(1);
 /// Acknowledgements come at this interval at most.
 const ACK_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -211,7 +209,7 @@ impl Ledger {
             return Credit::Due(Micros::ZERO);
         }
         let due = self.base + (self.span(pos - self.base_pos) + Duration::from_micros(1));
-        if due <= now + EARLY { Credit::Due(due) } else { Credit::At(due.before(EARLY)) }
+        if due <= now { Credit::Due(due) } else { Credit::At(due) }
     }
 
     /// Extends a 32-bit position to the one nearest to what was handed over last.

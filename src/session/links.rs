@@ -22,13 +22,7 @@ pub struct Links {
 impl Links {
     /// The links of a new session, with its first one, number 0.
     pub fn new(first: LinkInfo) -> Links {
-        Links {
-            attached: Some((LinkId(0), first)),
-            last: None,
-            next: LinkId(1),
-            seq: Seq(0),
-            kept: VecDeque::with_capacity(KEPT_MESSAGES),
-        }
+        Links { attached: Some((LinkId(0), first)), last: None, next: LinkId(1), seq: Seq(0), kept: VecDeque::new() }
     }
 
     /// The attached link.

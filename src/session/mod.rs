@@ -138,7 +138,7 @@ pub struct Session {
 impl Session {
     /// A session with its first link, number 0; it says `started` and dials at once.
     pub fn new(params: SessionParams, now: Micros) -> Session {
-        let SessionParams { id, conversation_id, plan, start, link, expires_at } = params;
+        let SessionParams { id, conversation_id, plan, start, link, expires_at, budget } = params;
         let may = plan.policy.client_may;
         let (setup, refused) = clients::permitted(start.setup.unwrap_or_default(), may);
         let history = if may.context { start.history } else { Vec::new() };
@@ -154,7 +154,7 @@ impl Session {
             links: Links::new(link.clone()),
             upstreams: Upstreams::default(),
             uplink: Uplink::new(&plan.policy, now),
-            downlink: Downlink::new(&plan.policy),
+            downlink: Downlink::new(&plan.policy, budget),
             conversation: Conversation::default(),
             transcript: Transcript::new(now),
             timers: Timers::default(),
@@ -332,10 +332,15 @@ impl Session {
         match output {
             DownlinkOutput::Begun { turn, item } => {
                 self.totals.turns += 1;
-                self.transcript.on_agent_turn(turn, item, now);
+                if let Some(line) = self.transcript.on_agent_turn(turn, item, now) {
+                    self.say(ToClient::Transcript(line));
+                }
                 self.touch(now);
             }
-            DownlinkOutput::Turn(turn) => self.say(ToClient::Turn(turn)),
+            DownlinkOutput::Turn(mut turn) => {
+                turn.item = self.transcript.item_of(turn.turn).or(turn.item);
+                self.say(ToClient::Turn(turn));
+            }
             DownlinkOutput::Flush(flush) => self.say(ToClient::Flush(flush)),
             DownlinkOutput::Audio(audio, opening) => {
                 if opening {

@@ -86,7 +86,11 @@ impl Transcript {
             let first = self.items.remove(0);
             self.forgotten += u64::from(first.text.is_some());
         }
-        let id = ItemId::from(format!("i{}", self.next));
+        let taken = theirs.as_ref().is_some_and(|theirs| self.items.iter().any(|item| item.id == *theirs));
+        let id = match &theirs {
+            Some(theirs) if !taken => theirs.clone(),
+            _ => ItemId::from(format!("i{}", self.next)),
+        };
         self.next += 1;
         let index = self.items.partition_point(|item| item.start <= start);
         let item = Item {
@@ -125,8 +129,8 @@ impl Transcript {
         }
     }
 
-    /// The agent begins a turn.
-    pub fn on_agent_turn(&mut self, turn: TurnId, theirs: Option<ItemId>, now: Micros) {
+    /// The agent begins a turn. If its text came before, the line is told again with its turn.
+    pub fn on_agent_turn(&mut self, turn: TurnId, theirs: Option<ItemId>, now: Micros) -> Option<Line> {
         let known = theirs.as_ref().and_then(|theirs| self.find(Role::Agent, theirs));
         let waiting = || {
             self.items
@@ -134,8 +138,14 @@ impl Transcript {
                 .rposition(|item| item.role == Role::Agent && item.turn == TurnId(0) && item.theirs.is_none())
         };
         match known.or_else(waiting) {
-            Some(index) => self.items[index].turn = turn,
-            None => drop(self.insert(Role::Agent, turn, theirs, now)),
+            Some(index) => {
+                self.items[index].turn = turn;
+                self.items[index].text.is_some().then(|| self.line(index))
+            }
+            None => {
+                self.insert(Role::Agent, turn, theirs, now);
+                None
+            }
         }
     }
 
@@ -215,6 +225,11 @@ impl Transcript {
     pub fn on_words(&mut self, theirs: Option<ItemId>, turn: Option<TurnId>, words: Vec<Word>, now: Micros) {
         let index = self.place_agent(theirs, turn, now);
         self.items[index].words.extend(words);
+    }
+
+    /// The utterance that the agent speaks in `turn`.
+    pub fn item_of(&self, turn: TurnId) -> Option<ItemId> {
+        self.agent_turn(turn).map(|index| self.items[index].id.clone())
     }
 
     /// A turn was heard to its end.

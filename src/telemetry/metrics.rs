@@ -9,7 +9,7 @@ use metrics::{Counter, Histogram};
 use super::names;
 use super::registry::{Registry, SecondsCounter};
 use crate::ids::{AgentName, RouteName};
-use crate::message::{Basis, CloseReason};
+use crate::message::{Basis, CloseReason, Usage};
 use crate::session::{Direction, Measure, Queue, Transport};
 
 /// What the series of a session are told apart by. All values come from the configuration or a closed list.
@@ -126,6 +126,18 @@ fn basis_label(basis: Basis) -> &'static str {
         Basis::Paced => "paced",
     }
 }
+
+/// Units that are series of their own: the label is closed, whatever an agent sends.
+const USAGE_UNITS: &[&str] = &[
+    "input_audio_tokens",
+    "output_audio_tokens",
+    "input_text_tokens",
+    "output_text_tokens",
+    "cached_tokens",
+    "characters",
+    "seconds",
+    "minutes",
+];
 
 /// Handles that depend on the agent; another set is resolved when another agent takes over.
 struct AgentHandles {
@@ -273,6 +285,15 @@ impl SessionMetrics {
         let transport = self.labels.transport.label();
         self.registry.counter(&names::SESSIONS_ENDED, &[reason.label(), transport, route, split]).increment(1);
         self.registry.histogram(&names::SESSION_DURATION, &[route]).record(duration.as_secs_f64());
+    }
+
+    /// What the agent reported as used.
+    pub fn record_usage(&self, usage: &Usage) {
+        for (unit, amount) in &usage.amounts {
+            let unit = USAGE_UNITS.iter().find(|known| *known == unit).copied().unwrap_or("other");
+            let values = [self.labels.agent.as_str(), unit];
+            self.registry.counter(&names::AGENT_USAGE, &values).increment(amount.max(0.0).round() as u64);
+        }
     }
 
     /// A figure that the session gave.

@@ -184,6 +184,8 @@ metrics! {
         "Dial to an agent that is ready to talk.";
     UPSTREAM_FAILURES = "antiphon_upstream_failures_total", Kind::Counter, Count, ["agent", "class"],
         "Failures of agents, by class.";
+    AGENT_USAGE = "antiphon_agent_usage_total", Kind::Counter, Count, ["agent", "unit"],
+        "What agents reported as used, whole units; units outside of the common ones are counted as other.";
     FALLBACKS = "antiphon_fallbacks_total", Kind::Counter, Count, ["route", "agent"],
         "Times that another agent took over; agent is the one that did.";
 

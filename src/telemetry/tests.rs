@@ -40,6 +40,9 @@ fn eventful(telemetry: &Telemetry) {
         Measure::RoundTrip(span),
         Measure::Jitter { direction: Direction::Up, jitter: span },
         Measure::PeerLoss(0.1),
+        Measure::PlayoutWait(span),
+        Measure::CodecDelay { direction: Direction::Up, delay: span },
+        Measure::EncoderComplexity(1),
         Measure::Concealed(span),
         Measure::Filled(span),
         Measure::GapWait(span),
@@ -58,6 +61,10 @@ fn eventful(telemetry: &Telemetry) {
     }
     session.record_playout_wait(span);
     session.record_upstream_connect(span);
+    session.record_usage(&crate::message::Usage {
+        amounts: [("output_audio_tokens".to_owned(), 12.0), ("moon phases".to_owned(), 1.0)].into(),
+        ..crate::message::Usage::default()
+    });
     session.record_encoder_complexity(1);
     session.record_end(CloseReason::ClientHangup, span);
     node.record_refusal(Refusal::Origin);

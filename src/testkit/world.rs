@@ -71,6 +71,7 @@ impl Default for WorldBuilder {
             agent_formats: (pcm, pcm),
             capabilities: Capabilities {
                 truncation: true,
+                playout: true,
                 text: true,
                 tools: true,
                 manual_turns: true,
@@ -135,6 +136,7 @@ impl World {
             start: Start::default(),
             link: link_info(&build, 0, None),
             expires_at: None,
+            budget: Arc::new(crate::media::playout::Budget::new(u64::MAX / 2)),
         };
         let mut world = World {
             now,

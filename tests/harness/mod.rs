@@ -1,7 +1,10 @@
 //! Starts the real binary on free ports, and talks to it as clients do.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod agent;
 pub mod peer;
+pub mod speaker;
+pub mod speech;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -113,6 +116,21 @@ impl Daemon {
         std::fs::read_to_string(self.folder.join("stderr")).unwrap()
     }
 
+    /// The record of its only call, once that has ended.
+    pub async fn call_record(&self) -> Value {
+        let looking = async {
+            loop {
+                if let Some((_, record)) = self.log().split_once("call ended record=") {
+                    let record = record.lines().next().unwrap();
+                    let record: String = serde_json::from_str(record).unwrap();
+                    return serde_json::from_str(&record).unwrap();
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, looking).await.expect("the call does not end")
+    }
+
     /// The sum of all series of a metric whose labels contain `labels`.
     pub async fn metric(&self, name: &str, labels: &str) -> f64 {
         let (_, _, text) = get(self.control, "/metrics").await;
@@ -144,7 +162,12 @@ async fn wait_for(notifications: &UnixDatagram, state: &str) {
 
 /// Runs the binary to its end.
 pub async fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
-    timeout(PATIENCE, command(variables).args(arguments).output()).await.expect("it does not end").unwrap()
+    run_for(PATIENCE, arguments, variables).await
+}
+
+/// Runs the binary to its end, which may take so long.
+pub async fn run_for(patience: Duration, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+    timeout(patience, command(variables).args(arguments).output()).await.expect("it does not end").unwrap()
 }
 
 /// Status, head and body of a GET.
@@ -181,6 +204,22 @@ pub enum Heard {
     Closed(u16, String),
     /// The end of the connection.
     Gone,
+}
+
+/// The next thing that comes on a socket, whichever end this is.
+pub async fn hear(socket: &mut WebSocketStream<TcpStream>) -> Heard {
+    loop {
+        match timeout(PATIENCE, socket.next()).await.expect("nothing comes") {
+            Some(Ok(Message::Text(text))) => return Heard::Control(serde_json::from_str(&text).unwrap()),
+            Some(Ok(Message::Binary(bytes))) => return Heard::Audio(bytes),
+            Some(Ok(Message::Close(Some(frame)))) => {
+                return Heard::Closed(frame.code.into(), frame.reason.to_string());
+            }
+            Some(Ok(Message::Close(None))) => return Heard::Closed(1005, String::new()),
+            Some(Ok(_)) => {}
+            Some(Err(_)) | None => return Heard::Gone,
+        }
+    }
 }
 
 /// A client of the native protocol.
@@ -238,18 +277,7 @@ impl Caller {
 
     /// The next thing that comes.
     pub async fn hear(&mut self) -> Heard {
-        loop {
-            match timeout(PATIENCE, self.socket.next()).await.expect("nothing comes") {
-                Some(Ok(Message::Text(text))) => return Heard::Control(serde_json::from_str(&text).unwrap()),
-                Some(Ok(Message::Binary(bytes))) => return Heard::Audio(bytes),
-                Some(Ok(Message::Close(Some(frame)))) => {
-                    return Heard::Closed(frame.code.into(), frame.reason.to_string());
-                }
-                Some(Ok(Message::Close(None))) => return Heard::Closed(1005, String::new()),
-                Some(Ok(_)) => {}
-                Some(Err(_)) | None => return Heard::Gone,
-            }
-        }
+        hear(&mut self.socket).await
     }
 
     /// The next control message of a type; others and audio are passed over.
@@ -286,10 +314,15 @@ pub struct EchoReport {
     pub latest: Duration,
 }
 
-/// Holds a call with `echo` for `length`, sending a frame every 20 ms, and compares what comes back.
+/// Holds a call with `echo`; see [`echo_call_with`].
 pub async fn echo_call(daemon: &Daemon, length: Duration) -> EchoReport {
+    echo_call_with(daemon, "echo", length).await
+}
+
+/// Holds a call with an agent that echoes for `length`, sending a frame every 20 ms, and compares what comes back.
+pub async fn echo_call_with(daemon: &Daemon, agent: &str, length: Duration) -> EchoReport {
     const FRAME: usize = 640;
-    let (caller, started) = Caller::call(daemon, "echo").await;
+    let (caller, started) = Caller::call(daemon, agent).await;
     let delay = Duration::from_millis(started["agent"]["delay_ms"].as_u64().unwrap_or(1000));
     let frames = length.as_millis() as usize / 20;
     let audio: Vec<u8> = (0..frames * FRAME).map(|index| (index * 31 % 251) as u8).collect();

@@ -1,16 +1,20 @@
 //! Tells a person at the terminal what happens, as it happens.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::ids::ItemId;
 use crate::message::{AgentStatus, Role, SpeechEvent, State, ToClient};
 
 /// Lines on standard output and a progress bar of the speech on standard error; silent with `--json`.
 pub struct Narrator {
     bar: ProgressBar,
     quiet: bool,
+    /// The last line of the transcript that was shown.
+    told: RefCell<Option<(ItemId, String)>>,
 }
 
 impl Narrator {
@@ -21,7 +25,7 @@ impl Narrator {
         if let Ok(style) = ProgressStyle::with_template("{elapsed_precise} {msg:24} [{bar:30}] {percent}% spoken") {
             bar.set_style(style);
         }
-        Narrator { bar, quiet }
+        Narrator { bar, quiet, told: RefCell::new(None) }
     }
 
     /// One line.
@@ -72,7 +76,13 @@ impl Narrator {
                 let who = if transcript.role == Role::User { "you" } else { "agent" };
                 match (&transcript.text, transcript.heard) {
                     (Some(text), Some(_)) => self.say_at(at, format_args!("you heard \"{}\"", text.trim_end())),
-                    (Some(text), None) if transcript.is_final => self.say_at(at, format_args!("{who}: {text}")),
+                    (Some(text), None) if transcript.is_final => {
+                        // The same line comes again once its turn is known.
+                        let line = (transcript.item.clone(), text.clone());
+                        if self.told.replace(Some(line.clone())) != Some(line) {
+                            self.say_at(at, format_args!("{who}: {text}"));
+                        }
+                    }
                     _ => {}
                 }
             }

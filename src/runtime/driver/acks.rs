@@ -12,6 +12,8 @@ use crate::time::Micros;
 
 /// How often a ping follows the audio.
 const AUDIO_PING: Duration = Duration::from_millis(100);
+/// A frame that comes so much before or after that takes the ping along: alone it would cost a turn and a packet.
+const ALONG: Duration = Duration::from_millis(10);
 /// Pings without an answer; with so many, no more are sent.
 const OUTSTANDING: usize = 128;
 /// Position (4 bytes) and time of sending (8 bytes), big-endian.
@@ -62,7 +64,7 @@ impl Acks {
 
     /// When the next ping is due.
     fn due(&self) -> Option<Micros> {
-        let wait = if self.handed == self.pinged { self.idle } else { AUDIO_PING.min(self.idle) };
+        let wait = if self.handed == self.pinged { self.idle } else { (AUDIO_PING + ALONG).min(self.idle) };
         (self.outstanding.len() < OUTSTANDING).then(|| self.pinged_at + wait)
     }
 
@@ -79,16 +81,22 @@ impl Acks {
 
     /// The payload of a ping, if one is due.
     pub fn take_ping(&mut self, now: Micros) -> Option<Bytes> {
-        if self.due()? > now {
-            return None;
-        }
+        (self.due()? <= now).then(|| self.ping(now))
+    }
+
+    /// The payload of a ping to go behind a frame that goes out now, if one is due or will be before the next frame.
+    pub fn take_ping_along(&mut self, now: Micros) -> Option<Bytes> {
+        (self.due()?.before(2 * ALONG) <= now).then(|| self.ping(now))
+    }
+
+    fn ping(&mut self, now: Micros) -> Bytes {
         self.pinged_at = now;
         self.pinged = self.handed;
         self.outstanding.push_back((now, self.handed));
         self.payload.reserve(PAYLOAD);
         self.payload.put_u32(self.handed);
         self.payload.put_u64(now.0);
-        Some(self.payload.split().freeze())
+        self.payload.split().freeze()
     }
 
     /// Takes an answer; `None` if no such ping is waiting. Earlier pings are answered by it too: a peer need only
@@ -115,10 +123,11 @@ mod tests {
     fn a_ping_follows_the_audio_every_100_ms_and_its_pong_acknowledges_it() {
         let mut acks = acks();
         acks.on_audio(960);
-        assert_eq!(acks.take_ping(Micros::from_millis(50)), None);
-        let first = acks.take_ping(Micros::from_millis(100)).unwrap();
+        assert_eq!(acks.take_ping_along(Micros::from_millis(80)), None);
+        let first = acks.take_ping_along(Micros::from_millis(100)).unwrap();
         acks.on_audio(1920);
-        let second = acks.take_ping(Micros::from_millis(200)).unwrap();
+        assert_eq!(acks.next(), Some(Micros::from_millis(210)), "a frame may come and take it along");
+        let second = acks.take_ping_along(Micros::from_millis(200)).unwrap();
         assert_eq!(acks.next(), Some(Micros::from_millis(10_100)), "nothing new to acknowledge");
         let ack = acks.on_pong(&second, Micros::from_millis(230)).unwrap();
         assert_eq!(ack, Ack { pos: 1920, round_trip: Duration::from_millis(30) });
@@ -129,11 +138,12 @@ mod tests {
     fn a_pong_that_answers_nothing_is_ignored() {
         let mut acks = acks();
         acks.on_audio(960);
-        let ping = acks.take_ping(Micros::from_millis(100)).unwrap();
+        assert_eq!(acks.take_ping(Micros::from_millis(109)), None);
+        let ping = acks.take_ping(Micros::from_millis(110)).unwrap();
         let mut forged = ping.to_vec();
         forged[0] = 0xFF;
-        assert_eq!(acks.on_pong(&forged, Micros::from_millis(110)), None);
-        assert_eq!(acks.on_pong(b"hello", Micros::from_millis(110)), None);
+        assert_eq!(acks.on_pong(&forged, Micros::from_millis(115)), None);
+        assert_eq!(acks.on_pong(b"hello", Micros::from_millis(115)), None);
         assert!(acks.on_pong(&ping, Micros::from_millis(120)).is_some());
     }
 

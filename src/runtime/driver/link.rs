@@ -211,8 +211,11 @@ impl Driver {
         }
     }
 
-    pub(super) fn to_client(&mut self, id: LinkId, seq: Option<Seq>, message: &ToClient) {
+    pub(super) fn send_to_client(&mut self, id: LinkId, seq: Option<Seq>, message: &ToClient) {
         let Some(link) = self.links.iter_mut().find(|link| link.id == id) else { return };
+        if let ToClient::Usage(usage) = message {
+            self.around.metrics.record_usage(usage);
+        }
         let Some(mut pushed) = link.line.try_push(link.dialect.as_mut(), seq, message) else { return };
         if let ToClient::Audio(audio) = message
             && pushed.is_ok()
@@ -223,7 +226,7 @@ impl Driver {
             link.unflushed.push(self.turn.counts_from(audio.ready));
         }
         if pushed.is_ok()
-            && let Some(ping) = link.acks.as_mut().and_then(|acks| acks.take_ping(self.turn.at))
+            && let Some(ping) = link.acks.as_mut().and_then(|acks| acks.take_ping_along(self.turn.at))
         {
             pushed = link.line.try_ping(ping);
         }

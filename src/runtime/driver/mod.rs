@@ -9,7 +9,6 @@ mod upstream;
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll};
@@ -17,7 +16,6 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::Sleep;
 
 use crate::ids::{ConversationId, LinkId, UpstreamId};
 use crate::message::{CloseReason, ToClient};
@@ -26,6 +24,7 @@ use crate::runtime::clock::Clock;
 use crate::runtime::pulse::Pulse;
 use crate::runtime::registry::{Mail, NewLink, Seat};
 
+use crate::runtime::timer::Timer;
 use crate::session::{
     CallRecord, Command, Direction, LinkChange, Measure, Output, Session, UpstreamChange, UpstreamRole,
 };
@@ -50,6 +49,8 @@ pub struct Surroundings {
     pub pulse: Arc<Pulse>,
     /// The index of that worker.
     pub worker: usize,
+    /// Wakes the session's task.
+    pub timer: Timer,
     /// Opens sockets to agents.
     pub dialer: Dialer,
     /// The session's place in the registry.
@@ -127,8 +128,6 @@ pub struct Driver {
     closing: JoinSet<()>,
     finished: Option<(CloseReason, Box<CallRecord>)>,
     session_deadline: Option<Micros>,
-    timer: Pin<Box<Sleep>>,
-    armed: Option<Micros>,
     turn: Turn,
     begun: Micros,
     started: bool,
@@ -173,8 +172,6 @@ impl Driver {
             closing: JoinSet::new(),
             finished: None,
             session_deadline: None,
-            timer: Box::pin(tokio::time::sleep_until(around.clock.instant(now))),
-            armed: None,
             turn: Turn::default(),
             begun: now,
             started: false,
@@ -263,19 +260,8 @@ impl Driver {
         let of_upstreams = self.upstreams.iter().filter_map(|upstream| upstream.deadline);
         let of_links = self.links.iter().filter_map(|link| link.acks.as_ref()?.next());
         let next = of_upstreams.chain(of_links).chain(self.session_deadline).min();
-        let Some(next) = next else {
-            self.armed = None;
-            return false;
-        };
-        if self.armed != Some(next) {
-            self.armed = Some(next);
-            self.timer.as_mut().reset(self.around.clock.instant(next));
-        }
-        if self.timer.as_mut().poll(cx).is_ready() {
-            self.armed = None;
-            return true;
-        }
-        false
+        let now = self.around.clock.now();
+        self.around.timer.poll(next, now, cx).is_ready()
     }
 
     fn poll_mailbox(&mut self, cx: &mut Context<'_>) {
@@ -320,9 +306,9 @@ impl Driver {
                         self.around.setup.total_ms = total.as_secs_f64() * 1000.0;
                         self.around.metrics.record_setup(SetupStage::Total, total);
                     }
-                    self.to_client(link, seq, &message);
+                    self.send_to_client(link, seq, &message);
                 }
-                Output::ToAgent { upstream, message } => self.to_agent(upstream, message, now),
+                Output::ToAgent { upstream, message } => self.send_to_agent(upstream, message, now),
                 Output::Dial { upstream, rung, role } => self.dial(upstream, rung, role, now),
                 Output::Hangup { upstream } => self.hang_up(upstream, now),
                 Output::Detach { link, code, reason } => self.detach(link, code, reason),
@@ -417,3 +403,6 @@ impl Driver {
 fn path(passes: bool) -> Path {
     if passes { Path::Passthrough } else { Path::Transcode }
 }
+
+#[cfg(test)]
+mod tests;

@@ -35,6 +35,7 @@ pub(super) struct Upstream {
     _place: AgentPlace,
 }
 
+#[allow(clippy::large_enum_variant, reason = "one per connection to an agent")]
 enum Channel {
     /// Built in: there is no wire.
     None,
@@ -207,7 +208,7 @@ impl Driver {
         }
     }
 
-    pub(super) fn to_agent(&mut self, id: UpstreamId, message: ToAgent, now: Micros) {
+    pub(super) fn send_to_agent(&mut self, id: UpstreamId, message: ToAgent, now: Micros) {
         let Some(upstream) = self.upstreams.iter_mut().find(|upstream| upstream.id == id) else { return };
         let counts = upstream.role == UpstreamRole::Active && matches!(upstream.channel, Channel::None);
         if let ToAgent::Audio(audio) = &message

@@ -5,11 +5,12 @@ mod framer;
 mod pace;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::ids::{FlushId, Generation, ItemId, TurnId};
 use crate::media::format::Format;
-use crate::media::playout::Playout;
+use crate::media::playout::{Budget, Playout};
 use crate::media::transcode::{MediaError, payload_ticks};
 use crate::message::{AgentAudio, AgentPlayout, AudioOut, Flush, Playout as Report, Turn};
 use crate::route::plan::{OpusSettings, Policy};
@@ -117,6 +118,7 @@ pub struct Downlink {
     opus: OpusSettings,
     send_ahead: Duration,
     limit: Duration,
+    budget: Arc<Budget>,
     heard_wait: Duration,
     store: Option<Playout>,
     endless: bool,
@@ -142,12 +144,13 @@ pub struct Downlink {
 }
 
 impl Downlink {
-    /// A downlink without agent and link.
-    pub fn new(policy: &Policy) -> Downlink {
+    /// A downlink without agent and link, whose store takes its memory from `budget`.
+    pub fn new(policy: &Policy, budget: Arc<Budget>) -> Downlink {
         Downlink {
             opus: policy.opus,
             send_ahead: policy.send_ahead,
             limit: policy.playout_max,
+            budget,
             heard_wait: policy.heard_wait,
             store: None,
             endless: false,
@@ -185,7 +188,7 @@ impl Downlink {
         self.flushed.clear();
         self.stale = None;
         if self.store.is_none() {
-            self.store = Some(Playout::new(format, self.limit));
+            self.store = Some(Playout::new(format, self.limit, self.budget.clone()));
         }
         self.make_framer()
     }
@@ -371,14 +374,18 @@ impl Downlink {
         self.outputs.push_back(DownlinkOutput::Measure(Measure::Dropped { queue, audio }));
     }
 
-    /// The client reports what its speaker plays. Gives what that means in the agent's own audio.
+    /// The client reports what its speaker plays. Gives what that means in the agent's own audio; nothing while a flush
+    /// waits for its figure, as that is told by the [`Cut`].
     pub fn on_report(&mut self, report: Report, now: Micros) -> Option<AgentPlayout> {
         let speaker = self.speaker.as_mut()?;
         let pos = speaker.ledger.on_report(report.pos, now);
-        let answers = report.flush.is_some() && self.pending.as_ref().map(|pending| pending.flush) == report.flush;
-        if answers {
-            let figure = speaker.ledger.exact(pos);
-            self.resolve(Some(figure), now);
+        if let Some(pending) = &self.pending {
+            if report.flush == Some(pending.flush) {
+                let figure = speaker.ledger.exact(pos);
+                self.resolve(Some(figure), now);
+            }
+            self.check();
+            return None;
         }
         let speaker = self.speaker.as_mut()?;
         let at = speaker.ledger.at(pos);

@@ -201,3 +201,33 @@ fn the_last_words_of_an_agent_that_hangs_up_are_heard() {
     assert_eq!(world.client.played(), ms(2_000));
     assert_eq!(world.ended.as_ref().map(|(reason, _)| *reason), Some(CloseReason::AgentHangup));
 }
+
+#[test]
+fn a_turn_and_its_text_name_the_same_item_even_if_the_text_came_first() {
+    for item in [None, Some("theirs")] {
+        let mut world = WorldBuilder::default().start();
+        world.run(ms(100));
+        let early = AgentTranscript {
+            item: item.map(Into::into),
+            role: Role::Agent,
+            text: "hello".into(),
+            append: false,
+            is_final: true,
+        };
+        world.agent_says(FromAgent::TurnStarted(item.map(Into::into)));
+        world.agent_says(FromAgent::Transcript(early));
+        world.agent_speaks(ms(500), 1, item);
+        world.agent_says(FromAgent::TurnEnded);
+        world.run(ms(1_000));
+        let turn = world.client.messages.iter().find_map(|message| match message {
+            ToClient::Turn(turn) => Some(turn.clone()),
+            _ => None,
+        });
+        let line = world.client.messages.iter().rev().find_map(|message| match message {
+            ToClient::Transcript(line) => Some(line.clone()),
+            _ => None,
+        });
+        let (turn, line) = (turn.unwrap(), line.unwrap());
+        assert_eq!((turn.item.as_ref(), turn.turn), (Some(&line.item), line.turn));
+    }
+}

@@ -51,6 +51,13 @@ fn interrupted(seed: u64, reports: bool, delay: u64, buffer: u64) -> (Heard, Dur
     let truncate = truncations(&world);
     assert_eq!(truncate.len(), 1, "seed {seed}: the agent is told once");
     assert_eq!(truncate[0].heard.as_millis() as u64, figure[0].ms);
+    let before = world.told_agent.iter().map_while(|(_, message)| match message {
+        ToAgent::Truncate(_) => None,
+        ToAgent::Playout(playout) => Some(playout.played),
+        _ => Some(Duration::ZERO),
+    });
+    let (told, error) = (before.max().unwrap_or_default(), ms(figure[0].error_ms.into()));
+    assert!(told <= truncate[0].heard + error, "seed {seed}: the agent was told that {told:?} was heard, then less");
     assert!(truncate[0].heard <= truncate[0].of && figure[0].of_ms == 8_000);
     (figure[0], truth[0].1)
 }

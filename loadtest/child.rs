@@ -1,0 +1,226 @@
+//! The processes under test: the daemon, the proxies of the floor, and a daemon that counts its allocations.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::machine::{Cores, pin};
+use crate::measure::Exposition;
+
+/// A process that is not ready or does not end in this time is broken.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A running child on the core of the daemon. It is ended when dropped.
+#[derive(Debug)]
+pub struct Child {
+    process: std::process::Child,
+    /// Where it takes callers.
+    pub address: SocketAddr,
+    /// Where it answers `/metrics`.
+    pub control: Option<SocketAddr>,
+    counter: (Option<ChildStdin>, BufReader<ChildStdout>),
+    folder: Option<PathBuf>,
+}
+
+impl Child {
+    /// A proxy that hands frames on, with or without libopus in between.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub fn proxy(cores: Cores, agents: SocketAddr, codec: bool) -> Result<Child, String> {
+        let mut command = own_program()?;
+        command.arg("proxy").arg(agents.to_string());
+        if codec {
+            command.arg("--codec");
+        }
+        let mut process = start(cores, command)?;
+        let (stdin, mut stdout) = pipes(&mut process)?;
+        let address = answer(&mut stdout, "listening")?.parse().map_err(|error| format!("proxy: {error}"))?;
+        Ok(Child { process, address, control: None, counter: (stdin, stdout), folder: None })
+    }
+
+    /// The daemon with one worker, whose only agent is the swarm. `counting`: this program's own build of it, which
+    /// counts allocations.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub fn daemon(cores: Cores, agents: SocketAddr, counting: bool) -> Result<Child, String> {
+        let folder = std::env::temp_dir().join(format!("antiphon-loadtest-{}", std::process::id()));
+        let fail = |error: std::io::Error| format!("{}: {error}", folder.display());
+        std::fs::create_dir_all(&folder).map_err(fail)?;
+        let (config, ready) = (folder.join("antiphon.toml"), folder.join("ready.json"));
+        let _ = std::fs::remove_file(&ready);
+        std::fs::write(&config, configuration(agents)).map_err(fail)?;
+        let mut command = if counting { own_program()? } else { Command::new(daemon_program()?) };
+        command.arg("run").arg("--config").arg(&config).arg("--ready-file").arg(&ready);
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("ANTIPHON_") || name == "NOTIFY_SOCKET") {
+            command.env_remove(name);
+        }
+        let mut process = start(cores, command)?;
+        let (http, control) = match await_ready(&mut process, &ready) {
+            Ok(addresses) => addresses,
+            Err(error) => {
+                let _ = process.kill();
+                return Err(error);
+            }
+        };
+        let counter = pipes(&mut process)?;
+        Ok(Child { process, address: http, control: Some(control), counter, folder: Some(folder) })
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// What it has counted so far.
+    ///
+    /// # Errors
+    /// If it counts nothing, or is gone.
+    pub fn count(&mut self) -> Result<u64, String> {
+        let (stdin, stdout) = &mut self.counter;
+        let stdin = stdin.as_mut().ok_or("it is ending")?;
+        stdin.write_all(b"\n").and_then(|()| stdin.flush()).map_err(|error| error.to_string())?;
+        answer(stdout, "counter")?.parse().map_err(|_| "no number".to_owned())
+    }
+
+    /// Its metrics.
+    ///
+    /// # Errors
+    /// If it has none or does not answer.
+    pub fn metrics(&self) -> Result<Exposition, String> {
+        let control = self.control.ok_or("a proxy has no metrics")?;
+        Exposition::fetch(control).map_err(|error| format!("/metrics: {error}"))
+    }
+
+    fn has_ended(&mut self, within: Duration) -> bool {
+        let deadline = Instant::now() + within;
+        while Instant::now() < deadline {
+            if !matches!(self.process.try_wait(), Ok(None)) {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        false
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        self.counter.0 = None;
+        if let Some(id) = Pid::from_raw(self.process.id() as i32) {
+            // The second signal ends it at once.
+            for _ in 0..2 {
+                let _ = kill_process(id, Signal::TERM);
+                if self.has_ended(Duration::from_secs(1)) {
+                    break;
+                }
+            }
+        }
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        if let Some(folder) = &self.folder {
+            let _ = std::fs::remove_dir_all(folder);
+        }
+    }
+}
+
+fn configuration(agents: SocketAddr) -> String {
+    format!(
+        r#"[listen]
+http = "127.0.0.1:0"
+control = "127.0.0.1:0"
+[runtime]
+workers = 1
+[log]
+level = "warn"
+[agent.swarm]
+kind = "websocket"
+url = "ws://{agents}/"
+audio_in = "pcm16/24000"
+audio_out = "pcm16/24000"
+[[route]]
+name = "load"
+to = "swarm"
+"#
+    )
+}
+
+fn own_program() -> Result<Command, String> {
+    std::env::current_exe().map(Command::new).map_err(|error| format!("where this program is: {error}"))
+}
+
+/// The daemon beside this program, as cargo puts it.
+fn daemon_program() -> Result<PathBuf, String> {
+    let own = std::env::current_exe().map_err(|error| format!("where this program is: {error}"))?;
+    let path = own.with_file_name("antiphon");
+    if path.is_file() {
+        return Ok(path);
+    }
+    Err(format!("{} is missing; `make loadtest` builds it, or: cargo build --release --bin antiphon", path.display()))
+}
+
+/// Starts a process on the daemon's core, with the priority of this thread.
+fn start(cores: Cores, mut command: Command) -> Result<std::process::Child, String> {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let _ = pin(cores.daemon);
+    let started = command.spawn().map_err(|error| format!("{}: {error}", command.get_program().display()));
+    let _ = pin(cores.generator);
+    started
+}
+
+fn pipes(process: &mut std::process::Child) -> Result<(Option<ChildStdin>, BufReader<ChildStdout>), String> {
+    let stdout = process.stdout.take().ok_or("no standard output")?;
+    Ok((process.stdin.take(), BufReader::new(stdout)))
+}
+
+/// The next line that begins with `word`, without it.
+fn answer(stdout: &mut BufReader<ChildStdout>, word: &str) -> Result<String, String> {
+    let mut line = String::new();
+    loop {
+        line.clear();
+        match stdout.read_line(&mut line) {
+            Ok(0) => return Err("it has ended; why is above".into()),
+            Err(error) => return Err(error.to_string()),
+            Ok(_) => {}
+        }
+        if let Some(rest) = line.strip_prefix(word) {
+            return Ok(rest.trim().to_owned());
+        }
+    }
+}
+
+fn await_ready(process: &mut std::process::Child, file: &Path) -> Result<(SocketAddr, SocketAddr), String> {
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        if let Ok(Some(status)) = process.try_wait() {
+            return Err(format!("the daemon has ended with {status}; why is above"));
+        }
+        let bound = std::fs::read(file).ok().and_then(|text| serde_json::from_slice::<serde_json::Value>(&text).ok());
+        let address = |key: &str| bound.as_ref()?[key].as_str()?.parse().ok();
+        if let (Some(http), Some(control)) = (address("http"), address("control")) {
+            return Ok((http, control));
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Err("the daemon is not ready after ten seconds".into())
+}
+
+/// In a child: tells where it listens.
+pub fn listening(address: SocketAddr) {
+    println!("listening {address}");
+}
+
+/// In a child: answers each line on standard input with what is counted, and ends the process when it ends.
+pub fn serve_counter(count: impl Fn() -> u64 + Send + 'static) {
+    std::thread::spawn(move || {
+        for _ in std::io::stdin().lines().map_while(Result::ok) {
+            println!("counter {}", count());
+        }
+        std::process::exit(0);
+    });
+}
