@@ -105,8 +105,10 @@ for (const transport of TRANSPORTS) test(`one talks, interrupts, and sees what w
   t.diagnostic(`click to the last sample that is not silent, ms: rendered ${show('rendered')}, at the ear ${show('audible')}`);
   t.diagnostic(`heard, ms: told by the relay ${show('told')}, recorded ${show('sounded')}`);
   for (const { rendered } of silences) assert.ok(rendered < BAR_MS, `silent ${rendered.toFixed(0)} ms after the click`);
-  // What the relay tells is off by 20 ms at most, and the recording has a grain of 20 ms.
-  for (const { told, sounded } of silences) assert.ok(Math.abs(told - sounded) <= 40, `told ${told} ms, heard ${sounded.toFixed(0)} ms`);
+  // What the relay tells is off by 20 ms at most, on RTP by 80 (the page knows its position by statistics only); the
+  // recording has a grain of 20 ms, and a busy machine delays its clock.
+  const grain = transport === 'webrtc' ? 80 + 40 : 20 + 40;
+  for (const { told, sounded } of silences) assert.ok(Math.abs(told - sounded) <= grain, `told ${told} ms, heard ${sounded.toFixed(0)} ms`);
   // The output's own latency, which is on top, is the machine's.
   const audible = silences.map((silence) => silence.audible).sort((a, b) => a - b)[INTERRUPTIONS >> 1];
   assert.ok(audible < BAR_MS, `at the ear silent ${audible.toFixed(0)} ms after the click`);

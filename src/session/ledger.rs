@@ -304,7 +304,9 @@ impl Ledger {
 
     /// The exact figure after the client's own last word on a flush.
     pub fn exact(&self, pos: u64) -> Figure {
-        Figure { pos, basis: Basis::Reported, error: GRAIN }
+        // On RTP the client knows its position by statistics of a jitter buffer only.
+        let error = if self.carriage == Carriage::Rtp { GRAIN + RTP_BUFFER } else { GRAIN };
+        Figure { pos, basis: Basis::Reported, error }
     }
 
     /// How much of `turn` lies before `pos`: the offset in it that `pos` falls on.
