@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use crate::ids::LinkId;
 use crate::message::{
-    AgentState, AgentStatus, CloseReason, ErrorCode, FromClient, Input, InputAction, Interrupt, Playout, SetState,
-    Setup, SpeechEvent, State, StateChange, TextMessage, ToAgent, ToClient, ToolResult, Transcript as Line, Update,
+    AgentState, AgentStatus, CloseReason, ErrorCode, FromClient, History, Input, InputAction, Interrupt, Playout,
+    SetState, Setup, SpeechEvent, State, StateChange, TextMessage, ToAgent, ToClient, ToolResult, Transcript as Line,
+    Update,
 };
 use crate::message::{AgentTranscript, Granted, Role};
 use crate::route::plan::ClientMay;
@@ -13,6 +14,8 @@ use crate::session::event::{Carriage, LinkInfo, Measure, Output, Transport};
 use crate::session::{MAX_WAITING_MESSAGES, Session, Timer, error, means, unsupported};
 use crate::time::Micros;
 
+/// Utterances kept that the client told of; the oldest go first.
+const MAX_HISTORY: usize = 512;
 /// Transcript lines in the snapshot for a client that has lost touch.
 const SNAPSHOT_LINES: usize = 50;
 
@@ -36,6 +39,7 @@ impl Session {
             FromClient::Consent(consent) => self.totals.consent = Some(consent.recording == Granted::Granted),
             FromClient::App(app) => self.tell(ToAgent::App(app)),
             FromClient::Update(update) => self.take_update(update),
+            FromClient::History(history) => self.take_history(history),
             FromClient::Stats => self.say(ToClient::Stats(self.stats())),
             FromClient::End => self.close(CloseReason::ClientHangup, now),
             FromClient::Ping(ping) => self.say(ToClient::Pong(ping)),
@@ -145,10 +149,25 @@ impl Session {
         }
     }
 
+    fn take_history(&mut self, history: History) {
+        if !self.plan.policy.client_may.context {
+            return self.refuse("context", "items".into());
+        }
+        self.history.extend(history.items.iter().cloned());
+        let forgotten = self.history.len().saturating_sub(MAX_HISTORY);
+        self.history.drain(..forgotten);
+        self.tell(ToAgent::History(history.items));
+    }
+
     pub(super) fn refuse_field(&mut self, field: &'static str) {
+        self.refuse(field, format!("setup.{field}"));
+    }
+
+    /// What the route does not let clients set; `at` is the message's field.
+    fn refuse(&mut self, field: &'static str, at: String) {
         let text = format!("the route does not let clients set `{field}`; list it in `client_may`");
         let mut error = error(ErrorCode::NotPermitted, text);
-        error.field = Some(format!("setup.{field}"));
+        error.field = Some(at);
         self.outputs.push_back(Output::Measure(Measure::Refused));
         self.say(ToClient::Error(error));
     }
