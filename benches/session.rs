@@ -58,6 +58,7 @@ impl Talk {
             display: serde_json::Value::Null,
             zone: None,
             max_sessions: None,
+            session_max: None,
             price: None,
         };
         let mut policy = Policy { max: Duration::from_secs(1 << 30), ..Policy::default() };

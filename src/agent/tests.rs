@@ -42,6 +42,7 @@ impl Call {
             display: Value::Null,
             zone: None,
             max_sessions: None,
+            session_max: None,
             price: None,
         };
         let built = build(&agent, 7, |file| Err(format!("no file is read: {file}"))).expect("built in");
@@ -152,7 +153,7 @@ impl Call {
                     self.session.on_upstream(upstream, UpstreamChange::Connected(capabilities), self.now);
                 }
                 Output::Close { reason, .. } => self.ended = Some(reason),
-                Output::Hangup { .. } | Output::Detach { .. } | Output::Measure(_) => {}
+                Output::Hangup { .. } | Output::Promote { .. } | Output::Detach { .. } | Output::Measure(_) => {}
                 Output::Idle { .. } => return,
             }
         }

@@ -384,6 +384,7 @@ pub struct RawAgent {
     pub model: Option<String>,
     pub api_key: Option<String>,
     pub max_sessions: Option<u32>,
+    pub session_max_s: Option<f64>,
     pub zone: Option<String>,
     pub display: Option<Value>,
     pub credential: BTreeMap<String, RawCredential>,

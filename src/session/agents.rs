@@ -3,8 +3,9 @@
 use crate::agent::Capabilities;
 use crate::ids::{TurnId, UpstreamId};
 use crate::message::{
-    AgentError, AgentStart, AgentState, AgentStatus, Alert, CloseReason, Error, ErrorCode, FromAgent, Greeting, Heard,
-    Ready, Role, Speech, SpeechEvent, State, ToAgent, ToClient, ToolCall, ToolStatus, Truncate, Typing, Usage,
+    AgentError, AgentStart, AgentState, AgentStatus, Alert, CloseReason, ContextItem, Error, ErrorCode, FromAgent,
+    Greeting, Heard, Ready, Role, Speech, SpeechEvent, State, ToAgent, ToClient, ToolCall, ToolStatus, Truncate,
+    Typing, Usage,
 };
 use crate::session::clients::merge;
 use crate::session::downlink::Cut;
@@ -60,7 +61,7 @@ impl Session {
             FromAgent::App(app) => self.say(ToClient::App(app)),
             FromAgent::Alert(alert) => self.say(ToClient::Alert(alert)),
             FromAgent::NotApplied(fields) => self.totals.not_applied = fields,
-            FromAgent::GoAway(_) => {}
+            FromAgent::GoAway(left) => self.begin_rollover(left, now),
             FromAgent::Error(error) => self.report_agent_error(error),
             FromAgent::Ended(end) => match end.failure {
                 None => self.agent_hangs_up(now),
@@ -78,7 +79,7 @@ impl Session {
         self.say_status(AgentStatus::Connecting, None);
     }
 
-    fn say_status(&mut self, status: AgentStatus, reason: Option<String>) {
+    pub(super) fn say_status(&mut self, status: AgentStatus, reason: Option<String>) {
         let name = self.upstreams.active().map(|active| self.plan.rungs[active.rung].name().clone());
         self.say(ToClient::Agent(AgentState { status, name, reason, retry_after_ms: None }));
     }
@@ -86,17 +87,18 @@ impl Session {
     /// The socket is open: say what the agent needs to know.
     pub(super) fn open_upstream(&mut self, upstream: UpstreamId, capabilities: Capabilities, now: Micros) {
         let _ = now;
-        self.upstreams.on_connected(capabilities);
-        let Some(rung) = self.upstreams.active().map(|active| active.rung) else { return };
+        let standby = self.upstreams.standby().filter(|standby| standby.id == upstream);
+        let Some(rung) = standby.or(self.upstreams.active()).map(|one| one.rung) else { return };
         let mut setup = merge(&self.plan.rungs[rung].setup, &self.setup);
-        let spoken = self.transcript.context();
-        let greet = rung == 0 && spoken.is_empty();
+        let greet = rung == 0 && standby.is_none() && self.transcript.is_empty() && self.upstreams.entries().len() == 1;
         if !greet {
             setup.greeting = Some(Greeting::None);
         }
+        let context = self.conversation_so_far();
+        self.upstreams.on_connected(upstream, capabilities, context.clone());
         let start = AgentStart {
             setup,
-            context: self.history.iter().cloned().chain(spoken).collect(),
+            context,
             session_id: self.id.clone(),
             conversation_id: self.conversation_id.clone(),
             client_context: self.context.clone(),
@@ -107,7 +109,12 @@ impl Session {
         self.outputs.push_back(Output::ToAgent { upstream, message: ToAgent::Start(start) });
     }
 
-    fn agent_ready(&mut self, upstream: UpstreamId, ready: Ready, now: Micros) {
+    /// What an agent that joins now has to know.
+    pub(super) fn conversation_so_far(&self) -> Vec<ContextItem> {
+        self.history.iter().cloned().chain(self.transcript.context()).collect()
+    }
+
+    pub(super) fn agent_ready(&mut self, upstream: UpstreamId, ready: Ready, now: Micros) {
         let Some(active) = self.upstreams.active() else { return };
         let (rung, again) = (active.rung, active.ready.is_some());
         let capabilities = active.capabilities.unwrap_or_default();
@@ -125,6 +132,7 @@ impl Session {
         if again {
             return;
         }
+        self.plan_rollover(now);
         if let Some(took) = took {
             self.outputs.push_back(Output::Measure(Measure::UpstreamReady(took)));
         }
@@ -149,6 +157,9 @@ impl Session {
         let reason = why.as_ref().map(|error| error.class.label().to_owned());
         if let Some(error) = &why {
             self.outputs.push_back(Output::Measure(Measure::UpstreamFailed { class: error.class }));
+        }
+        if self.adopt_standby(now) {
+            return;
         }
         let next = gone.rung + 1;
         if next < self.plan.rungs.len() {

@@ -53,6 +53,8 @@ impl Session {
             Timer::Resume => self.close(CloseReason::ClientLost, now),
             Timer::Drain => self.close(CloseReason::Draining, now),
             Timer::Goodbye => self.close(CloseReason::AgentHangup, now),
+            Timer::Rollover => self.rollover_due(now),
+            Timer::RolloverBy => self.rollover_by(now),
         }
     }
 

@@ -12,6 +12,7 @@ pub mod ledger;
 mod lifetime;
 pub mod links;
 mod record;
+mod rollover;
 pub mod state;
 pub mod transcript;
 pub mod uplink;
@@ -68,6 +69,10 @@ enum Timer {
     Drain,
     /// The agent has hung up and its last words should have been played.
     Goodbye,
+    /// A fresh upstream of the agent should be dialled.
+    Rollover,
+    /// It takes over now at the latest.
+    RolloverBy,
 }
 
 impl TimerName for Timer {
@@ -80,6 +85,8 @@ impl TimerName for Timer {
         Timer::Resume,
         Timer::Drain,
         Timer::Goodbye,
+        Timer::Rollover,
+        Timer::RolloverBy,
     ];
     fn index(self) -> usize {
         self as usize
@@ -97,6 +104,8 @@ impl Timer {
             Timer::Resume => "resume",
             Timer::Drain => "drain",
             Timer::Goodbye => "goodbye",
+            Timer::Rollover => "rollover",
+            Timer::RolloverBy => "rollover_by",
         }
     }
 }
@@ -120,7 +129,7 @@ pub struct Session {
     downlink: Downlink,
     conversation: Conversation,
     transcript: Transcript,
-    timers: Timers<Timer, 8>,
+    timers: Timers<Timer, 10>,
     /// Tool calls that wait for a result.
     tools: BTreeSet<CallId>,
     /// Text messages that wait for an agent.
@@ -198,10 +207,14 @@ impl Session {
 
     /// An agent says something.
     pub fn on_agent(&mut self, upstream: UpstreamId, message: FromAgent, now: Micros) {
-        if self.closed || !self.upstreams.is_active(upstream) {
+        if self.closed {
             return;
         }
-        self.handle_agent(upstream, message, now);
+        if self.upstreams.is_active(upstream) {
+            self.handle_agent(upstream, message, now);
+        } else if self.upstreams.is_standby(upstream) {
+            self.handle_standby(message, now);
+        }
         self.check_invariants();
     }
 
@@ -226,10 +239,12 @@ impl Session {
 
     /// An upstream changed.
     pub fn on_upstream(&mut self, upstream: UpstreamId, change: UpstreamChange, now: Micros) {
-        if self.closed || !self.upstreams.is_active(upstream) {
+        if self.closed {
             return;
         }
         match change {
+            change if self.upstreams.is_standby(upstream) => self.on_standby_change(upstream, change, now),
+            _ if !self.upstreams.is_active(upstream) => {}
             UpstreamChange::Connected(capabilities) => self.open_upstream(upstream, capabilities, now),
             UpstreamChange::Failed(error) => self.lose_upstream(Some(error), now),
         }
@@ -298,7 +313,7 @@ impl Session {
                 self.handle_uplink(output, now);
             } else if let Some(output) = self.downlink.poll(now) {
                 self.handle_downlink(output, now);
-            } else {
+            } else if !self.roll_over(now) {
                 return self.idle();
             }
         }

@@ -3,6 +3,7 @@
 mod conversation;
 mod heard;
 mod lifetime;
+mod rollover;
 
 use std::time::Duration;
 
