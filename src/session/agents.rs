@@ -4,13 +4,14 @@ use crate::agent::Capabilities;
 use crate::ids::{TurnId, UpstreamId};
 use crate::message::{
     AgentError, AgentStart, AgentState, AgentStatus, Alert, CloseReason, ContextItem, Error, ErrorCode, FromAgent,
-    Greeting, Heard, Ready, Role, Speech, SpeechEvent, State, ToAgent, ToClient, ToolCall, ToolStatus, Truncate,
-    Typing, Usage,
+    Greeting, Heard, Ready, Role, Speech, SpeechEvent, State, ToAgent, ToClient, ToolCall, ToolResult, ToolStatus,
+    Truncate, Typing, Usage,
 };
 use crate::session::clients::merge;
 use crate::session::downlink::Cut;
 use crate::session::event::{Measure, Output, UpstreamRole};
-use crate::session::{MAX_TOOL_CALLS, NO_AGENT, Session, Timer};
+use crate::session::tools::{Delivery, Verdict};
+use crate::session::{NO_AGENT, Session, Timer, error};
 use crate::time::Micros;
 
 /// Agent audio that is kept playing after the agent has hung up, at most.
@@ -49,12 +50,10 @@ impl Session {
             FromAgent::Typing(on) => self.say(ToClient::Typing(Typing { on, who: Some(Role::Agent) })),
             FromAgent::Speech(event) => self.user_speaks(event, now),
             FromAgent::Thinking => self.prepare_answer(),
-            FromAgent::ToolCall(call) => self.call_tool(call, now),
+            FromAgent::ToolCall(call) => self.call_tool(upstream, call, now),
             FromAgent::ToolCancelled(calls) => {
-                for call_id in calls.into_iter().filter(|call| self.tools.contains(call)).collect::<Vec<_>>() {
-                    self.tools.remove(&call_id);
-                    let status = ToolStatus { call_id, name: String::new(), status: "cancelled".into() };
-                    self.say(ToClient::Tool(status));
+                for ToolCall { call_id, name, .. } in self.tools.on_cancelled(upstream, &calls) {
+                    self.say(ToClient::Tool(ToolStatus { call_id, name, status: "cancelled".into() }));
                 }
             }
             FromAgent::Usage(usage) => self.count_usage(usage),
@@ -111,7 +110,7 @@ impl Session {
 
     /// What an agent that joins now has to know.
     pub(super) fn conversation_so_far(&self) -> Vec<ContextItem> {
-        self.history.iter().cloned().chain(self.transcript.context()).collect()
+        self.history.iter().cloned().chain(self.transcript.context()).chain(self.tools.context()).collect()
     }
 
     pub(super) fn agent_ready(&mut self, upstream: UpstreamId, ready: Ready, now: Micros) {
@@ -153,7 +152,7 @@ impl Session {
         self.outputs.push_back(Output::Hangup { upstream: gone.id });
         self.uplink.set_agent(None, now);
         self.downlink.on_turn_ended();
-        self.tools.clear();
+        self.tools.on_gone(gone.id);
         let reason = why.as_ref().map(|error| error.class.label().to_owned());
         if let Some(error) = &why {
             self.outputs.push_back(Output::Measure(Measure::UpstreamFailed { class: error.class }));
@@ -257,22 +256,39 @@ impl Session {
         }
     }
 
-    fn call_tool(&mut self, call: ToolCall, now: Micros) {
+    fn call_tool(&mut self, upstream: UpstreamId, call: ToolCall, now: Micros) {
         self.touch(now);
-        if self.tools.contains(&call.call_id) {
-            return;
+        let call_id = call.call_id.clone();
+        match self.tools.on_call(upstream, call) {
+            Verdict::Run(call) => {
+                self.totals.tools += 1;
+                self.say(ToClient::ToolCall(call));
+            }
+            Verdict::Wait => {}
+            Verdict::Answer(result) => self.tell(ToAgent::ToolResult(result)),
+            Verdict::Full => {
+                let output = "too many tool calls at once".into();
+                self.tell(ToAgent::ToolResult(ToolResult { call_id, output, is_error: true }));
+            }
         }
-        self.totals.tools += 1;
-        if self.tools.len() == MAX_TOOL_CALLS {
-            let result = crate::message::ToolResult {
-                call_id: call.call_id,
-                output: "too many tool calls at once".into(),
-                is_error: true,
-            };
-            return self.tell(ToAgent::ToolResult(result));
+    }
+
+    /// A tool has run: the agent that waits for it, or the one that took its place, learns what came of it.
+    pub(super) fn take_tool_result(&mut self, result: ToolResult, now: Micros) {
+        self.touch(now);
+        let call_id = result.call_id.clone();
+        match self.tools.on_result(result) {
+            Delivery::Answer(upstream, result) => {
+                self.outputs.push_back(Output::ToAgent { upstream, message: ToAgent::ToolResult(result) });
+            }
+            Delivery::Tell(item) => self.tell(ToAgent::History(vec![item])),
+            Delivery::Unknown => {
+                let text = format!("no tool call `{call_id}` waits for a result");
+                let mut error = error(ErrorCode::NotFound, text);
+                error.field = Some("call_id".into());
+                self.say(ToClient::Error(error));
+            }
         }
-        self.tools.insert(call.call_id.clone());
-        self.say(ToClient::ToolCall(call));
     }
 
     fn count_usage(&mut self, mut usage: Usage) {

@@ -5,8 +5,7 @@ use std::time::Duration;
 use crate::ids::LinkId;
 use crate::message::{
     AgentState, AgentStatus, CloseReason, ErrorCode, FromClient, History, Input, InputAction, Interrupt, Playout,
-    SetState, Setup, SpeechEvent, State, StateChange, TextMessage, ToAgent, ToClient, ToolResult, Transcript as Line,
-    Update,
+    SetState, Setup, SpeechEvent, State, StateChange, TextMessage, ToAgent, ToClient, Transcript as Line, Update,
 };
 use crate::message::{AgentTranscript, Granted, Role};
 use crate::route::plan::ClientMay;
@@ -125,17 +124,6 @@ impl Session {
         if is_final && self.upstreams.ready().is_some_and(|(_, capabilities)| capabilities.text) {
             self.tell(ToAgent::Message(message));
         }
-    }
-
-    fn take_tool_result(&mut self, result: ToolResult, now: Micros) {
-        self.touch(now);
-        if self.tools.remove(&result.call_id) {
-            return self.tell(ToAgent::ToolResult(result));
-        }
-        let text = format!("no tool call `{}` waits for a result", result.call_id);
-        let mut error = error(ErrorCode::NotFound, text);
-        error.field = Some("call_id".into());
-        self.say(ToClient::Error(error));
     }
 
     fn take_update(&mut self, update: Update) {

@@ -127,6 +127,7 @@ impl Session {
         let Some(rung) = self.upstreams.standby().map(|standby| standby.rung) else { return };
         let name = self.plan.rungs[rung].name().clone();
         if let Some(before) = self.upstreams.promote(name.as_str(), self.began, now) {
+            self.tools.on_gone(before.id);
             self.outputs.push_back(Output::ToAgent { upstream: before.id, message: ToAgent::End });
             self.outputs.push_back(Output::Hangup { upstream: before.id });
             self.outputs.push_back(Output::Measure(Measure::Rollover));
