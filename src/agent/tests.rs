@@ -47,8 +47,14 @@ impl Call {
         };
         let built = build(&agent, 7, |file| Err(format!("no file is read: {file}"))).expect("built in");
         let rung = Rung { agent: Arc::new(agent), setup: Setup::default() };
-        let plan =
-            Plan { route: "r".into(), label: None, rungs: vec![rung], taps: Vec::new(), policy: Policy::default() };
+        let plan = Plan {
+            route: "r".into(),
+            label: None,
+            rungs: vec![rung],
+            pool: 1,
+            taps: Vec::new(),
+            policy: Policy::default(),
+        };
         let audio = AudioFormats { uplink: format, downlink: format, flow: None };
         let link = LinkInfo {
             transport: Transport::Websocket,

@@ -41,6 +41,8 @@ pub const RANGES: &[(&str, f64, f64)] = &[
     ("route.*.max_s", 1.0, 604_800.0),
     ("route.*.resume_window_s", 0.0, 3600.0),
     ("route.*.agent_ready_ms", 100.0, 60_000.0),
+    ("route.*.hedge_ms", 0.0, 60_000.0),
+    ("route.*.answer_within_ms", 0.0, 60_000.0),
     ("route.*.idle.after_s", 0.0, 86_400.0),
     ("route.*.idle.grace_s", 0.0, 3600.0),
     ("route.*.slo.added_p99_ms", 1.0, 60_000.0),

@@ -247,6 +247,8 @@ pub struct RawRoute {
     pub anonymous: bool,
     pub resume_window_s: Option<u64>,
     pub agent_ready_ms: Option<u64>,
+    pub hedge_ms: Option<u64>,
+    pub answer_within_ms: Option<u64>,
     pub setup: RawSetup,
 }
 

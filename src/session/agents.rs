@@ -4,23 +4,27 @@ use crate::agent::Capabilities;
 use crate::ids::{TurnId, UpstreamId};
 use crate::message::{
     AgentError, AgentStart, AgentState, AgentStatus, Alert, CloseReason, ContextItem, Error, ErrorCode, FromAgent,
-    Greeting, Heard, Ready, Role, Speech, SpeechEvent, State, ToAgent, ToClient, ToolCall, ToolResult, ToolStatus,
-    Truncate, Typing, Usage,
+    Greeting, Heard, Ready, Role, Speech, SpeechEvent, State, TextMessage, ToAgent, ToClient, ToolCall, ToolResult,
+    ToolStatus, Truncate, Typing, Usage,
 };
 use crate::session::clients::merge;
 use crate::session::downlink::Cut;
 use crate::session::event::{Measure, Output, UpstreamRole};
 use crate::session::tools::{Delivery, Verdict};
-use crate::session::{NO_AGENT, Session, Timer, error};
+use crate::session::{MAX_WAITING_MESSAGES, NO_AGENT, Session, Timer, error};
 use crate::time::Micros;
 
+/// What an agent is asked to begin with when it takes over while the caller waits for an answer.
+const GO_ON: &str = "Go on with this conversation where it stopped: answer what the caller said last, or finish what you \
+                     were saying. Do not greet again and do not mention an interruption.";
 /// Agent audio that is kept playing after the agent has hung up, at most.
 const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(60);
 
 impl Session {
     pub(super) fn handle_agent(&mut self, upstream: UpstreamId, message: FromAgent, now: Micros) {
+        self.watch_answer(&message);
         match message {
-            FromAgent::Ready(ready) => self.agent_ready(upstream, ready, now),
+            FromAgent::Ready(ready) => self.agent_ready(ready, now),
             FromAgent::Audio(audio) => self.downlink.on_audio(audio, now),
             FromAgent::TurnStarted(item) => {
                 self.downlink.on_turn_started(item);
@@ -74,6 +78,9 @@ impl Session {
         let name = self.plan.rungs[rung].name().clone();
         let upstream = self.upstreams.dial(rung, name.as_str(), self.began, now);
         self.timers.set(Timer::AgentReady, now + self.plan.policy.agent_ready);
+        if rung + 1 < self.plan.pool && !self.plan.policy.hedge.is_zero() {
+            self.timers.set(Timer::Hedge, now + self.plan.policy.hedge);
+        }
         self.outputs.push_back(Output::Dial { upstream, rung, role: UpstreamRole::Active });
         self.say_status(AgentStatus::Connecting, None);
     }
@@ -89,9 +96,11 @@ impl Session {
         let standby = self.upstreams.standby().filter(|standby| standby.id == upstream);
         let Some(rung) = standby.or(self.upstreams.active()).map(|one| one.rung) else { return };
         let mut setup = merge(&self.plan.rungs[rung].setup, &self.setup);
-        let greet = rung == 0 && standby.is_none() && self.transcript.is_empty() && self.upstreams.entries().len() == 1;
-        if !greet {
-            setup.greeting = Some(Greeting::None);
+        // Nobody was there to greet yet.
+        let first = self.totals.agent_ready_ms.is_none() && self.transcript.is_empty();
+        let greet = first || (self.awaited && self.waiting.is_empty());
+        if !first {
+            setup.greeting = Some(if greet { Greeting::Prompt(GO_ON.to_owned()) } else { Greeting::None });
         }
         let context = self.conversation_so_far();
         self.upstreams.on_connected(upstream, capabilities, context.clone());
@@ -108,12 +117,53 @@ impl Session {
         self.outputs.push_back(Output::ToAgent { upstream, message: ToAgent::Start(start) });
     }
 
-    /// What an agent that joins now has to know.
-    pub(super) fn conversation_so_far(&self) -> Vec<ContextItem> {
-        self.history.iter().cloned().chain(self.transcript.context()).chain(self.tools.context()).collect()
+    /// Keeps account of whether the caller waits for something that the agent says.
+    fn watch_answer(&mut self, message: &FromAgent) {
+        match message {
+            FromAgent::Audio(_) | FromAgent::TurnStarted(_) => {
+                self.timers.clear(Timer::Answer);
+                self.told.clear();
+                self.awaited = !self.upstreams.ready().is_some_and(|(_, capabilities)| capabilities.endless);
+            }
+            FromAgent::Delta(_) | FromAgent::ToolCall(_) => self.timers.clear(Timer::Answer),
+            FromAgent::Message(_) | FromAgent::TurnEnded | FromAgent::Interrupted => {
+                self.timers.clear(Timer::Answer);
+                self.told.clear();
+                self.awaited = false;
+            }
+            _ => {}
+        }
     }
 
-    pub(super) fn agent_ready(&mut self, upstream: UpstreamId, ready: Ready, now: Micros) {
+    /// The caller has ended and waits for an answer.
+    pub(super) fn await_answer(&mut self, now: Micros) {
+        self.awaited = true;
+        let within = self.plan.policy.answer_within;
+        if !within.is_zero() && self.upstreams.ready().is_some() {
+            self.timers.set(Timer::Answer, now + within);
+        }
+    }
+
+    /// Tells the agent a text message, which goes to the next agent if this one dies before it answers.
+    pub(super) fn tell_message(&mut self, message: TextMessage, now: Micros) {
+        if self.told.len() < MAX_WAITING_MESSAGES {
+            self.told.push_back(message.clone());
+        }
+        self.tell(ToAgent::Message(message));
+        self.await_answer(now);
+    }
+
+    /// What an agent that joins now has to know.
+    pub(super) fn conversation_so_far(&self) -> Vec<ContextItem> {
+        let mut spoken = self.transcript.context();
+        // These are told as messages when the agent is ready.
+        for message in self.waiting.iter().rev() {
+            spoken.pop_if(|last| last.role == Role::User && last.text == message.text);
+        }
+        self.history.iter().cloned().chain(spoken).chain(self.tools.context()).collect()
+    }
+
+    pub(super) fn agent_ready(&mut self, ready: Ready, now: Micros) {
         let Some(active) = self.upstreams.active() else { return };
         let (rung, again) = (active.rung, active.ready.is_some());
         let capabilities = active.capabilities.unwrap_or_default();
@@ -131,7 +181,14 @@ impl Session {
         if again {
             return;
         }
+        self.timers.clear(Timer::Hedge);
+        if self.upstreams.standby().is_some_and(|standby| standby.rung != rung) {
+            self.drop_standby();
+        }
         self.plan_rollover(now);
+        if self.awaited {
+            self.await_answer(now);
+        }
         if let Some(took) = took {
             self.outputs.push_back(Output::Measure(Measure::UpstreamReady(took)));
         }
@@ -141,14 +198,20 @@ impl Session {
         let status = if rung == 0 { AgentStatus::Ready } else { AgentStatus::Fallback };
         self.say_status(status, None);
         for message in std::mem::take(&mut self.waiting) {
-            self.outputs.push_back(Output::ToAgent { upstream, message: ToAgent::Message(message) });
+            self.tell_message(message, now);
         }
     }
 
     /// The agent is gone: the next rung takes over, if there is one.
     pub(super) fn lose_upstream(&mut self, why: Option<AgentError>, now: Micros) {
         let Some(gone) = self.upstreams.on_gone(why.as_ref()) else { return };
-        self.timers.clear(Timer::AgentReady);
+        for timer in [Timer::AgentReady, Timer::Hedge, Timer::Answer] {
+            self.timers.clear(timer);
+        }
+        for message in std::mem::take(&mut self.told).into_iter().rev() {
+            self.waiting.push_front(message);
+        }
+        self.waiting.truncate(MAX_WAITING_MESSAGES);
         self.outputs.push_back(Output::Hangup { upstream: gone.id });
         self.uplink.set_agent(None, now);
         self.downlink.on_turn_ended();
@@ -208,6 +271,7 @@ impl Session {
         self.say(ToClient::Speech(Speech { who: Role::User, event }));
         match event {
             SpeechEvent::Started => {
+                self.timers.clear(Timer::Answer);
                 let turn = self.downlink.present_turn().unwrap_or_default();
                 let line = self.transcript.on_user_started(turn, now);
                 self.say(ToClient::Transcript(line));
@@ -217,6 +281,7 @@ impl Session {
             }
             SpeechEvent::Stopped => {
                 self.transcript.on_user_stopped(now);
+                self.await_answer(now);
                 self.prepare_answer();
             }
         }
@@ -280,6 +345,7 @@ impl Session {
         match self.tools.on_result(result) {
             Delivery::Answer(upstream, result) => {
                 self.outputs.push_back(Output::ToAgent { upstream, message: ToAgent::ToolResult(result) });
+                self.await_answer(now);
             }
             Delivery::Tell(item) => self.tell(ToAgent::History(vec![item])),
             Delivery::Unknown => {

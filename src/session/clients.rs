@@ -50,7 +50,7 @@ impl Session {
         self.transcript.on_message(Role::User, message.text.clone(), now);
         match self.upstreams.ready() {
             Some((_, capabilities)) if !capabilities.text => self.say(ToClient::Error(unsupported("text messages"))),
-            Some(_) => self.tell(ToAgent::Message(message)),
+            Some(_) => self.tell_message(message, now),
             None if self.waiting.len() < MAX_WAITING_MESSAGES => self.waiting.push_back(message),
             None => {
                 let mut error =
@@ -169,6 +169,7 @@ impl Session {
         }
         self.outputs.rotate_left(queued);
         self.totals.interruptions += 1;
+        self.awaited = false;
         self.outputs.push_back(Output::Measure(Measure::Interruption));
         if !by_agent {
             self.tell(ToAgent::Cancel(turn));

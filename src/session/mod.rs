@@ -69,6 +69,10 @@ enum Timer {
     Drain,
     /// The agent has hung up and its last words should have been played.
     Goodbye,
+    /// Another agent should be dialled beside one that is slow.
+    Hedge,
+    /// The agent should have given a sign of its answer.
+    Answer,
     /// A fresh upstream of the agent should be dialled.
     Rollover,
     /// It takes over now at the latest.
@@ -85,6 +89,8 @@ impl TimerName for Timer {
         Timer::Resume,
         Timer::Drain,
         Timer::Goodbye,
+        Timer::Hedge,
+        Timer::Answer,
         Timer::Rollover,
         Timer::RolloverBy,
     ];
@@ -104,6 +110,8 @@ impl Timer {
             Timer::Resume => "resume",
             Timer::Drain => "drain",
             Timer::Goodbye => "goodbye",
+            Timer::Hedge => "hedge",
+            Timer::Answer => "answer",
             Timer::Rollover => "rollover",
             Timer::RolloverBy => "rollover_by",
         }
@@ -129,10 +137,14 @@ pub struct Session {
     downlink: Downlink,
     conversation: Conversation,
     transcript: Transcript,
-    timers: Timers<Timer, 10>,
+    timers: Timers<Timer, 12>,
     tools: Tools,
     /// Text messages that wait for an agent.
     waiting: VecDeque<TextMessage>,
+    /// Text messages that the agent has been told and has not begun to answer.
+    told: VecDeque<TextMessage>,
+    /// The agent owes the caller something: an answer, or the rest of one.
+    awaited: bool,
     /// The last voiced moment of the caller that no answer has followed yet.
     unanswered: Option<Micros>,
     /// The caller speaks since then, by the relay's own finding.
@@ -168,6 +180,8 @@ impl Session {
             timers: Timers::default(),
             tools: Tools::default(),
             waiting: VecDeque::new(),
+            told: VecDeque::new(),
+            awaited: false,
             unanswered: None,
             voiced_since: None,
             totals: Totals::default(),
