@@ -66,7 +66,7 @@ pub struct OpusSettings {
     pub application: OpusApplication,
     /// Upper audio bandwidth.
     pub max_bandwidth: OpusBandwidth,
-    /// In-band FEC (LBRR).
+    /// In-band FEC (LBRR), as much of it as the reported loss calls for: none where nothing is lost.
     pub fec: bool,
     /// Discontinuous transmission.
     pub dtx: bool,
@@ -80,7 +80,7 @@ impl Default for OpusSettings {
             bitrate: 48_000,
             application: OpusApplication::Voip,
             max_bandwidth: OpusBandwidth::Wide,
-            fec: false,
+            fec: true,
             dtx: false,
         }
     }
