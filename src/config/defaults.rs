@@ -90,7 +90,7 @@ pub fn route() -> Dict {
             "gap": gap, "gap_wait_ms": ms(policy.gap_wait), "stall_ms": ms(policy.stall),
             "uplink_max_ms": ms(policy.uplink_max), "preroll_ms": ms(policy.preroll),
             "send_ahead_ms": ms(policy.send_ahead), "playout_max_s": policy.playout_max.as_secs(),
-            "heard_wait_ms": ms(policy.heard_wait),
+            "heard_wait_ms": ms(policy.heard_wait), "client_dtx": policy.client_dtx,
             "opus": {
                 "complexity": policy.opus.complexity, "bitrate": policy.opus.bitrate,
                 "application": policy.opus.application, "max_bandwidth": policy.opus.max_bandwidth,

@@ -311,6 +311,7 @@ pub struct RawAudio {
     pub send_ahead_ms: Option<u64>,
     pub playout_max_s: Option<u64>,
     pub heard_wait_ms: Option<u64>,
+    pub client_dtx: Option<bool>,
     pub opus: RawOpus,
     pub end_of_speech: RawEndOfSpeech,
 }
