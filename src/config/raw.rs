@@ -394,11 +394,19 @@ pub struct RawAgent {
     pub delay_ms: Option<u64>,
     /// `clip`.
     pub file: Option<String>,
-    /// `websocket`.
+    /// `websocket`, vendors.
     pub url: Option<String>,
-    /// `websocket`.
+    /// Vendors.
+    pub query: BTreeMap<String, String>,
+    /// `websocket`, vendors.
     pub headers: BTreeMap<String, String>,
-    /// `websocket`.
+    /// Vendors.
+    pub auth: Option<RawVendorAuth>,
+    /// `elevenlabs`.
+    pub agent_id: Option<String>,
+    /// `chat`.
+    pub history: Option<usize>,
+    /// `websocket`, `pipecat`.
     pub protocol: Option<RawProtocol>,
     /// `websocket`, plain: whether a JSON `start` goes first.
     pub start: Option<bool>,
@@ -416,6 +424,23 @@ pub enum RawProtocol {
     #[default]
     Native,
     Plain,
+    Protobuf,
+    Rtvi,
+}
+
+/// How a vendor's key is presented: `"bearer"`, `"api-key"`, or a command that prints a token.
+#[derive(Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum RawVendorAuth {
+    Mode(RawAuthMode),
+    Command { token_command: OneOrMany<String>, refresh_s: Option<u64> },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RawAuthMode {
+    Bearer,
+    ApiKey,
 }
 
 #[derive(Default, Serialize, Deserialize, JsonSchema)]
