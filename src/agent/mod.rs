@@ -16,7 +16,7 @@ use secrecy::SecretString;
 
 use crate::agent::clip::AfterClip;
 use crate::config::settings::{AgentKind, AgentSettings, WebsocketAgent, WebsocketProtocol};
-use crate::config::vendor::VendorAgent;
+use crate::config::vendor::{TokenCommand, VendorAgent};
 use crate::media::format::FormatError;
 use crate::message::{FromAgent, ToAgent};
 use crate::time::Micros;
@@ -64,8 +64,17 @@ pub struct Endpoint {
     pub headers: Vec<(String, SecretString)>,
     /// Offered; the server must choose one of them if there is any.
     pub subprotocols: Vec<String>,
-    /// Time for name, TCP, TLS and upgrade.
+    /// Time for name, TCP, TLS and upgrade, and for what comes before.
     pub connect_timeout: Duration,
+    /// What has to be fetched before the dial.
+    pub before: Option<Before>,
+}
+
+/// What has to be fetched before an agent is dialled; done on the control runtime, never on a worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Before {
+    /// A token that a command prints: it goes into `Authorization: Bearer`.
+    Token(TokenCommand),
 }
 
 /// What [`Agent::poll`] gives.
