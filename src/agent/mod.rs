@@ -1,10 +1,12 @@
 //! Agent protocols: pure translations between the neutral vocabulary and what an agent speaks.
 #![deny(clippy::disallowed_methods, clippy::disallowed_macros)]
 
+pub mod audio_json;
 pub mod clip;
 pub mod echo;
 pub mod native;
 pub mod plain;
+pub mod setup;
 pub mod storyteller;
 
 use std::time::Duration;
@@ -14,6 +16,7 @@ use secrecy::SecretString;
 
 use crate::agent::clip::AfterClip;
 use crate::config::settings::{AgentKind, AgentSettings, WebsocketAgent, WebsocketProtocol};
+use crate::config::vendor::{TokenCommand, VendorAgent};
 use crate::media::format::FormatError;
 use crate::message::{FromAgent, ToAgent};
 use crate::time::Micros;
@@ -63,8 +66,17 @@ pub struct Endpoint {
     pub headers: Vec<(String, SecretString)>,
     /// Offered; the server must choose one of them if there is any.
     pub subprotocols: Vec<String>,
-    /// Time for name, TCP, TLS and upgrade.
+    /// Time for name, TCP, TLS and upgrade, and for what comes before.
     pub connect_timeout: Duration,
+    /// What has to be fetched before the dial.
+    pub before: Option<Before>,
+}
+
+/// What has to be fetched before an agent is dialled; done on the control runtime, never on a worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Before {
+    /// A token that a command prints: it goes into `Authorization: Bearer`.
+    Token(TokenCommand),
 }
 
 /// What [`Agent::poll`] gives.
@@ -183,10 +195,19 @@ pub fn build(
             Ok(Box::new(played.map_err(|error| failed(error.to_string()))?))
         }
         AgentKind::Storyteller => Ok(Box::new(storyteller::Storyteller::new(seed))),
+        AgentKind::Vendor(vendor) => build_vendor(settings, vendor),
         AgentKind::NotBuilt { kind } => {
             Err(BuildError::NotBuilt { agent: settings.name.to_string(), kind: kind.clone() })
         }
     }
+}
+
+fn build_vendor(settings: &AgentSettings, vendor: &VendorAgent) -> Result<Box<dyn Agent>, BuildError> {
+    for format in [vendor.uplink, vendor.downlink].into_iter().flatten() {
+        format.check().map_err(|source| BuildError::Format { agent: settings.name.to_string(), source })?;
+    }
+    let kind = vendor.kind.label().to_owned();
+    Err(BuildError::NotBuilt { agent: settings.name.to_string(), kind })
 }
 
 fn check_websocket(settings: &AgentSettings, websocket: &WebsocketAgent) -> Result<(), BuildError> {

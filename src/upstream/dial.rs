@@ -185,6 +185,7 @@ mod tests {
             headers: vec![("authorization".into(), "Bearer hidden".to_owned().into())],
             subprotocols: vec!["antiphon.v1".into()],
             connect_timeout: Duration::from_millis(500),
+            before: None,
         }
     }
 
