@@ -2,8 +2,10 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_macros)]
 
 pub mod audio_json;
+mod carry;
 pub mod clip;
 pub mod echo;
+pub mod gemini;
 pub mod native;
 pub mod plain;
 pub mod setup;
@@ -16,7 +18,7 @@ use secrecy::SecretString;
 
 use crate::agent::clip::AfterClip;
 use crate::config::settings::{AgentKind, AgentSettings, WebsocketAgent, WebsocketProtocol};
-use crate::config::vendor::VendorAgent;
+use crate::config::vendor::{VendorAgent, VendorKind};
 use crate::media::format::FormatError;
 use crate::message::{FromAgent, ToAgent};
 use crate::time::Micros;
@@ -83,6 +85,9 @@ pub enum AgentOutput {
     },
     /// To the session.
     Event(FromAgent),
+    /// The connection is given up and another one made to [`Agent::endpoint`]; [`Agent::handle_open`] follows. The
+    /// session does not learn of it, unless it fails.
+    Redial,
     /// Nothing more to do until something arrives or the deadline passes.
     Idle {
         /// When to call [`Agent::handle_deadline`].
@@ -195,8 +200,13 @@ fn build_vendor(settings: &AgentSettings, vendor: &VendorAgent) -> Result<Box<dy
     for format in [vendor.uplink, vendor.downlink].into_iter().flatten() {
         format.check().map_err(|source| BuildError::Format { agent: settings.name.to_string(), source })?;
     }
-    let kind = vendor.kind.label().to_owned();
-    Err(BuildError::NotBuilt { agent: settings.name.to_string(), kind })
+    Ok(match vendor.kind {
+        VendorKind::Gemini => Box::new(gemini::Gemini::new(vendor, settings.vendor.clone())),
+        kind => {
+            let kind = kind.label().to_owned();
+            return Err(BuildError::NotBuilt { agent: settings.name.to_string(), kind });
+        }
+    })
 }
 
 fn check_websocket(settings: &AgentSettings, websocket: &WebsocketAgent) -> Result<(), BuildError> {
@@ -210,5 +220,7 @@ fn check_websocket(settings: &AgentSettings, websocket: &WebsocketAgent) -> Resu
     Ok(())
 }
 
+#[cfg(test)]
+mod golden;
 #[cfg(test)]
 mod tests;

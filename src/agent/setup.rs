@@ -13,9 +13,9 @@ pub fn table(kind: VendorKind) -> &'static [SetupRow] {
         | VendorKind::Live
         | VendorKind::Elevenlabs
         | VendorKind::Deepgram
-        | VendorKind::Gemini
         | VendorKind::Pipecat
         | VendorKind::Chat => &[],
+        VendorKind::Gemini => crate::agent::gemini::SETUP,
     }
 }
 
