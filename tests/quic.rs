@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use harness::quic::{Client, End, endpoints, start, tone};
 use harness::{Daemon, PATIENCE};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 const PCM16: u8 = 96;
@@ -54,4 +54,50 @@ async fn a_caller_hears_itself_in_datagrams_and_hangs_up() {
     assert_eq!((end, code), (End::Finished, Some(1000)));
     assert_eq!(daemon.metric("antiphon_sessions_ended_total", "transport=\"quic\"").await, 1.0);
     assert!(daemon.metric("antiphon_added_latency_seconds_count", "transport=\"quic\"").await > 50.0);
+}
+
+/// Runs the client on aioquic, which shares no code with ours; `.venv` comes from `./setup`.
+async fn aioquic(arguments: &[&str]) -> Value {
+    let python = concat!(env!("CARGO_MANIFEST_DIR"), "/.venv/bin/python");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/quic/aioquic_call.py");
+    let output = tokio::process::Command::new(python).arg(script).args(arguments).output();
+    let output = output.await.expect("run ./setup first: it makes .venv");
+    let text = String::from_utf8_lossy(&output.stdout);
+    serde_json::from_str(text.trim()).unwrap_or_else(|_| panic!("{text}\n{}", String::from_utf8_lossy(&output.stderr)))
+}
+
+async fn aioquic_holds_a_spoken_call(mode: &str) {
+    let daemon = Daemon::start(&[]).await;
+    let pin = endpoints(&daemon).await[mode]["cert_sha256"].as_str().unwrap().to_owned();
+    let speech = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/speech.ogg");
+    let seen = aioquic(&[mode, &daemon.quic.unwrap().to_string(), &pin, "echo", speech, "5"]).await;
+    println!("{mode}: {seen}");
+    assert!(seen["packets"].as_u64().unwrap() > 150, "{seen}");
+    assert_eq!((&seen["wrong"], &seen["missing"]), (&json!(0), &json!(0)), "{seen}");
+    assert!(seen["compared"].as_u64().unwrap() > 100_000 && seen["loud"].as_f64().unwrap() > 0.4, "{seen}");
+    assert_eq!((&seen["stopped"], &seen["ended"]["reason"]), (&json!(1000), &json!("client_hangup")), "{seen}");
+    let labels = format!("transport=\"{mode}\"");
+    assert_eq!(daemon.metric("antiphon_sessions_ended_total", &labels).await, 1.0);
+    assert_eq!(daemon.metric("antiphon_uplink_lost_packets_total", &labels).await, 0.0);
+}
+
+#[tokio::test]
+async fn aioquic_holds_a_spoken_call_over_quic() {
+    aioquic_holds_a_spoken_call("quic").await;
+}
+
+#[tokio::test]
+async fn aioquic_holds_a_spoken_call_over_webtransport() {
+    aioquic_holds_a_spoken_call("webtransport").await;
+}
+
+#[tokio::test]
+async fn webtransport_is_refused_to_foreign_pages_and_at_other_paths() {
+    let daemon = Daemon::start(&[]).await;
+    let pin = endpoints(&daemon).await["webtransport"]["cert_sha256"].as_str().unwrap().to_owned();
+    let address = daemon.quic.unwrap().to_string();
+    let refused = async |path, origin| aioquic(&["refused", &address, &pin, path, origin]).await["status"].clone();
+    assert_eq!(refused("/v1/session", "https://evil.example").await, 403);
+    assert_eq!(refused("/elsewhere", "http://localhost").await, 404);
+    assert_eq!(daemon.metric("antiphon_handshakes_refused_total", "reason=\"origin\"").await, 1.0);
 }
