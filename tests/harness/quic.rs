@@ -111,11 +111,20 @@ impl Client {
 
     /// As [`Client::connect`], with other habits.
     pub async fn connect_with(daemon: &Daemon, habits: Habits) -> Client {
+        Client::try_connect_with(daemon, habits).await.unwrap()
+    }
+
+    /// As [`Client::connect`], where it may be refused.
+    pub async fn try_connect(daemon: &Daemon) -> Result<Client, quinn::ConnectionError> {
+        Client::try_connect_with(daemon, Habits { datagrams: true }).await
+    }
+
+    async fn try_connect_with(daemon: &Daemon, habits: Habits) -> Result<Client, quinn::ConnectionError> {
         let mut endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
         endpoint.set_default_client_config(client_config(daemon, ALPN, habits).await);
         let connecting = endpoint.connect(daemon.quic.expect("QUIC is on"), "localhost").unwrap();
-        let connection = timeout(PATIENCE, connecting).await.expect("no handshake").unwrap();
-        Client { endpoint, connection }
+        let connection = timeout(PATIENCE, connecting).await.expect("no handshake")?;
+        Ok(Client { endpoint, connection })
     }
 
     /// Goes on from another port.

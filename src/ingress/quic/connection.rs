@@ -28,8 +28,6 @@ use crate::time::Micros;
 
 /// How long a connection without a session stays.
 const UNUSED_FOR: Duration = Duration::from_secs(10);
-/// A refusal may take so long to reach the client.
-const REFUSAL_LINGERS: Duration = Duration::from_millis(500);
 /// Codes with which a client says goodbye.
 const GOODBYE: &[u64] = &[1000];
 /// A WebTransport session that is closed without a code has 0.
@@ -127,6 +125,10 @@ impl Shared {
         }
     }
 
+    fn is_unused(&self) -> bool {
+        self.flows.table().is_empty()
+    }
+
     fn on_datagram(&self, datagram: Bytes) {
         let dropped = |queue| self.node.telemetry.node().record_dropped(queue);
         let Ok((flow, bytes)) = framing::read_flow(datagram) else { return dropped(NodeQueue::UnknownFlow) };
@@ -170,7 +172,8 @@ async fn deal(shared: Arc<Shared>) {
     let mut tasks = JoinSet::new();
     let mut used_at = tokio::time::Instant::now();
     let Closed(code) = loop {
-        if !tasks.is_empty() {
+        // A session that was resumed here runs in the task where it began.
+        if !tasks.is_empty() || !shared.is_unused() {
             used_at = tokio::time::Instant::now();
         }
         tokio::select! {
@@ -185,10 +188,10 @@ async fn deal(shared: Arc<Shared>) {
             Some(ended) = tasks.join_next() => if let Err(error) = ended && error.is_panic() {
                 tracing::error!("a defect ended a QUIC session; others are untouched");
             },
-            () = tokio::time::sleep_until(used_at + UNUSED_FOR), if tasks.is_empty() => {
+            () = tokio::time::sleep_until(used_at + UNUSED_FOR) => if shared.is_unused() && tasks.is_empty() {
                 shared.carrier.close(CloseReason::Idle.code(), "no session");
                 break Closed(None);
-            }
+            },
             () = shared.node.stopping.cancelled() => {
                 shared.carrier.close(CloseReason::Draining.code(), CloseReason::Draining.label());
                 break Closed(None);
@@ -247,6 +250,5 @@ async fn open(node: &Arc<Node>, request: SessionRequest) -> Result<(Carrier, Hea
         let connection = request.accept().await.map_err(|_| Refusal::Gone)?;
         return Ok((Carrier::WebTransport(Arc::new(connection)), head));
     };
-    tokio::time::sleep(REFUSAL_LINGERS).await;
     Err(refusal)
 }
