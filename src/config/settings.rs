@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::config::network::{Network, OriginRule};
 pub use crate::config::quic::QuicSettings;
+use crate::config::vendor::VendorAgent;
 use crate::ids::AgentName;
 use crate::media::format::Format;
 use crate::message::Setup;
@@ -387,6 +388,9 @@ pub struct AgentSettings {
     pub zone: Option<String>,
     /// Sessions at most at once.
     pub max_sessions: Option<u32>,
+    /// How long one of its sessions lasts at most: a fresh one takes over before. Where it is absent, what the kind of
+    /// agent is known for ([`Capabilities::longest`](crate::agent::Capabilities::longest)).
+    pub session_max: Option<Duration>,
     /// The operator's prices.
     pub price: Option<Price>,
 }
@@ -427,6 +431,8 @@ pub enum AgentKind {
     Storyteller,
     /// `antiphon.v1` or plain audio over WebSocket.
     Websocket(WebsocketAgent),
+    /// An agent of a vendor.
+    Vendor(VendorAgent),
     /// A kind that the configuration knows and this build does not serve yet.
     NotBuilt {
         /// Its name.
@@ -471,6 +477,7 @@ impl AgentKind {
             AgentKind::Clip { .. } => "clip",
             AgentKind::Storyteller => "storyteller",
             AgentKind::Websocket(_) => "websocket",
+            AgentKind::Vendor(vendor) => vendor.kind.label(),
             AgentKind::NotBuilt { kind } => kind,
         }
     }
