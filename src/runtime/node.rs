@@ -1,5 +1,6 @@
 //! What all connections of a process share.
 
+use std::iter;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -31,8 +32,8 @@ pub struct Node {
     pub registry: Arc<Registry>,
     /// Its data plane.
     pub workers: Vec<Arc<Worker>>,
-    /// Opens sockets to agents.
-    pub dialer: Dialer,
+    /// Opens sockets to agents, by worker.
+    dialers: Vec<Dialer>,
     /// What encrypted listeners show.
     pub certificates: Arc<Certificates>,
     /// TLS of the HTTP listener, where a certificate is configured.
@@ -101,7 +102,6 @@ impl Node {
         in_force: InForce,
         telemetry: Telemetry,
         workers: Vec<Arc<Worker>>,
-        dialer: Dialer,
         records: CallRecordSink,
     ) -> Result<Node, TlsError> {
         let certificates = Certificates::new(in_force.identity.clone(), clock.unix_seconds(Duration::ZERO))?;
@@ -112,8 +112,10 @@ impl Node {
             clock,
             telemetry,
             registry: Arc::default(),
+            dialers: iter::successors(Some(Dialer::default()), |first| Some(first.for_another_worker()))
+                .take(workers.len())
+                .collect(),
             workers,
-            dialer,
             records,
             playout_budget: Arc::new(Budget::new(in_force.settings.runtime.playout_bytes)),
             in_force: ArcSwap::from_pointee(in_force),
@@ -128,6 +130,11 @@ impl Node {
     pub fn take_over(&self, in_force: InForce) {
         self.certificates.configure(in_force.identity.clone());
         self.in_force.store(Arc::new(in_force));
+    }
+
+    /// What opens sockets to agents for the sessions of this worker.
+    pub fn dialer(&self, worker: usize) -> Dialer {
+        self.dialers.get(worker).cloned().unwrap_or_default()
     }
 
     /// Whether no new session is taken.

@@ -1,10 +1,9 @@
-//! Opening a WebSocket to an agent: name, TCP, TLS and upgrade, within one deadline.
+//! Opening a socket to an agent: name, TCP, TLS and upgrade, or a session on a QUIC connection, within one deadline.
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use secrecy::ExposeSecret;
 use tokio::net::TcpStream;
@@ -17,31 +16,42 @@ use crate::agent::Endpoint;
 use crate::message::{AgentError, FailureClass};
 use crate::runtime::sockets;
 use crate::runtime::stream::Stream;
+use crate::runtime::tls::TlsError;
 use crate::runtime::websocket::{Bounds, WebSocket};
+
+use super::Socket;
+use super::quic::Pool;
+use super::trust::Trust;
 
 /// How long one address of several may take before the next one is tried.
 const ADDRESS_DEADLINE: Duration = Duration::from_millis(1500);
 
-/// Dials agents; one per process.
-#[derive(Clone, Debug)]
+/// Dials agents. Its clones share their connections over QUIC.
+#[derive(Clone, Debug, Default)]
 pub struct Dialer {
-    tls: Arc<ClientConfig>,
+    trust: Arc<Trust>,
+    pool: Arc<Pool>,
 }
 
 impl Dialer {
-    /// A dialer that trusts what `tls` trusts.
-    pub fn new(tls: Arc<ClientConfig>) -> Dialer {
-        Dialer { tls }
+    /// One for another worker: it trusts the same, and has connections of its own.
+    pub fn for_another_worker(&self) -> Dialer {
+        Dialer { trust: self.trust.clone(), pool: Arc::default() }
     }
 
-    /// Opens a WebSocket (RFC 6455) to `endpoint`.
+    /// Opens a WebSocket (RFC 6455), or a session on a shared connection (`quic://`), to `endpoint`.
     ///
     /// # Errors
     /// Why not, with the class that decides whether another try may help. Header values never appear in it.
-    pub async fn dial(&self, endpoint: Endpoint) -> Result<WebSocket, AgentError> {
+    pub async fn dial(&self, endpoint: Endpoint) -> Result<Socket, AgentError> {
+        if endpoint.url.scheme() == "quic" {
+            // A connection that is being made for several sessions has a deadline of its own.
+            let tls = self.trust.quic(endpoint.authorities.as_ref()).map_err(distrust)?;
+            return self.pool.open(&endpoint, tls).await.map(Socket::Quic);
+        }
         let deadline = endpoint.connect_timeout;
         match tokio::time::timeout(deadline, self.connect(&endpoint)).await {
-            Ok(result) => result,
+            Ok(result) => result.map(Socket::WebSocket),
             Err(_) => Err(failure(
                 FailureClass::Timeout,
                 format!("{} did not answer within {} ms", place(&endpoint), deadline.as_millis()),
@@ -53,7 +63,7 @@ impl Dialer {
         let encrypted = match endpoint.url.scheme() {
             "wss" => true,
             "ws" => false,
-            other => return Err(failure(FailureClass::BadRequest, format!("`{other}` is not ws or wss"))),
+            other => return Err(failure(FailureClass::BadRequest, format!("`{other}` is not ws, wss or quic"))),
         };
         let request = request(endpoint)?;
         let tcp = connect_tcp(endpoint).await.map_err(|error| {
@@ -71,7 +81,8 @@ impl Dialer {
         let host = endpoint.url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
         let name = ServerName::try_from(host.to_owned())
             .map_err(|_| failure(FailureClass::BadRequest, format!("`{host}` is not a host name")))?;
-        let tls = TlsConnector::from(self.tls.clone()).connect(name, tcp).await.map_err(|error| {
+        let config = self.trust.tcp(endpoint.authorities.as_ref()).map_err(distrust)?;
+        let tls = TlsConnector::from(config).connect(name, tcp).await.map_err(|error| {
             failure(FailureClass::Unreachable, format!("TLS with {} failed: {error}", place(endpoint)))
         })?;
         Ok(Stream::from(tokio_rustls::TlsStream::Client(tls)))
@@ -167,6 +178,10 @@ fn place(endpoint: &Endpoint) -> String {
     format!("{}://{}{port}{}", url.scheme(), url.host_str().unwrap_or_default(), url.path())
 }
 
+fn distrust(error: TlsError) -> AgentError {
+    failure(FailureClass::BadRequest, error.to_string())
+}
+
 fn failure(class: FailureClass, message: String) -> AgentError {
     AgentError { class, code: None, message }
 }
@@ -177,7 +192,6 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::runtime::tls;
 
     fn endpoint(url: &str) -> Endpoint {
         Endpoint {
@@ -185,11 +199,9 @@ mod tests {
             headers: vec![("authorization".into(), "Bearer hidden".to_owned().into())],
             subprotocols: vec!["antiphon.v1".into()],
             connect_timeout: Duration::from_millis(500),
+            authorities: None,
+            sessions_per_connection: 1,
         }
-    }
-
-    fn dialer() -> Dialer {
-        Dialer::new(tls::client_config(&[]).unwrap())
     }
 
     async fn answer(listener: &TcpListener, answer: &str) -> String {
@@ -203,7 +215,7 @@ mod tests {
     async fn failed(answered: &str) -> AgentError {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("ws://{}/agent?key=hidden", listener.local_addr().unwrap());
-        let dialer = dialer();
+        let dialer = Dialer::default();
         let (result, request) = tokio::join!(dialer.dial(endpoint(&url)), answer(&listener, answered));
         assert!(request.contains("authorization: Bearer hidden"), "{request}");
         assert!(request.to_ascii_lowercase().contains("sec-websocket-protocol: antiphon.v1"), "{request}");
@@ -230,8 +242,8 @@ mod tests {
     async fn nobody_listening_is_unreachable_and_nobody_answering_is_a_timeout() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("ws://{}/", listener.local_addr().unwrap());
-        assert_eq!(dialer().dial(endpoint(&url)).await.unwrap_err().class, FailureClass::Timeout);
+        assert_eq!(Dialer::default().dial(endpoint(&url)).await.unwrap_err().class, FailureClass::Timeout);
         drop(listener);
-        assert_eq!(dialer().dial(endpoint(&url)).await.unwrap_err().class, FailureClass::Unreachable);
+        assert_eq!(Dialer::default().dial(endpoint(&url)).await.unwrap_err().class, FailureClass::Unreachable);
     }
 }
