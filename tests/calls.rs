@@ -3,17 +3,16 @@
 mod harness;
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
 use antiphon::media::clip::Clip;
 use antiphon::media::format::Format;
+use harness::program::{Program, emulate};
 use harness::speech::{ClientCodec, correlation, utterances};
-use harness::{Daemon, PATIENCE, command, folder, run, run_for};
+use harness::{Daemon, PATIENCE, folder, run, run_for};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::net::TcpListener;
-use tokio::process::{Child, ChildStdout, Command};
+use tokio::process::Command;
 use tokio::time::timeout;
 
 /// A call that was made to its end.
@@ -254,47 +253,6 @@ async fn a_call_to_an_agent_that_cannot_be_reached_says_so() {
     assert_refused(&url(&daemon), &["--agent", "gone"], 1, &[&nowhere.to_string()]).await;
 }
 
-/// A process that serves until it is dropped, and what it prints.
-struct Server {
-    _child: Child,
-    lines: Lines<BufReader<ChildStdout>>,
-}
-
-impl Server {
-    fn start(mut command: Command) -> Server {
-        let name = format!("{command:?}");
-        let child = command.stdout(Stdio::piped()).kill_on_drop(true).spawn();
-        let mut child = child.unwrap_or_else(|error| panic!("{name}: {error}; `make setup` makes .venv"));
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        Server { _child: child, lines }
-    }
-
-    async fn line(&mut self) -> String {
-        let line = timeout(PATIENCE, self.lines.next_line()).await.expect("it says nothing").unwrap();
-        line.expect("it has ended; a missing package? `make setup` installs them")
-    }
-
-    /// The next JSON line of an event.
-    async fn event(&mut self, event: &str) -> Value {
-        loop {
-            let line: Value = serde_json::from_str(&self.line().await).unwrap();
-            if line["event"] == event {
-                return line;
-            }
-        }
-    }
-}
-
-/// `antiphon emulate ws-agent`, and where it is reached.
-async fn emulate(arguments: &[&str]) -> (Server, String) {
-    let mut command = command(&[]);
-    command.args(["emulate", "ws-agent", "--log"]).args(arguments);
-    let mut server = Server::start(command);
-    let listening: Value = serde_json::from_str(&server.line().await).unwrap();
-    let url = listening["listening"].as_str().unwrap().to_owned();
-    (server, url)
-}
-
 #[tokio::test]
 async fn an_emulated_echo_hears_every_frame_and_sends_it_back() {
     for protocol in ["native", "plain"] {
@@ -349,7 +307,7 @@ fn python(script: &str) -> Command {
 async fn the_example_agent_answers_the_example_caller() {
     let mut command = python("agent.py");
     command.arg("0");
-    let mut agent = Server::start(command);
+    let mut agent = Program::start(command);
     let listening = agent.line().await;
     let port = listening.rsplit(' ').next().unwrap().trim_end_matches(')');
     let config = format!(

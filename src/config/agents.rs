@@ -359,7 +359,7 @@ fn quic(name: &str, raw: &RawAgent, check: &mut Checker<'_>) -> Option<QuicAgent
         downlink: downlink?,
         connect_timeout: Duration::from_millis(raw.connect_timeout_ms.unwrap_or(5000)),
         authorities: authorities(name, raw, check)?,
-        sessions_per_connection: raw.sessions_per_connection.unwrap_or(100),
+        sessions_per_connection: raw.sessions_per_connection.unwrap_or(50),
     })
 }
 

@@ -71,7 +71,7 @@ pub fn of_kind(kind: &str) -> Dict {
         "quic" => {
             let format = Format::OPUS.to_string();
             dict(&json!({
-                "audio_in": format, "audio_out": format, "connect_timeout_ms": 5000, "sessions_per_connection": 100,
+                "audio_in": format, "audio_out": format, "connect_timeout_ms": 5000, "sessions_per_connection": 50,
             }))
         }
         _ => Dict::new(),

@@ -16,6 +16,7 @@ use super::connection::{Place, Shared};
 use super::session::QuicSession;
 use crate::agent::Endpoint;
 use crate::message::{AgentError, FailureClass};
+use crate::runtime::quic::congestion::ForCalls;
 
 /// The pause after the first failure; it doubles with each.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -185,7 +186,7 @@ impl Pool {
         let mut last = (FailureClass::Unreachable, "the name has no address".to_owned());
         for address in addresses {
             let mut config = quinn::ClientConfig::new(tls.clone());
-            config.transport_config(Arc::new(transport()));
+            config.transport_config(Arc::new(transport(key.room)));
             let endpoint = self.endpoint(address.is_ipv6()).map_err(unreachable)?;
             let connecting = endpoint
                 .connect_with(config, address, host)
@@ -227,7 +228,7 @@ fn key(endpoint: &Endpoint) -> Result<Key, AgentError> {
 }
 
 /// Bounds lower than the library's: an agent opens no streams, and audio needs no large windows.
-fn transport() -> TransportConfig {
+fn transport(sessions: u32) -> TransportConfig {
     let mut config = TransportConfig::default();
     config
         .max_concurrent_bidi_streams(VarInt::from_u32(0))
@@ -238,7 +239,8 @@ fn transport() -> TransportConfig {
         .datagram_receive_buffer_size(Some(DATAGRAM_BUFFER))
         .datagram_send_buffer_size(DATAGRAM_BUFFER)
         .keep_alive_interval(Some(KEEP_ALIVE))
-        .max_idle_timeout(SILENCE.try_into().ok());
+        .max_idle_timeout(SILENCE.try_into().ok())
+        .congestion_controller_factory(ForCalls::new(sessions));
     config
 }
 
