@@ -27,11 +27,10 @@ use crate::runtime::drain;
 use crate::runtime::node::{Bound, InForce, Node};
 use crate::runtime::pacemaker::{keep_up, notify, probe_workers};
 use crate::runtime::sockets::{Inherited, ListenError};
-use crate::runtime::tls::{self, TlsError};
+use crate::runtime::tls::TlsError;
 use crate::runtime::worker::Workers;
 use crate::telemetry::logs::{self, LogError, Logs};
 use crate::telemetry::{CallRecordSink, Telemetry};
-use crate::upstream::Dialer;
 use crate::{control, ingress};
 
 /// How long workers may take to end after they were told to.
@@ -110,10 +109,10 @@ fn try_run(args: &RunArgs) -> Result<(), RunError> {
     let workers = Workers::start(count, clock)?;
     let records = CallRecordSink::open(settings.log.call_record.as_str().into(), &telemetry)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let dialer = Dialer::new(tls::client_config(&[])?).fetching_on(runtime.handle().clone());
     telemetry.node().record_config_taken(&hash(&settings), SystemTime::now());
     let in_force = InForce::new(settings)?;
-    let node = Arc::new(Node::new(clock, in_force, telemetry, workers.all().to_vec(), dialer, records)?);
+    let node =
+        Arc::new(Node::new(clock, in_force, telemetry, workers.all().to_vec(), records, runtime.handle().clone())?);
     let app = App { args, begun, node, workers, logs };
     let result = runtime.block_on(app.serve(http, control, (prepared, quic), bound));
     runtime.shutdown_timeout(Duration::from_millis(100));

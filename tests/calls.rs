@@ -3,17 +3,16 @@
 mod harness;
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
 use antiphon::media::clip::Clip;
 use antiphon::media::format::Format;
-use harness::speech::{ClientCodec, utterances};
-use harness::{Daemon, PATIENCE, command, folder, run, run_for};
+use harness::program::{Program, emulate};
+use harness::speech::{ClientCodec, correlation, utterances};
+use harness::{Daemon, PATIENCE, folder, run, run_for};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::net::TcpListener;
-use tokio::process::{Child, ChildStdout, Command};
+use tokio::process::Command;
 use tokio::time::timeout;
 
 /// A call that was made to its end.
@@ -73,10 +72,14 @@ fn position(whole: &[i16], part: &[i16]) -> Option<usize> {
 
 #[tokio::test]
 async fn a_first_call_hears_a_story_interrupts_it_and_tells_how_much_was_heard() {
+    tokio::join!(hear_a_story_and_interrupt("websocket"), hear_a_story_and_interrupt("webrtc"));
+}
+
+async fn hear_a_story_and_interrupt(transport: &str) {
     let daemon = Daemon::start(&[]).await;
-    let (called, report) = Called::json(&url(&daemon), &[]).await;
+    let (called, report) = Called::json(&url(&daemon), &["--transport", transport]).await;
     assert_eq!((called.code, &report["ok"], &report["error"]), (Some(0), &json!(true), &Value::Null), "{report}");
-    assert_eq!((&report["transport"], &report["agent"]), (&json!("websocket"), &json!("storyteller")));
+    assert_eq!((&report["transport"], &report["agent"]), (&json!(transport), &json!("storyteller")));
     for key in ["setup_ms", "first_audio_ms", "answer_ms"] {
         assert!(report[key].as_f64().is_some_and(|ms| ms > 0.0), "{key}: {report}");
     }
@@ -133,6 +136,46 @@ async fn a_callers_own_words_come_back_from_an_echo_to_the_last_frame() {
         }
     }
     let _ = std::fs::remove_dir_all(file.parent().unwrap());
+}
+
+/// By an implementation of WebRTC that shares no code with the daemon's.
+#[tokio::test]
+async fn over_webrtc_the_same_speech_comes_back_and_the_set_up_is_quick() {
+    let daemon = Daemon::start(&[("ANTIPHON_AGENT__ECHO__DELAY_MS", "100")]).await;
+    let (file, clip) = short_wav();
+    let arguments = ["--transport", "webrtc", "--agent", "echo", file.to_str().unwrap()];
+    let mut setups = Vec::new();
+    for codec in ["pcmu", "opus", "opus", "pcma", "opus"] {
+        let (called, report) = Called::json(&url(&daemon), &[&arguments[..], &["--codec", codec]].concat()).await;
+        assert_eq!((called.code, &report["ok"], &report["error"]), (Some(0), &json!(true), &Value::Null), "{report}");
+        let frames = &report["frames"];
+        assert_eq!((&frames["sent"], &frames["lost"], &frames["concealed"]), (&json!(50), &json!(0), &json!(0)));
+        assert!(report["rtt_ms"]["p50"].as_f64().is_some() && report["session_id"].is_string(), "{report}");
+        let stages = &report["stages_ms"];
+        setups.push(stages["admission"].as_f64().unwrap() + stages["media"].as_f64().unwrap());
+        let format = match codec {
+            "pcmu" => Format::PCMU,
+            "pcma" => Format::PCMA,
+            _ => Format::OPUS,
+        };
+        let said = clip.clone().resampled(format.rate).unwrap().samples;
+        let mut client = ClientCodec::new(format);
+        let coded = client.encode(&said);
+        let alike = best_correlation(&client.decode(&coded), &called.reply().samples, format.rate as usize / 50);
+        assert!(alike > 0.95, "{codec}: {alike}");
+    }
+    setups.sort_by(f64::total_cmp);
+    println!("WebRTC set-up in ms, offer sent to connected: {setups:?}");
+    assert!(setups[setups.len() / 2] < 100.0, "{setups:?}");
+    let _ = std::fs::remove_dir_all(file.parent().unwrap());
+}
+
+/// The best correlation of a quarter of a second of speech with what was heard up to `lags` samples away from it.
+fn best_correlation(said: &[i16], heard: &[i16], lags: usize) -> f64 {
+    let piece = &said[said.len() / 2..said.len() * 3 / 4];
+    let around = said.len() / 2 - lags..said.len() / 2 + lags;
+    let windows = around.filter_map(|at| heard.get(at..at + piece.len()));
+    windows.map(|window| correlation(piece, window)).fold(0.0, f64::max)
 }
 
 #[tokio::test]
@@ -210,47 +253,6 @@ async fn a_call_to_an_agent_that_cannot_be_reached_says_so() {
     assert_refused(&url(&daemon), &["--agent", "gone"], 1, &[&nowhere.to_string()]).await;
 }
 
-/// A process that serves until it is dropped, and what it prints.
-struct Server {
-    _child: Child,
-    lines: Lines<BufReader<ChildStdout>>,
-}
-
-impl Server {
-    fn start(mut command: Command) -> Server {
-        let name = format!("{command:?}");
-        let child = command.stdout(Stdio::piped()).kill_on_drop(true).spawn();
-        let mut child = child.unwrap_or_else(|error| panic!("{name}: {error}; `make setup` makes .venv"));
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        Server { _child: child, lines }
-    }
-
-    async fn line(&mut self) -> String {
-        let line = timeout(PATIENCE, self.lines.next_line()).await.expect("it says nothing").unwrap();
-        line.expect("it has ended; a missing package? `make setup` installs them")
-    }
-
-    /// The next JSON line of an event.
-    async fn event(&mut self, event: &str) -> Value {
-        loop {
-            let line: Value = serde_json::from_str(&self.line().await).unwrap();
-            if line["event"] == event {
-                return line;
-            }
-        }
-    }
-}
-
-/// `antiphon emulate ws-agent`, and where it is reached.
-async fn emulate(arguments: &[&str]) -> (Server, String) {
-    let mut command = command(&[]);
-    command.args(["emulate", "ws-agent", "--log"]).args(arguments);
-    let mut server = Server::start(command);
-    let listening: Value = serde_json::from_str(&server.line().await).unwrap();
-    let url = listening["listening"].as_str().unwrap().to_owned();
-    (server, url)
-}
-
 #[tokio::test]
 async fn an_emulated_echo_hears_every_frame_and_sends_it_back() {
     for protocol in ["native", "plain"] {
@@ -305,7 +307,7 @@ fn python(script: &str) -> Command {
 async fn the_example_agent_answers_the_example_caller() {
     let mut command = python("agent.py");
     command.arg("0");
-    let mut agent = Server::start(command);
+    let mut agent = Program::start(command);
     let listening = agent.line().await;
     let port = listening.rsplit(' ').next().unwrap().trim_end_matches(')');
     let config = format!(

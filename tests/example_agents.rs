@@ -42,6 +42,7 @@ impl Caller {
             uplink: Format::pcm16(16_000),
             downlink: Format::pcm16(24_000),
             connect_timeout: PATIENCE,
+            authorities: None,
         };
         let agent = NativeAgent::new(&settings, serde_json::Value::Null);
         let mut request = url.as_str().into_client_request().unwrap();

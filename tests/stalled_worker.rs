@@ -7,10 +7,8 @@ use antiphon::config::settings::Settings;
 use antiphon::ingress;
 use antiphon::runtime::clock::Clock;
 use antiphon::runtime::node::{InForce, Node};
-use antiphon::runtime::tls;
 use antiphon::runtime::worker::Workers;
 use antiphon::telemetry::{CallRecordSink, CallRecordTarget, Telemetry};
-use antiphon::upstream::Dialer;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
@@ -27,10 +25,8 @@ async fn p90_of_uplink(stalls: bool) -> f64 {
     let ends = workers.take_ends();
     let telemetry = Telemetry::new();
     let records = CallRecordSink::open(CallRecordTarget::Log, &telemetry).unwrap();
-    let dialer = Dialer::new(tls::client_config(&[]).unwrap());
     let in_force = InForce::new(Settings::default()).unwrap();
-    let node =
-        Arc::new(Node::new(clock, in_force, telemetry.clone(), workers.all().to_vec(), dialer, records).unwrap());
+    let node = Arc::new(Node::new(clock, in_force, telemetry.clone(), workers.all().to_vec(), records).unwrap());
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let address = listener.local_addr().unwrap();

@@ -364,11 +364,8 @@ impl Agent for Deepgram {
     fn endpoint(&self) -> Option<Endpoint> {
         let settings = &self.settings;
         Some(Endpoint {
-            url: settings.url_with(&[]),
             headers: settings.headers.iter().cloned().chain(settings.key_header()).collect(),
-            subprotocols: Vec::new(),
-            connect_timeout: settings.connect_timeout,
-            before: None,
+            ..Endpoint::new(settings.url_with(&[]), settings.connect_timeout)
         })
     }
 

@@ -380,13 +380,8 @@ impl Agent for ElevenLabs {
             url.set_path(&path);
             Some(Before::Url(UrlFetch { url, headers: vec![key], field: "signed_url" }))
         });
-        Some(Endpoint {
-            url,
-            headers: settings.headers.clone(),
-            subprotocols: Vec::new(),
-            connect_timeout: settings.connect_timeout,
-            before,
-        })
+        let plain = Endpoint::new(url, settings.connect_timeout);
+        Some(Endpoint { headers: settings.headers.clone(), before, ..plain })
     }
 
     fn handle_open(&mut self, _now: Micros) {}

@@ -13,6 +13,7 @@ pub mod plain;
 pub mod setup;
 pub mod storyteller;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,7 +22,7 @@ use secrecy::SecretString;
 use crate::agent::clip::AfterClip;
 use crate::config::settings::{AgentKind, AgentSettings, WebsocketAgent, WebsocketProtocol};
 use crate::config::vendor::{TokenCommand, VendorAgent, VendorKind};
-use crate::media::format::FormatError;
+use crate::media::format::{Format, FormatError};
 use crate::message::{FromAgent, ToAgent};
 use crate::time::Micros;
 
@@ -64,7 +65,7 @@ pub struct Capabilities {
 /// Where an agent is reached; `None` for the built-in ones.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
-    /// `ws://` or `wss://`.
+    /// `ws://`, `wss://` or `quic://`.
     pub url: url::Url,
     /// For the upgrade request.
     pub headers: Vec<(String, SecretString)>,
@@ -74,6 +75,25 @@ pub struct Endpoint {
     pub connect_timeout: Duration,
     /// What has to be fetched before the dial.
     pub before: Option<Before>,
+    /// Certificates in PEM of authorities that are trusted beside the usual ones.
+    pub authorities: Option<Arc<str>>,
+    /// Sessions on one connection at most, where connections are shared (`quic://`).
+    pub sessions_per_connection: u32,
+}
+
+impl Endpoint {
+    /// A WebSocket at `url` that needs nothing special.
+    pub fn new(url: url::Url, connect_timeout: Duration) -> Endpoint {
+        Endpoint {
+            url,
+            headers: Vec::new(),
+            subprotocols: Vec::new(),
+            connect_timeout,
+            before: None,
+            authorities: None,
+            sessions_per_connection: 1,
+        }
+    }
 }
 
 /// What has to be fetched before an agent is dialled; done on the control runtime, never on a worker.
@@ -205,6 +225,10 @@ pub fn build(
                 }
             })
         }
+        AgentKind::Quic(quic) => {
+            check_formats(settings, quic.uplink, quic.downlink)?;
+            Ok(Box::new(native::NativeAgent::over_quic(quic, settings.vendor.clone(), seed)))
+        }
         AgentKind::Echo { delay } => Ok(Box::new(echo::Echo::new(*delay))),
         AgentKind::Clip { file } => {
             let failed = |why: String| BuildError::Clip { agent: settings.name.to_string(), why };
@@ -239,14 +263,16 @@ fn build_vendor(settings: &AgentSettings, vendor: &VendorAgent) -> Result<Box<dy
 }
 
 fn check_websocket(settings: &AgentSettings, websocket: &WebsocketAgent) -> Result<(), BuildError> {
-    let agent = || settings.name.to_string();
     if !matches!(websocket.url.scheme(), "ws" | "wss") {
-        return Err(BuildError::Scheme { agent: agent(), scheme: websocket.url.scheme().to_owned() });
+        let (agent, scheme) = (settings.name.to_string(), websocket.url.scheme().to_owned());
+        return Err(BuildError::Scheme { agent, scheme });
     }
-    for format in [websocket.uplink, websocket.downlink] {
-        format.check().map_err(|source| BuildError::Format { agent: agent(), source })?;
-    }
-    Ok(())
+    check_formats(settings, websocket.uplink, websocket.downlink)
+}
+
+fn check_formats(settings: &AgentSettings, uplink: Format, downlink: Format) -> Result<(), BuildError> {
+    let refused = |source| BuildError::Format { agent: settings.name.to_string(), source };
+    uplink.check().and_then(|()| downlink.check()).map_err(refused)
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
-//! An agent server, or another antiphon, that speaks `antiphon.v1` over WebSocket; this side is its client
+//! An agent server, or another antiphon, that speaks `antiphon.v1` over WebSocket or QUIC; this side is its client
 //! (`docs/protocol.md`, "Agent servers").
 
 mod opening;
+mod rtp_line;
 #[cfg(test)]
 mod tests;
 mod turns;
@@ -14,7 +15,7 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use crate::agent::{Agent, AgentOutput, Capabilities, Endpoint, Wire};
-use crate::config::settings::WebsocketAgent;
+use crate::config::settings::{QuicAgent, WebsocketAgent};
 use crate::dialect::native::{SUBPROTOCOL, codec};
 use crate::ids::FlushId;
 use crate::media::format::Format;
@@ -26,6 +27,7 @@ use crate::message::{
 use crate::time::Micros;
 
 pub(crate) use opening::{merge, opening};
+use rtp_line::{Next, RtpLine};
 use turns::TurnLog;
 use wire::Said;
 
@@ -33,13 +35,19 @@ use wire::Said;
 const FLUSH_ANSWER: Duration = Duration::from_millis(500);
 /// Flushes that wait for an answer, at most; the oldest is forgotten.
 const MAX_FLUSHES: usize = 8;
+/// RTP packets that are kept until `started`, at most; more are dropped.
+const MAX_EARLY: usize = 32;
 
 /// The client's side of one `antiphon.v1` session with an agent server.
 ///
 /// `out` holds what one input caused; the driver polls it empty after each.
 #[derive(Debug)]
 pub struct NativeAgent {
-    settings: WebsocketAgent,
+    endpoint: Endpoint,
+    /// Audio is RTP beside the control messages; else it is in order with them.
+    rtp: Option<Box<RtpLine>>,
+    /// RTP packets from before `started`.
+    early: Vec<(Bytes, Micros)>,
     vendor: Value,
     /// Formats in force: what was asked for, then what `started` says.
     audio: AudioFormats,
@@ -50,8 +58,8 @@ pub struct NativeAgent {
     /// The agent's flushes that were not answered yet, and when the last known figure must do.
     flushes: VecDeque<FlushId>,
     answer_by: Option<Micros>,
-    /// Last known position at the caller's ear.
-    played: u32,
+    /// Last known position at the caller's ear, in ticks received.
+    played: u64,
     ignored: u64,
     told_bad_audio: bool,
     out: VecDeque<AgentOutput>,
@@ -67,10 +75,30 @@ enum Stage {
 impl NativeAgent {
     /// An agent that is not connected yet. `vendor` is merged into the `start` message.
     pub fn new(settings: &WebsocketAgent, vendor: Value) -> NativeAgent {
+        let audio = AudioFormats { uplink: settings.uplink, downlink: settings.downlink, flow: None };
+        NativeAgent::with(endpoint(settings, vec![SUBPROTOCOL.to_owned()]), audio, None, vendor)
+    }
+
+    /// The same over QUIC: each [`Wire::Binary`] is one RTP packet (RFC 3550 section 5.1). `seed` gives the
+    /// synchronisation source.
+    pub fn over_quic(settings: &QuicAgent, vendor: Value, seed: u64) -> NativeAgent {
+        let endpoint = Endpoint {
+            authorities: settings.authorities.clone(),
+            sessions_per_connection: settings.sessions_per_connection,
+            ..Endpoint::new(settings.url.clone(), settings.connect_timeout)
+        };
+        let audio = AudioFormats { uplink: settings.uplink, downlink: settings.downlink, flow: None };
+        let rtp = RtpLine::new(settings.downlink, (seed >> 32) as u32 ^ seed as u32);
+        NativeAgent::with(endpoint, audio, Some(Box::new(rtp)), vendor)
+    }
+
+    fn with(endpoint: Endpoint, audio: AudioFormats, rtp: Option<Box<RtpLine>>, vendor: Value) -> NativeAgent {
         NativeAgent {
-            settings: settings.clone(),
+            endpoint,
+            rtp,
+            early: Vec::new(),
             vendor,
-            audio: AudioFormats { uplink: settings.uplink, downlink: settings.downlink, flow: None },
+            audio,
             stage: Stage::Opening,
             received: 0,
             turns: TurnLog::default(),
@@ -111,7 +139,10 @@ impl NativeAgent {
         match said {
             Said::Started(started) => self.handle_started(&started),
             Said::Agent(status) => self.handle_status(status),
-            Said::Turn(turn) => self.handle_turn(turn),
+            Said::Turn(turn) => match &mut self.rtp {
+                Some(rtp) => rtp.on_turn(turn, now),
+                None => self.handle_turn(turn),
+            },
             Said::Flush(flush) => self.handle_flush(&flush, now),
             Said::Transcript(transcript) => self.handle_transcript(transcript),
             Said::Delta(delta) => self.tell(FromAgent::Delta(delta)),
@@ -148,9 +179,15 @@ impl NativeAgent {
             return self.end(AgentEnd { failure: Some(failure) });
         }
         self.audio = audio;
+        if let Some(rtp) = &mut self.rtp {
+            rtp.set_format(audio.downlink);
+        }
         self.stage = Stage::Started;
         let delay = started.agent.delay_ms.map(|ms| Duration::from_millis(u64::from(ms)));
         self.tell(FromAgent::Ready(Ready { uplink: audio.uplink, downlink: audio.downlink, delay }));
+        for (packet, at) in std::mem::take(&mut self.early) {
+            self.handle_packet(&packet, at);
+        }
     }
 
     fn handle_status(&mut self, agent: wire::StatusIn) {
@@ -190,6 +227,9 @@ impl NativeAgent {
 
     fn handle_flush(&mut self, flush: &wire::FlushIn, now: Micros) {
         let cut = self.turns.cut_of(flush.turn);
+        if let Some(rtp) = &mut self.rtp {
+            rtp.on_flush(flush.valid_from);
+        }
         self.turns.flush();
         self.tell(FromAgent::Interrupted);
         self.tell(FromAgent::TurnEnded);
@@ -203,12 +243,18 @@ impl NativeAgent {
         }
     }
 
-    fn answer_flushes(&mut self, pos: u32, buffered: Duration) {
+    fn answer_flushes(&mut self, received: u64, buffered: Duration) {
         self.answer_by = None;
-        self.played = pos;
+        self.played = received;
+        let pos = self.position(received);
         while let Some(flush) = self.flushes.pop_front() {
             self.say(&FromClient::Playout(Playout { pos, buffered_ms: millis(buffered), flush: Some(flush) }));
         }
+    }
+
+    /// The position on the wire of what is `received` ticks into the agent's audio.
+    fn position(&self, received: u64) -> u32 {
+        self.rtp.as_ref().map_or(received as u32, |rtp| rtp.timestamp_at(received))
     }
 
     fn handle_transcript(&mut self, transcript: wire::TranscriptIn) {
@@ -225,15 +271,8 @@ impl NativeAgent {
             Stage::Opening | Stage::Ended => None,
         };
         let Some(ticks) = ticks else {
-            if !std::mem::replace(&mut self.told_bad_audio, true) {
-                let message = format!(
-                    "a binary frame of {} bytes is not {} after `started`; it and others like it are dropped",
-                    payload.len(),
-                    self.audio.downlink
-                );
-                self.tell_error(FailureClass::Protocol, "bad_audio", &message);
-            }
-            return;
+            let (bytes, format) = (payload.len(), self.audio.downlink);
+            return self.tell_bad_audio(&format!("a binary frame of {bytes} bytes is not {format} after `started`"));
         };
         if ticks == 0 {
             return;
@@ -243,22 +282,56 @@ impl NativeAgent {
         self.tell(FromAgent::Audio(AgentAudio { arrival: now, item, rtp: None, payload }));
     }
 
-    fn handle_playout(&mut self, playout: AgentPlayout) {
-        let pos = ticks(&self.audio.downlink, playout.played) as u32;
-        self.played = pos;
-        if playout.flush.is_some() && !self.flushes.is_empty() {
-            return self.answer_flushes(pos, playout.buffered);
+    fn tell_bad_audio(&mut self, why: &str) {
+        if !std::mem::replace(&mut self.told_bad_audio, true) {
+            let message = format!("{why}; it and others like it are dropped");
+            self.tell_error(FailureClass::Protocol, "bad_audio", &message);
         }
+    }
+
+    /// An RTP packet came.
+    fn handle_packet(&mut self, bytes: &Bytes, now: Micros) {
+        let Some(rtp) = &mut self.rtp else { return };
+        if self.stage == Stage::Opening {
+            // It has overtaken `started`, which tells its format.
+            if self.early.len() < MAX_EARLY {
+                self.early.push((bytes.clone(), now));
+            }
+            return;
+        }
+        if let Err(why) = rtp.on_packet(bytes, now) {
+            self.tell_bad_audio(&why);
+        }
+    }
+
+    /// Takes turns and audio in the order in which they belong.
+    fn take_from_rtp(&mut self, now: Micros) {
+        while let Some(next) = self.rtp.as_mut().and_then(|rtp| rtp.poll(self.turns.is_open(), now)) {
+            match next {
+                Next::Turn(turn) => self.handle_turn(turn),
+                Next::Audio { arrival, payload } => self.handle_audio(payload, arrival),
+            }
+        }
+    }
+
+    fn handle_playout(&mut self, playout: AgentPlayout) {
+        let received = ticks(&self.audio.downlink, playout.played);
+        self.played = received;
+        if playout.flush.is_some() && !self.flushes.is_empty() {
+            return self.answer_flushes(received, playout.buffered);
+        }
+        let pos = self.position(received);
         self.say(&FromClient::Playout(Playout { pos, buffered_ms: millis(playout.buffered), flush: None }));
     }
 
     fn handle_truncate(&mut self, truncate: &Truncate) {
         let heard = ticks(&self.audio.downlink, truncate.heard);
-        let Some((turn, pos)) = self.turns.cut(truncate.item.as_ref(), heard) else { return };
+        let Some((turn, received)) = self.turns.cut(truncate.item.as_ref(), heard) else { return };
         if self.flushes.is_empty() {
-            self.say(&FromClient::Interrupt(Interrupt { turn, pos: Some(pos) }));
+            let pos = Some(self.position(received));
+            self.say(&FromClient::Interrupt(Interrupt { turn, pos }));
         } else {
-            self.answer_flushes(pos, Duration::ZERO);
+            self.answer_flushes(received, Duration::ZERO);
         }
     }
 
@@ -292,7 +365,7 @@ impl Agent for NativeAgent {
     }
 
     fn endpoint(&self) -> Option<Endpoint> {
-        Some(endpoint(&self.settings, vec![SUBPROTOCOL.to_owned()]))
+        Some(self.endpoint.clone())
     }
 
     fn handle_open(&mut self, _now: Micros) {}
@@ -300,7 +373,12 @@ impl Agent for NativeAgent {
     fn handle_session(&mut self, message: ToAgent, _now: Micros) {
         match message {
             ToAgent::Audio(audio) => {
-                self.out.push_back(AgentOutput::Audio { wire: Wire::Binary(audio.payload), ready: audio.ready });
+                let ready = audio.ready;
+                let frame = |payload| AgentOutput::Audio { wire: Wire::Binary(payload), ready };
+                match &mut self.rtp {
+                    Some(rtp) => self.out.extend(rtp.packets(&audio, &self.audio.uplink).map(frame)),
+                    None => self.out.push_back(frame(audio.payload)),
+                }
             }
             ToAgent::Playout(playout) => self.handle_playout(playout),
             ToAgent::Start(start) => {
@@ -331,30 +409,35 @@ impl Agent for NativeAgent {
                 self.end(wire::end_of_close(code, &reason, started));
             }
             _ if self.stage == Stage::Ended => {}
+            Wire::Binary(packet) if self.rtp.is_some() => self.handle_packet(&packet, now),
             Wire::Binary(payload) => self.handle_audio(payload, now),
             Wire::Text(text) => self.handle_text(&text, now),
         }
+        self.take_from_rtp(now);
     }
 
     fn handle_deadline(&mut self, now: Micros) {
         if self.answer_by.is_some_and(|by| by <= now) {
             self.answer_flushes(self.played, Duration::ZERO);
         }
+        self.take_from_rtp(now);
     }
 
     fn poll(&mut self, _now: Micros) -> AgentOutput {
-        self.out.pop_front().unwrap_or(AgentOutput::Idle { deadline: self.answer_by })
+        self.out.pop_front().unwrap_or_else(|| {
+            let of_rtp = self.rtp.as_ref().and_then(|rtp| rtp.deadline());
+            AgentOutput::Idle { deadline: [self.answer_by, of_rtp].into_iter().flatten().min() }
+        })
     }
 }
 
 /// Where a WebSocket agent is reached.
 pub(crate) fn endpoint(settings: &WebsocketAgent, subprotocols: Vec<String>) -> Endpoint {
     Endpoint {
-        url: settings.url.clone(),
         headers: settings.headers.clone(),
         subprotocols,
-        connect_timeout: settings.connect_timeout,
-        before: None,
+        authorities: settings.authorities.clone(),
+        ..Endpoint::new(settings.url.clone(), settings.connect_timeout)
     }
 }
 

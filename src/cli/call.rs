@@ -1,5 +1,6 @@
 //! `antiphon call`: one call from the command line, with real speech, paced in real time, and what it showed.
 
+mod carrier;
 mod connect;
 mod conversation;
 mod meter;
@@ -9,9 +10,11 @@ pub mod player;
 mod recorder;
 mod report;
 mod script;
+mod webrtc;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 use url::Url;
@@ -19,7 +22,9 @@ use url::Url;
 use crate::ids::AgentName;
 use crate::media::clip::Clip;
 use crate::media::format::{Codec, Format};
-use conversation::Conversation;
+use crate::message::{AudioFormats, Start};
+use carrier::Carrier;
+use conversation::{Called, Conversation};
 use microphone::MicrophoneSource;
 use narrator::Narrator;
 use recorder::Recorder;
@@ -89,12 +94,15 @@ impl std::fmt::Debug for Token {
 pub enum CallTransport {
     /// WebSocket.
     Websocket,
+    /// WebRTC.
+    Webrtc,
 }
 
 impl CallTransport {
     const fn label(self) -> &'static str {
         match self {
             CallTransport::Websocket => "websocket",
+            CallTransport::Webrtc => "webrtc",
         }
     }
 }
@@ -161,8 +169,16 @@ pub async fn run(args: CallArgs) -> ExitCode {
 }
 
 fn prepare(args: &CallArgs) -> Result<Prepared, String> {
-    let url = session_url(&args.url).map_err(|error| error.to_string())?;
+    let mut url = session_url(&args.url).map_err(|error| error.to_string())?;
     let format = args.format();
+    if args.transport == CallTransport::Webrtc {
+        url = webrtc::endpoint(&url).map_err(|error| error.to_string())?;
+        if ![Format::OPUS, Format::PCMU, Format::PCMA].contains(&format) {
+            return Err(format!(
+                "WebRTC carries opus at 48000 Hz, pcmu and pcma, not {format}; see --codec and --rate"
+            ));
+        }
+    }
     format.check().map_err(|error| format!("{error}; see --codec and --rate"))?;
     if format.codec == Codec::Pcm16 && !format.rate.is_multiple_of(50) {
         return Err(format!("{format}: frames of 20 ms need a rate that 50 divides; use --rate 24000"));
@@ -195,21 +211,41 @@ async fn call(args: &CallArgs, prepared: Prepared, report: &mut Report) {
     report.codec = format.to_string();
     let narrator = Narrator::new(args.json, microphone.frames() as u64);
     narrator.say(format_args!("calling {url} with {format}"));
-    let socket = match connect(&url, args.token.as_ref().map(|token| token.0.as_str())).await {
-        Ok((socket, stages)) => {
-            report.stages_ms.connect = Some(stages.connect.as_micros() as f64 / 1e3);
-            report.stages_ms.upgrade = Some(stages.upgrade.as_micros() as f64 / 1e3);
-            socket
-        }
-        Err(error) => {
-            report.error = Some(error.to_string());
-            narrator.finish();
-            return;
-        }
-    };
-    let agent = args.agent.as_deref().map(AgentName::from);
-    Conversation::new(socket, format, microphone, recorder, &narrator).run(agent, report).await;
+    let audio = AudioFormats { uplink: format, downlink: format, flow: None };
+    let start = Start { agent: args.agent.as_deref().map(AgentName::from), audio: Some(audio), ..Start::default() };
+    match dial(args, &url, &start, format, report).await {
+        Ok(called) => Conversation::new(called, format, microphone, recorder, &narrator).run(&start, report).await,
+        Err(error) => report.error = Some(error.to_string()),
+    }
     narrator.finish();
+}
+
+/// Connects by the transport that was asked for.
+async fn dial(
+    args: &CallArgs,
+    url: &Url,
+    start: &Start,
+    format: Format,
+    report: &mut Report,
+) -> Result<Called, ConnectError> {
+    let ms = |stage: Duration| Some(stage.as_micros() as f64 / 1e3);
+    let token = args.token.as_ref().map(|token| token.0.as_str());
+    match args.transport {
+        CallTransport::Websocket => {
+            let (socket, stages) = connect(url, token).await?;
+            report.stages_ms.connect = ms(stages.connect);
+            report.stages_ms.upgrade = ms(stages.upgrade);
+            Ok(Called { carrier: Carrier::WebSocket(Box::new(socket)), begun: Instant::now(), started: None })
+        }
+        CallTransport::Webrtc => {
+            let webrtc::Connected { peer, offered, started, stages } =
+                webrtc::connect(url, token, start, format).await?;
+            report.stages_ms.connect = ms(stages.connect);
+            report.stages_ms.admission = ms(stages.admission);
+            report.stages_ms.media = ms(stages.media);
+            Ok(Called { carrier: Carrier::Webrtc(Box::new(peer)), begun: offered, started: Some(started) })
+        }
+    }
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use figment::value::{Dict, Value};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value as Json;
 
@@ -16,14 +18,14 @@ use crate::config::keys;
 use crate::config::layers::{Layers, Spot};
 use crate::config::raw::{RawAgent, RawProtocol, RawSetup};
 use crate::config::secret;
-use crate::config::settings::{AgentKind, AgentSettings, Price, WebsocketAgent, WebsocketProtocol};
+use crate::config::settings::{AgentKind, AgentSettings, Price, QuicAgent, WebsocketAgent, WebsocketProtocol};
 use crate::config::vendor::{self, VendorKind};
 use crate::ids::AgentName;
 use crate::media::format::Format;
 use crate::message::{Greeting, Setup, Tool, ToolDefinition};
 
 /// Kinds with the keys that only they have, beside the vendors' kinds.
-const OWN_KINDS: [(&str, &[&str]); 4] = [
+const OWN_KINDS: [(&str, &[&str]); 5] = [
     ("echo", &["delay_ms"]),
     ("clip", &["file"]),
     ("storyteller", &[]),
@@ -39,15 +41,17 @@ const OWN_KINDS: [(&str, &[&str]); 4] = [
             "audio_in",
             "audio_out",
             "connect_timeout_ms",
+            "ca_file",
         ],
     ),
+    ("quic", &["url", "ca_file", "audio_in", "audio_out", "connect_timeout_ms", "sessions_per_connection"]),
 ];
 
 /// Kinds of vendors that this build serves; the others are parsed and checked.
 pub const SERVED: &[VendorKind] = &[VendorKind::Deepgram, VendorKind::Elevenlabs, VendorKind::Gemini];
 
 /// Kinds that the configuration knows and whose keys it does not.
-pub const OTHER_KINDS: [&str; 3] = ["quic", "http", "mux"];
+pub const OTHER_KINDS: [&str; 2] = ["http", "mux"];
 
 /// Kinds whose keys are known, with the keys that only some kinds have.
 fn known_kinds() -> impl Iterator<Item = (&'static str, Vec<&'static str>)> {
@@ -238,6 +242,7 @@ pub fn agent(
             None => Some(AgentKind::Clip { file: None }),
         },
         "storyteller" => Some(AgentKind::Storyteller),
+        "quic" => quic(name, raw, check).map(AgentKind::Quic),
         "websocket" => websocket(name, raw, check).map(AgentKind::Websocket),
         other if VendorKind::named(other).is_some() => {
             let kind = VendorKind::named(other)?;
@@ -360,7 +365,49 @@ fn websocket(name: &str, raw: &RawAgent, check: &mut Checker<'_>) -> Option<Webs
         uplink: uplink?,
         downlink: downlink?,
         connect_timeout: Duration::from_millis(raw.connect_timeout_ms.unwrap_or(5000)),
+        authorities: authorities(name, raw, check)?,
     })
+}
+
+fn quic(name: &str, raw: &RawAgent, check: &mut Checker<'_>) -> Option<QuicAgent> {
+    let at = |key| ["agent", name, key];
+    let mut format = |key: &'static str, text: &Option<String>| match text {
+        Some(text) => check.parse::<Format>(&at(key), text),
+        None => Some(Format::OPUS),
+    };
+    let (uplink, downlink) = (format("audio_in", &raw.audio_in), format("audio_out", &raw.audio_out));
+    let help = "add `url = \"quic://host:port\"`";
+    let Some(url) = &raw.url else {
+        check.missing(&["agent", name], "url", help);
+        return None;
+    };
+    let url = check.url(&at("url"), url, &["quic"])?;
+    if url.port().is_none() {
+        check.wrong(&at("url"), "the URL names no port", "write it like quic://host:8083".to_owned());
+        return None;
+    }
+    Some(QuicAgent {
+        url,
+        uplink: uplink?,
+        downlink: downlink?,
+        connect_timeout: Duration::from_millis(raw.connect_timeout_ms.unwrap_or(5000)),
+        authorities: authorities(name, raw, check)?,
+        sessions_per_connection: raw.sessions_per_connection.unwrap_or(50),
+    })
+}
+
+/// The certificates of `ca_file`, if there is one.
+fn authorities(name: &str, raw: &RawAgent, check: &mut Checker<'_>) -> Option<Option<Arc<str>>> {
+    let Some(file) = &raw.ca_file else { return Some(None) };
+    let at = ["agent", name, "ca_file"];
+    let text = check.content(&at, file)?;
+    let certificates = CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<Vec<_>, _>>();
+    if certificates.is_ok_and(|certificates| !certificates.is_empty()) {
+        return Some(Some(text.into()));
+    }
+    let help = "name a file with certificates between -----BEGIN CERTIFICATE----- and -----END CERTIFICATE-----";
+    check.wrong(&at, "there is no certificate in it", help.to_owned());
+    None
 }
 
 /// Headers of the upgrade request, names in lower case.

@@ -69,6 +69,12 @@ pub fn of_kind(kind: &str) -> Dict {
                 "connect_timeout_ms": 5000, "headers": {},
             }))
         }
+        "quic" => {
+            let format = Format::OPUS.to_string();
+            dict(&json!({
+                "audio_in": format, "audio_out": format, "connect_timeout_ms": 5000, "sessions_per_connection": 50,
+            }))
+        }
         other => VendorKind::named(other).map(vendor::defaults).unwrap_or_default(),
     }
 }

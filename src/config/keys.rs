@@ -57,6 +57,7 @@ pub const RANGES: &[(&str, f64, f64)] = &[
     ("agent.*.history", 0.0, 1000.0),
     ("agent.*.connect_timeout_ms", 50.0, 60_000.0),
     ("agent.*.max_sessions", 1.0, 1_000_000.0),
+    ("agent.*.sessions_per_connection", 1.0, 1000.0),
     ("agent.*.session_max_s", 1.0, 86_400.0),
     ("tool.*.timeout_ms", 1.0, 600_000.0),
     ("tool.*.filler.after_ms", 0.0, 60_000.0),

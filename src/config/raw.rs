@@ -422,8 +422,12 @@ pub struct RawAgent {
     pub audio_in: Option<String>,
     /// `websocket`.
     pub audio_out: Option<String>,
-    /// `websocket`.
+    /// `websocket`, `quic`.
     pub connect_timeout_ms: Option<u64>,
+    /// `websocket`, `quic`.
+    pub ca_file: Option<String>,
+    /// `quic`.
+    pub sessions_per_connection: Option<u32>,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -433,6 +433,8 @@ pub enum AgentKind {
     Websocket(WebsocketAgent),
     /// An agent of a vendor.
     Vendor(VendorAgent),
+    /// `antiphon.v1` over QUIC.
+    Quic(QuicAgent),
     /// A kind that the configuration knows and this build does not serve yet.
     NotBuilt {
         /// Its name.
@@ -455,6 +457,25 @@ pub struct WebsocketAgent {
     pub downlink: Format,
     /// Time for name, TCP, TLS and upgrade.
     pub connect_timeout: Duration,
+    /// Certificates in PEM of authorities that are trusted beside the usual ones.
+    pub authorities: Option<Arc<str>>,
+}
+
+/// An agent server, or another antiphon, reached by QUIC; it speaks `antiphon.v1`.
+#[derive(Clone, Debug)]
+pub struct QuicAgent {
+    /// `quic://host:port`.
+    pub url: url::Url,
+    /// The format towards the agent.
+    pub uplink: Format,
+    /// The format from the agent.
+    pub downlink: Format,
+    /// Time for name, handshake and stream.
+    pub connect_timeout: Duration,
+    /// Certificates in PEM of authorities that are trusted beside the usual ones.
+    pub authorities: Option<Arc<str>>,
+    /// Sessions on one connection at most.
+    pub sessions_per_connection: u32,
 }
 
 /// What is spoken on a `websocket` agent's socket.
@@ -478,6 +499,7 @@ impl AgentKind {
             AgentKind::Storyteller => "storyteller",
             AgentKind::Websocket(_) => "websocket",
             AgentKind::Vendor(vendor) => vendor.kind.label(),
+            AgentKind::Quic(_) => "quic",
             AgentKind::NotBuilt { kind } => kind,
         }
     }

@@ -728,6 +728,8 @@ fn example_machine() -> Machine {
     for file in ["fullchain.pem", "privkey.pem", "sorry.wav", "one-moment.wav", "prompts/support.md"] {
         machine.files.insert(Path::new("conf").join(file), "text".into());
     }
+    let certificate = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    machine.files.insert("conf/ca.pem".into(), certificate.into());
     machine.files.insert("conf/tools/lookup_order.json".into(), "{\"type\": \"object\"}".into());
     machine
 }
@@ -774,7 +776,7 @@ fn the_reference_says_the_defaults() {
 fn every_line_that_the_reference_leaves_out_is_right_too() {
     let machine = example_machine();
     let settings = machine.check(&[&uncommented()]).unwrap_or_else(|errors| panic!("{errors}"));
-    assert_eq!(settings.agents.len(), 10);
+    assert_eq!(settings.agents.len(), 11);
     let (default, route) = (crate::route::plan::Policy::default(), &settings.routes[0].policy);
     let same = crate::route::plan::Policy { idle: default.idle.clone(), ..route.clone() };
     assert_eq!(same, default, "the reference shows other defaults for routes");

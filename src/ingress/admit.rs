@@ -224,7 +224,7 @@ pub(super) fn begin(node: &Node, worker: &Arc<Worker>, planned: Planned) -> Admi
         pulse: worker.pulse.clone(),
         worker: worker.index,
         timer,
-        dialer: node.dialer.clone(),
+        dialer: node.dialer(worker.index),
         seat,
         mailbox,
         halt: node.halt.clone(),

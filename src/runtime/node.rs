@@ -1,5 +1,6 @@
 //! What all connections of a process share.
 
+use std::iter;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -7,6 +8,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::settings::Settings;
@@ -31,8 +33,8 @@ pub struct Node {
     pub registry: Arc<Registry>,
     /// Its data plane.
     pub workers: Vec<Arc<Worker>>,
-    /// Opens sockets to agents.
-    pub dialer: Dialer,
+    /// Opens sockets to agents, by worker.
+    dialers: Vec<Dialer>,
     /// What encrypted listeners show.
     pub certificates: Arc<Certificates>,
     /// TLS of the HTTP listener, where a certificate is configured.
@@ -92,7 +94,7 @@ impl InForce {
 }
 
 impl Node {
-    /// A node that has not begun to listen.
+    /// A node that has not begun to listen; `control` is the runtime of everything but calls.
     ///
     /// # Errors
     /// If TLS cannot be set up.
@@ -101,8 +103,8 @@ impl Node {
         in_force: InForce,
         telemetry: Telemetry,
         workers: Vec<Arc<Worker>>,
-        dialer: Dialer,
         records: CallRecordSink,
+        control: Handle,
     ) -> Result<Node, TlsError> {
         let certificates = Certificates::new(in_force.identity.clone(), clock.unix_seconds(Duration::ZERO))?;
         let certificates = Arc::new(certificates);
@@ -112,8 +114,12 @@ impl Node {
             clock,
             telemetry,
             registry: Arc::default(),
+            dialers: iter::successors(Some(Dialer::default().fetching_on(control)), |first| {
+                Some(first.for_another_worker())
+            })
+            .take(workers.len())
+            .collect(),
             workers,
-            dialer,
             records,
             playout_budget: Arc::new(Budget::new(in_force.settings.runtime.playout_bytes)),
             in_force: ArcSwap::from_pointee(in_force),
@@ -128,6 +134,11 @@ impl Node {
     pub fn take_over(&self, in_force: InForce) {
         self.certificates.configure(in_force.identity.clone());
         self.in_force.store(Arc::new(in_force));
+    }
+
+    /// What opens sockets to agents for the sessions of this worker.
+    pub fn dialer(&self, worker: usize) -> Dialer {
+        self.dialers.get(worker).cloned().unwrap_or_default()
     }
 
     /// Whether no new session is taken.

@@ -29,6 +29,9 @@ pub enum TlsError {
         /// Why.
         source: rustls::Error,
     },
+    /// The authorities that are to be trusted cannot be used.
+    #[error("the certificates of `ca_file` cannot be used: {0}")]
+    Authorities(String),
     /// No certificate can be made for development.
     #[error("cannot make a certificate for development: {0}")]
     Development(String),
@@ -72,24 +75,23 @@ pub fn quic_server_config(certificates: Arc<Certificates>, alpn: &[&[u8]]) -> Re
     Ok(config)
 }
 
-/// For dialling: the Mozilla roots and `more` files of PEM certificates.
+/// For dialling: the Mozilla roots and `more` authorities, with these application protocols.
 ///
 /// # Errors
-/// If a file cannot be used.
-pub fn client_config(more: &[PathBuf]) -> Result<Arc<ClientConfig>, TlsError> {
+/// If one of them cannot be used.
+pub fn client_config(more: &[CertificateDer<'_>], alpn: &[&[u8]]) -> Result<ClientConfig, TlsError> {
     let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    for path in more {
-        for certificate in certificates(path)? {
-            roots.add(certificate).map_err(|source| TlsError::Identity { path: path.clone(), source })?;
-        }
+    for certificate in more {
+        let added = roots.add(certificate.clone().into_owned());
+        added.map_err(|error| TlsError::Authorities(error.to_string()))?;
     }
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Version)?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+    Ok(config)
 }
 
 pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {

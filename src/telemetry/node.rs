@@ -89,6 +89,8 @@ pub enum NodeQueue {
     Mailbox,
     /// Bytes on their way to a client.
     ClientWrite,
+    /// Datagrams on their way from an agent to a session.
+    AgentRead,
     /// Bytes on their way to an agent.
     AgentWrite,
     /// Call records on their way to their file or the log.
@@ -115,10 +117,11 @@ pub enum NodeQueue {
 
 impl NodeQueue {
     /// Every queue.
-    pub const ALL: [NodeQueue; 14] = [
+    pub const ALL: [NodeQueue; 15] = [
         NodeQueue::Handover,
         NodeQueue::Mailbox,
         NodeQueue::ClientWrite,
+        NodeQueue::AgentRead,
         NodeQueue::AgentWrite,
         NodeQueue::CallRecords,
         NodeQueue::Log,
@@ -138,6 +141,7 @@ impl NodeQueue {
             NodeQueue::Handover => "handover",
             NodeQueue::Mailbox => "mailbox",
             NodeQueue::ClientWrite => "client_write",
+            NodeQueue::AgentRead => "agent_read",
             NodeQueue::AgentWrite => "agent_write",
             NodeQueue::CallRecords => "call_records",
             NodeQueue::Log => "log",

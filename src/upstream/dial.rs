@@ -1,4 +1,5 @@
-//! Opening a WebSocket to an agent: the URL where it has to be fetched, name, TCP, TLS and upgrade, within one deadline.
+//! Opening a socket to an agent: the URL where it has to be fetched, then name, TCP, TLS and upgrade, or a session on a
+//! QUIC connection, within one deadline.
 
 use std::io;
 use std::sync::Arc;
@@ -22,8 +23,13 @@ use crate::agent::{Before, Endpoint};
 use crate::message::{AgentError, FailureClass};
 use crate::runtime::sockets;
 use crate::runtime::stream::Stream;
+use crate::runtime::tls::TlsError;
 use crate::runtime::websocket::{Bounds, WebSocket};
 use crate::upstream::fetch::fetch;
+
+use super::Socket;
+use super::quic::Pool;
+use super::trust::Trust;
 
 /// How long one address of several may take before the next one is tried.
 const ADDRESS_DEADLINE: Duration = Duration::from_millis(1500);
@@ -31,34 +37,51 @@ const ADDRESS_DEADLINE: Duration = Duration::from_millis(1500);
 /// URLs that are fetched at once; the others wait, within their own deadlines.
 const MAX_FETCHES: usize = 64;
 
-/// Dials agents; one per process.
+/// Dials agents. Its clones share their connections over QUIC.
 #[derive(Clone, Debug)]
 pub struct Dialer {
-    tls: Arc<ClientConfig>,
+    trust: Arc<Trust>,
+    pool: Arc<Pool>,
     /// Where URLs are fetched; `None`: where it is dialled.
     control: Option<Handle>,
     fetches: Arc<Semaphore>,
 }
 
-impl Dialer {
-    /// A dialer that trusts what `tls` trusts.
-    pub fn new(tls: Arc<ClientConfig>) -> Dialer {
-        Dialer { tls, control: None, fetches: Arc::new(Semaphore::new(MAX_FETCHES)) }
+impl Default for Dialer {
+    fn default() -> Dialer {
+        Dialer {
+            trust: Arc::default(),
+            pool: Arc::default(),
+            control: None,
+            fetches: Arc::new(Semaphore::new(MAX_FETCHES)),
+        }
     }
+}
 
+impl Dialer {
     /// The same, with URLs fetched on the control runtime.
     pub fn fetching_on(self, control: Handle) -> Dialer {
         Dialer { control: Some(control), ..self }
     }
 
-    /// Opens a WebSocket (RFC 6455) to `endpoint`.
+    /// One for another worker: it trusts the same, and has connections of its own.
+    pub fn for_another_worker(&self) -> Dialer {
+        Dialer { pool: Arc::default(), ..self.clone() }
+    }
+
+    /// Opens a WebSocket (RFC 6455), or a session on a shared connection (`quic://`), to `endpoint`.
     ///
     /// # Errors
     /// Why not, with the class that decides whether another try may help. Header values never appear in it.
-    pub async fn dial(&self, endpoint: Endpoint) -> Result<WebSocket, AgentError> {
+    pub async fn dial(&self, endpoint: Endpoint) -> Result<Socket, AgentError> {
+        if endpoint.url.scheme() == "quic" {
+            // A connection that is being made for several sessions has a deadline of its own.
+            let tls = self.trust.quic(endpoint.authorities.as_ref()).map_err(distrust)?;
+            return self.pool.open(&endpoint, tls).await.map(Socket::Quic);
+        }
         let deadline = endpoint.connect_timeout;
         match tokio::time::timeout(deadline, self.fetch_and_connect(&endpoint)).await {
-            Ok(result) => result,
+            Ok(result) => result.map(Socket::WebSocket),
             Err(_) => Err(failure(
                 FailureClass::Timeout,
                 format!("{} did not answer within {} ms", place(&endpoint.url), deadline.as_millis()),
@@ -66,9 +89,13 @@ impl Dialer {
         }
     }
 
+    fn tls(&self, endpoint: &Endpoint) -> Result<Arc<ClientConfig>, AgentError> {
+        self.trust.tcp(endpoint.authorities.as_ref()).map_err(distrust)
+    }
+
     async fn fetch_and_connect(&self, endpoint: &Endpoint) -> Result<WebSocket, AgentError> {
         let Some(Before::Url(wanted)) = &endpoint.before else { return self.connect(endpoint).await };
-        let fetching = fetch(self.tls.clone(), self.fetches.clone(), wanted.clone());
+        let fetching = fetch(self.tls(endpoint)?, self.fetches.clone(), wanted.clone());
         let url = match &self.control {
             None => fetching.await?,
             Some(control) => {
@@ -83,10 +110,10 @@ impl Dialer {
         let encrypted = match endpoint.url.scheme() {
             "wss" => true,
             "ws" => false,
-            other => return Err(failure(FailureClass::BadRequest, format!("`{other}` is not ws or wss"))),
+            other => return Err(failure(FailureClass::BadRequest, format!("`{other}` is not ws, wss or quic"))),
         };
         let request = request(endpoint)?;
-        let stream = open_stream(&self.tls, &endpoint.url, encrypted).await?;
+        let stream = open_stream(&self.tls(endpoint)?, &endpoint.url, encrypted).await?;
         let bounds = Bounds::AGENT;
         let (socket, _response) = tokio_tungstenite::client_async_with_config(request, stream, Some(bounds.config()))
             .await
@@ -207,6 +234,10 @@ pub(super) fn place(url: &Url) -> String {
     format!("{}://{}{port}{}", url.scheme(), url.host_str().unwrap_or_default(), url.path())
 }
 
+fn distrust(error: TlsError) -> AgentError {
+    failure(FailureClass::BadRequest, error.to_string())
+}
+
 pub(super) fn failure(class: FailureClass, message: String) -> AgentError {
     AgentError { class, code: None, message }
 }
@@ -217,7 +248,6 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::runtime::tls;
 
     fn endpoint(url: &str) -> Endpoint {
         Endpoint {
@@ -226,11 +256,9 @@ mod tests {
             subprotocols: vec!["antiphon.v1".into()],
             connect_timeout: Duration::from_millis(500),
             before: None,
+            authorities: None,
+            sessions_per_connection: 1,
         }
-    }
-
-    fn dialer() -> Dialer {
-        Dialer::new(tls::client_config(&[]).unwrap())
     }
 
     async fn answer(listener: &TcpListener, answer: &str) -> String {
@@ -244,7 +272,7 @@ mod tests {
     async fn failed(answered: &str) -> AgentError {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("ws://{}/agent?key=hidden", listener.local_addr().unwrap());
-        let dialer = dialer();
+        let dialer = Dialer::default();
         let (result, request) = tokio::join!(dialer.dial(endpoint(&url)), answer(&listener, answered));
         assert!(request.contains("authorization: Bearer hidden"), "{request}");
         assert!(request.to_ascii_lowercase().contains("sec-websocket-protocol: antiphon.v1"), "{request}");
@@ -271,8 +299,8 @@ mod tests {
     async fn nobody_listening_is_unreachable_and_nobody_answering_is_a_timeout() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("ws://{}/", listener.local_addr().unwrap());
-        assert_eq!(dialer().dial(endpoint(&url)).await.unwrap_err().class, FailureClass::Timeout);
+        assert_eq!(Dialer::default().dial(endpoint(&url)).await.unwrap_err().class, FailureClass::Timeout);
         drop(listener);
-        assert_eq!(dialer().dial(endpoint(&url)).await.unwrap_err().class, FailureClass::Unreachable);
+        assert_eq!(Dialer::default().dial(endpoint(&url)).await.unwrap_err().class, FailureClass::Unreachable);
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod agent;
 pub mod peer;
+pub mod program;
 pub mod quic;
 pub mod speaker;
 pub mod speech;

@@ -23,6 +23,7 @@ fn settings(protocol: WebsocketProtocol) -> WebsocketAgent {
         uplink: Format::pcm16(16_000),
         downlink: Format::pcm16(RATE),
         connect_timeout: Duration::from_secs(5),
+        authorities: None,
     }
 }
 

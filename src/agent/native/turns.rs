@@ -29,7 +29,7 @@ struct Known {
     /// Position on the link at which its audio began.
     start: u64,
     /// Position up to which the caller heard it, once the session has told.
-    cut: Option<u32>,
+    cut: Option<u64>,
 }
 
 impl TurnLog {
@@ -81,6 +81,11 @@ impl TurnLog {
         self.turns.back().and_then(|last| last.item.clone())
     }
 
+    /// Whether a turn is going on.
+    pub(super) fn is_open(&self) -> bool {
+        self.open
+    }
+
     /// The number of the latest turn.
     pub(super) fn current(&self) -> Option<TurnId> {
         self.turns.back().and_then(|last| last.id)
@@ -88,15 +93,15 @@ impl TurnLog {
 
     /// Notes how much of an item (of the latest turn, without one) was heard, in ticks; its turn's number and the
     /// position on the link. `None` if the turn is not known.
-    pub(super) fn cut(&mut self, item: Option<&ItemId>, heard: u64) -> Option<(Option<TurnId>, u32)> {
+    pub(super) fn cut(&mut self, item: Option<&ItemId>, heard: u64) -> Option<(Option<TurnId>, u64)> {
         let turn = self.turns.iter_mut().rev().find(|turn| item.is_none() || turn.item.as_ref() == item)?;
-        let pos = (turn.start + heard) as u32;
+        let pos = turn.start + heard;
         turn.cut = Some(pos);
         Some((turn.id, pos))
     }
 
     /// What [`TurnLog::cut`] noted for this turn (the latest, without a number).
-    pub(super) fn cut_of(&self, id: Option<TurnId>) -> Option<u32> {
+    pub(super) fn cut_of(&self, id: Option<TurnId>) -> Option<u64> {
         self.turns.iter().rev().find(|turn| id.is_none() || turn.id == id).and_then(|turn| turn.cut)
     }
 

@@ -61,12 +61,14 @@ pub(super) struct TurnIn {
     pub turn: TurnId,
     pub item: Option<ItemId>,
     pub phase: TurnPhase,
+    pub pos: Option<u32>,
 }
 
 #[derive(Debug, Deserialize)]
 pub(super) struct FlushIn {
     pub id: FlushId,
     pub turn: Option<TurnId>,
+    pub valid_from: Option<u32>,
 }
 
 #[derive(Debug, Deserialize)]

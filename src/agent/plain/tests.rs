@@ -14,6 +14,7 @@ fn agent(downlink: Format, start: bool) -> PlainAgent {
         uplink: Format::pcm16(16_000),
         downlink,
         connect_timeout: Duration::from_secs(5),
+        authorities: None,
     };
     PlainAgent::new(&settings, start.then(|| json!({"model": "m"})))
 }

@@ -1,6 +1,7 @@
-//! Opens the WebSocket of a call.
+//! Opens the connections of a call.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -79,6 +80,9 @@ pub enum ConnectError {
     /// It answered with something else.
     #[error("{0} does not speak WebSocket: {1}")]
     Upgrade(String, String),
+    /// WebRTC failed after or before the answer.
+    #[error("no WebRTC with {0}: {1}")]
+    Webrtc(String, String),
     /// A token that cannot stand in a header.
     #[error("the token holds characters that cannot stand in an HTTP header")]
     Token,
@@ -112,21 +116,8 @@ pub fn session_url(base: &str) -> Result<Url, ConnectError> {
 /// [`ConnectError`], each with what to do about it.
 pub async fn connect(url: &Url, token: Option<&str>) -> Result<(Socket, Stages), ConnectError> {
     let request = request(url, token)?;
-    let host = url.host_str().unwrap_or_default();
-    let port = url.port_or_known_default().unwrap_or(80);
-    let peer = format!("{host}:{port}");
     let started = Instant::now();
-    let address = (host.trim_matches(['[', ']']), port);
-    let tcp = match timeout(STAGE, TcpStream::connect(address)).await {
-        Ok(Ok(tcp)) => tcp,
-        Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => return Err(ConnectError::Refused(peer)),
-        Ok(Err(error)) => return Err(ConnectError::Unreachable(peer, error)),
-        Err(_) => return Err(ConnectError::TimedOut(peer, "connecting")),
-    };
-    tcp.set_nodelay(true).map_err(|error| ConnectError::Unreachable(peer.clone(), error))?;
-    let connected = Instant::now();
-    let stream: Box<dyn Stream> =
-        if url.scheme() == "wss" { Box::new(tls(tcp, host, &peer).await?) } else { Box::new(tcp) };
+    let Opened { stream, peer, connected, .. } = open(url).await?;
     let (socket, _) = match timeout(STAGE, client_async(request, stream)).await {
         Ok(upgraded) => upgraded.map_err(|error| upgrade_error(url, error))?,
         Err(_) => return Err(ConnectError::TimedOut(peer, "upgrading to WebSocket")),
@@ -134,16 +125,57 @@ pub async fn connect(url: &Url, token: Option<&str>) -> Result<(Socket, Stages),
     Ok((socket, Stages { connect: connected - started, upgrade: connected.elapsed() }))
 }
 
+/// An open stream to a relay.
+pub struct Opened {
+    /// It.
+    pub stream: Box<dyn Stream>,
+    /// Host and port, for messages.
+    pub peer: String,
+    /// Our own address.
+    pub local: SocketAddr,
+    /// When TCP was open; TLS came after.
+    pub connected: Instant,
+}
+
+/// Opens TCP, and TLS where the URL asks for it.
+///
+/// # Errors
+/// [`ConnectError`], each with what to do about it.
+pub async fn open(url: &Url) -> Result<Opened, ConnectError> {
+    let host = url.host_str().unwrap_or_default();
+    let port = url.port_or_known_default().unwrap_or(80);
+    let peer = format!("{host}:{port}");
+    let address = (host.trim_matches(['[', ']']), port);
+    let tcp = match timeout(STAGE, TcpStream::connect(address)).await {
+        Ok(Ok(tcp)) => tcp,
+        Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => return Err(ConnectError::Refused(peer)),
+        Ok(Err(error)) => return Err(ConnectError::Unreachable(peer, error)),
+        Err(_) => return Err(ConnectError::TimedOut(peer, "connecting")),
+    };
+    let unusable = |error| ConnectError::Unreachable(peer.clone(), error);
+    tcp.set_nodelay(true).map_err(unusable)?;
+    let local = tcp.local_addr().map_err(unusable)?;
+    let connected = Instant::now();
+    let stream: Box<dyn Stream> =
+        if ["wss", "https"].contains(&url.scheme()) { Box::new(tls(tcp, host, &peer).await?) } else { Box::new(tcp) };
+    Ok(Opened { stream, peer, local, connected })
+}
+
 fn request(url: &Url, token: Option<&str>) -> Result<Request, ConnectError> {
     let wrong = |error: WsError| ConnectError::Url { url: url.to_string(), why: error.to_string() };
     let mut request = url.as_str().into_client_request().map_err(wrong)?;
     request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static(SUBPROTOCOL));
-    if let Some(token) = token {
-        let mut value = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| ConnectError::Token)?;
-        value.set_sensitive(true);
+    if let Some(value) = token.map(bearer).transpose()? {
         request.headers_mut().insert("authorization", value);
     }
     Ok(request)
+}
+
+/// The value of `Authorization`.
+pub(super) fn bearer(token: &str) -> Result<HeaderValue, ConnectError> {
+    let mut value = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| ConnectError::Token)?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 async fn tls(tcp: TcpStream, host: &str, peer: &str) -> Result<impl Stream + use<>, ConnectError> {

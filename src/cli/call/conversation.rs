@@ -1,14 +1,12 @@
-//! The loop of one call: microphone, speaker and control messages on one socket.
+//! The loop of one call: microphone, speaker and control messages on one connection.
 
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_util::{SinkExt, StreamExt};
 use tokio::time::{sleep_until, timeout};
-use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
-use crate::cli::call::connect::Socket;
+use crate::cli::call::carrier::{Arrived, Carrier, NotSent};
 use crate::cli::call::meter::EchoMeter;
 use crate::cli::call::microphone::{FRAME, MicrophoneSource};
 use crate::cli::call::narrator::Narrator;
@@ -17,9 +15,8 @@ use crate::cli::call::recorder::Recorder;
 use crate::cli::call::report::{Added, Report};
 use crate::cli::call::script::{Microphone, Script};
 use crate::dialect::native::codec::{self, Decoded};
-use crate::ids::AgentName;
 use crate::media::format::Format;
-use crate::message::{AgentStatus, AudioFormats, Ended, FromClient, Start, Stats, ToClient};
+use crate::message::{AgentStatus, Ended, FromClient, Start, Started, Stats, ToClient};
 use crate::time::Micros;
 
 /// How far the speaker plays behind what arrived.
@@ -30,9 +27,21 @@ const END_WAIT: Duration = Duration::from_secs(3);
 /// How long one frame may take to be handed over.
 const SEND_WAIT: Duration = Duration::from_secs(5);
 
-/// One call on an open socket.
+/// A connection that is open, and what became of `start` meanwhile.
+pub struct Called {
+    /// The connection.
+    pub carrier: Carrier,
+    /// When `start` was sent, if it was.
+    pub begun: Instant,
+    /// The answer to it; without one `start` is sent first.
+    pub started: Option<Started>,
+}
+
+/// One call on an open connection.
 pub struct Conversation<'a> {
-    socket: Socket,
+    carrier: Carrier,
+    /// The answer that came before the connection was open.
+    answered: Option<Started>,
     format: Format,
     microphone: MicrophoneSource,
     recorder: Recorder,
@@ -58,14 +67,15 @@ pub struct Conversation<'a> {
 impl<'a> Conversation<'a> {
     /// A call that has said nothing yet.
     pub fn new(
-        socket: Socket,
+        called: Called,
         format: Format,
         microphone: MicrophoneSource,
         recorder: Recorder,
         narrator: &'a Narrator,
     ) -> Conversation<'a> {
         Conversation {
-            socket,
+            carrier: called.carrier,
+            answered: called.started,
             format,
             microphone,
             recorder,
@@ -73,7 +83,7 @@ impl<'a> Conversation<'a> {
             player: Player::new(format, SPEAKER_BUFFER),
             script: Script::default(),
             meter: None,
-            begun: Instant::now(),
+            begun: called.begun,
             next_frame: None,
             started: None,
             ready: None,
@@ -89,20 +99,26 @@ impl<'a> Conversation<'a> {
     }
 
     /// Speaks, listens, hangs up, and writes what it showed into `report`.
-    pub async fn run(mut self, agent: Option<AgentName>, report: &mut Report) {
-        let audio = AudioFormats { uplink: self.format, downlink: self.format, flow: None };
-        let start = Start { agent, audio: Some(audio), ..Start::default() };
-        self.begun = Instant::now();
-        let mut failure = match codec::encode_start(&start) {
-            Some(text) => self.send(Message::text(text)).await.err(),
-            None => Some("the start message cannot be written as JSON".to_owned()),
+    pub async fn run(mut self, start: &Start, report: &mut Report) {
+        let mut failure = match self.answered.take() {
+            Some(started) => {
+                let now = self.now();
+                self.handle_message(ToClient::Started(started), now, report);
+                None
+            }
+            None => self.start(start).await.err(),
         };
         if failure.is_none() {
             failure = self.converse(report).await.err();
         }
-        // Closing politely is a courtesy: the call is over either way.
-        let _ = timeout(Duration::from_secs(1), self.socket.close(None)).await;
+        self.carrier.close().await;
         self.conclude(failure, report);
+    }
+
+    async fn start(&mut self, start: &Start) -> Result<(), String> {
+        let text = codec::encode_start(start).ok_or("the start message cannot be written as JSON")?;
+        self.begun = Instant::now();
+        self.send(text).await
     }
 
     fn now(&self) -> Micros {
@@ -117,7 +133,7 @@ impl<'a> Conversation<'a> {
             self.check_the_end().await?;
             let deadline = tokio::time::Instant::from_std(self.begun + Duration::from_micros(self.deadline().0));
             tokio::select! {
-                message = self.socket.next() => self.handle(message, report)?,
+                arrived = self.carrier.next() => self.handle(arrived, report)?,
                 () = sleep_until(deadline) => {}
                 _ = &mut interrupt => {
                     if self.hang_up_at.is_some() {
@@ -177,7 +193,8 @@ impl<'a> Conversation<'a> {
                 let handed_over = Micros(self.begun.elapsed().as_micros() as u64);
                 meter.on_sent(payload.clone(), handed_over);
             }
-            self.send(Message::Binary(payload)).await?;
+            let sent = timeout(SEND_WAIT, self.carrier.send_audio(payload)).await;
+            self.check_sent(sent.ok())?;
         }
     }
 
@@ -235,18 +252,25 @@ impl<'a> Conversation<'a> {
 
     async fn say(&mut self, message: &FromClient) -> Result<(), String> {
         match codec::encode_from_client(message) {
-            Some(text) => self.send(Message::text(text)).await,
+            Some(text) => self.send(text).await,
             None => Ok(()),
         }
     }
 
-    async fn send(&mut self, message: Message) -> Result<(), String> {
-        match timeout(SEND_WAIT, self.socket.send(message)).await {
-            Ok(Ok(())) => Ok(()),
+    async fn send(&mut self, text: String) -> Result<(), String> {
+        let sent = timeout(SEND_WAIT, self.carrier.send_message(text)).await;
+        self.check_sent(sent.ok())
+    }
+
+    /// `None`: it was not taken in time.
+    fn check_sent(&self, sent: Option<Result<(), NotSent>>) -> Result<(), String> {
+        match sent {
+            Some(Ok(())) => Ok(()),
             // The reason stands in what the relay sent before it closed: that is read first.
-            Ok(Err(WsError::ConnectionClosed | WsError::AlreadyClosed)) if self.hang_up_at.is_some() => Ok(()),
-            Ok(Err(error)) => Err(self.closed(&error.to_string())),
-            Err(_) => Err(format!("the relay takes no more audio: a frame waited {} s", SEND_WAIT.as_secs())),
+            Some(Err(NotSent::Closed)) if self.hang_up_at.is_some() => Ok(()),
+            Some(Err(NotSent::Closed)) => Err(self.closed("it is closed")),
+            Some(Err(NotSent::Failed(how))) => Err(self.closed(&how)),
+            None => Err(format!("the relay takes no more audio: a frame waited {} s", SEND_WAIT.as_secs())),
         }
     }
 
@@ -257,37 +281,40 @@ impl<'a> Conversation<'a> {
         }
     }
 
-    fn handle(&mut self, message: Option<Result<Message, WsError>>, report: &mut Report) -> Result<(), String> {
+    fn handle(&mut self, arrived: Arrived, report: &mut Report) -> Result<(), String> {
         let now = self.now();
-        match message {
-            Some(Ok(Message::Binary(payload))) => {
-                if let Some(meter) = &mut self.meter {
-                    meter.on_heard(&payload, now);
+        match arrived {
+            Arrived::Audio { payload, timestamp } => {
+                match (&mut self.meter, timestamp) {
+                    (Some(meter), Some(_)) => meter.on_heard_rtp(&payload, now),
+                    (Some(meter), None) => meter.on_heard(&payload, now),
+                    (None, _) => {}
                 }
                 self.first_audio.get_or_insert(now);
                 self.script.handle_audio(now);
-                self.player.handle_audio(payload, now);
+                match timestamp {
+                    Some(timestamp) => self.player.handle_rtp(payload, timestamp, now),
+                    None => self.player.handle_audio(payload, now),
+                };
             }
-            Some(Ok(Message::Text(text))) => match codec::decode_to_client(text.as_str()) {
+            Arrived::Message(text) => match codec::decode_to_client(&text) {
                 Ok(Decoded::Message { message, .. }) => self.handle_message(message, now, report),
                 Ok(Decoded::Unknown(_)) => {}
                 Err(error) => {
                     self.narrator.say_at(now - Micros::ZERO, format_args!("not understood: {}", error.message))
                 }
             },
-            Some(Ok(Message::Close(frame))) => {
-                let how =
-                    frame.map_or("without a reason".to_owned(), |f| format!("{} {}", u16::from(f.code), f.reason));
-                return Err(self.closed(&format!("the relay closed it, {}", how.trim_end())));
-            }
-            Some(Ok(_)) => {}
-            Some(Err(error)) => return Err(self.closed(&error.to_string())),
-            None => return Err(self.closed("it ended")),
+            Arrived::Nothing => {}
+            Arrived::Closed(how) => return Err(self.closed(&how)),
         }
         Ok(())
     }
 
     fn handle_message(&mut self, message: ToClient, now: Micros, report: &mut Report) {
+        // Where the answer came by HTTP, it comes again on the data channel.
+        if self.started.is_some() && matches!(message, ToClient::Started(_)) {
+            return;
+        }
         self.narrator.message(now - Micros::ZERO, &message);
         self.player.handle_message(&message, now);
         self.script.handle_message(&message, now);
@@ -320,9 +347,10 @@ impl<'a> Conversation<'a> {
         let ms = |at: Micros| at.0 as f64 / 1e3;
         let to_micros = |ms: f64| (ms * 1e3).round() / 1e3;
         let stages = &mut report.stages_ms;
-        stages.admission = self.started.map(ms);
+        stages.admission = stages.admission.or(self.started.map(ms));
         stages.agent = self.started.zip(self.ready).map(|(started, ready)| ms(Micros::ZERO + (ready - started)));
-        let sum: f64 = [stages.connect, stages.upgrade, stages.admission, stages.agent].iter().flatten().sum();
+        let each = [stages.connect, stages.upgrade, stages.admission, stages.media, stages.agent];
+        let sum: f64 = each.iter().flatten().sum();
         report.setup_ms = self.started.map(|_| to_micros(sum));
         report.first_audio_ms = self.first_audio.map(ms);
         let spoken = self.speech_end.map(|end| end.before(self.microphone.trailing_silence()));

@@ -42,6 +42,13 @@ impl EchoMeter {
         self.under_way.push_back((now, payload));
     }
 
+    /// A frame came back by RTP: there the relay ends what it says with silence of its own, which is no echo.
+    pub fn on_heard_rtp(&mut self, payload: &[u8], now: Micros) {
+        if self.under_way.iter().any(|(_, sent)| sent == payload) {
+            self.on_heard(payload, now);
+        }
+    }
+
     /// A frame came back.
     pub fn on_heard(&mut self, payload: &[u8], now: Micros) {
         let same = self.under_way.iter().position(|(_, sent)| sent == payload);
@@ -112,6 +119,16 @@ mod tests {
         assert_eq!((meter.returned(), meter.missing()), ((2, 0), 2));
         assert!(meter.round_trip_ms().is_some_and(|found| (found.p99 - 5.0).abs() < 0.01));
         assert!(!meter.is_complete());
+    }
+
+    #[test]
+    fn silence_that_the_relay_adds_is_no_echo() {
+        let mut meter = EchoMeter::new(Duration::ZERO);
+        meter.on_sent(frame(1), Micros::ZERO);
+        meter.on_heard_rtp(&frame(0), Micros::from_millis(1));
+        meter.on_heard_rtp(&frame(1), Micros::from_millis(2));
+        assert_eq!((meter.returned(), meter.missing()), ((1, 0), 0));
+        assert!(meter.round_trip_ms().is_some_and(|found| (found.p50 - 2.0).abs() < 0.01));
     }
 
     #[test]

@@ -47,7 +47,7 @@ struct Frame {
     payload: Bytes,
 }
 
-/// A speaker that consumes audio in real time and reports as the native protocol asks for (ordered carriage): every
+/// A speaker that consumes audio in real time and reports as the native protocol asks for: every
 /// 100 ms while playing, at once after a flush, and when its buffer runs empty.
 ///
 /// What it keeps is bounded by what the relay sends ahead; a relay that ignores that is cut off at 300 s.
@@ -56,7 +56,8 @@ pub struct Player {
     format: Format,
     buffer: Duration,
     frames: VecDeque<Frame>,
-    /// Ticks received on this link, discarded ones included.
+    /// The position after the last frame: on ordered carriage ticks received, discarded ones included; with RTP its
+    /// timestamp, without wrapping.
     received: u64,
     /// Audio before this position is not to be played.
     valid_from: u64,
@@ -70,6 +71,7 @@ pub struct Player {
     in_turn: bool,
     received_frames: u64,
     malformed: u64,
+    late: u64,
     underruns: u64,
     flushed: u64,
 }
@@ -94,6 +96,7 @@ impl Player {
             in_turn: false,
             received_frames: 0,
             malformed: 0,
+            late: 0,
             underruns: 0,
             flushed: 0,
         }
@@ -120,6 +123,21 @@ impl Player {
         }
         self.frames.push_back(Frame { start, ticks, payload });
         Some(start as u32)
+    }
+
+    /// As [`Player::handle_audio`], for a frame with an RTP timestamp: what is missing before it stays silent, and what
+    /// comes too late is discarded.
+    pub fn handle_rtp(&mut self, payload: Bytes, timestamp: u32, now: Micros) -> Option<u32> {
+        let ahead = timestamp.wrapping_sub(self.received as u32) as i32;
+        if self.received_frames == 0 {
+            self.received = timestamp.into();
+        } else if ahead < 0 {
+            self.late += 1;
+            return None;
+        } else {
+            self.received += u64::from(ahead.unsigned_abs());
+        }
+        self.handle_audio(payload, now)
     }
 
     /// A control message arrived; those that do not concern a speaker change nothing.
@@ -168,6 +186,11 @@ impl Player {
     /// Frames that were not in the announced format.
     pub fn malformed_frames(&self) -> u64 {
         self.malformed
+    }
+
+    /// Frames that came after their place was taken.
+    pub fn late_frames(&self) -> u64 {
+        self.late
     }
 
     /// How often the buffer ran empty within a turn.
@@ -392,6 +415,21 @@ mod tests {
         assert_eq!(player.handle_audio(frame(), ms(20)), Some(379));
         let (_, played) = run(&mut player, ms(20), ms(100));
         assert_eq!(played.last().map(|p| p.pos), Some(379));
+    }
+
+    #[test]
+    fn with_rtp_what_is_missing_stays_silent_and_what_is_late_is_discarded() {
+        let mut player = Player::new(FORMAT, Duration::ZERO);
+        let first = u32::MAX - 100;
+        let at = |ms: u32| first.wrapping_add(ticks(ms));
+        assert_eq!(player.handle_rtp(frame(), first, ms(0)), Some(first));
+        assert_eq!(player.handle_rtp(frame(), at(40), ms(0)), Some(at(40)), "20 ms are missing");
+        assert_eq!(player.handle_rtp(frame(), at(20), ms(0)), None);
+        assert_eq!(player.late_frames(), 1);
+        let (reports, played) = run(&mut player, ms(0), ms(100));
+        let seen: Vec<_> = played.iter().map(|span| (span.at, span.pos)).collect();
+        assert_eq!(seen, [(ms(0), first), (ms(40), at(40))]);
+        assert_eq!(reports.last().map(|(when, report)| (*when, report.pos)), Some((ms(60), at(60))));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::message::{AddedMs, Heard, Percentiles};
 pub struct Report {
     /// Whether the call was set up, brought audio back and ended in order.
     pub ok: bool,
-    /// `websocket`.
+    /// `websocket` or `webrtc`.
     pub transport: &'static str,
     /// The base URL's session URL.
     pub url: String,
@@ -55,8 +55,10 @@ pub struct StagesMs {
     pub connect: Option<f64>,
     /// TLS and WebSocket.
     pub upgrade: Option<f64>,
-    /// `start` to `started`.
+    /// `start` to `started`; over WebRTC from the offer to the answer.
     pub admission: Option<f64>,
+    /// Over WebRTC: from the answer until media can flow (ICE and DTLS).
+    pub media: Option<f64>,
     /// `started` to `agent ready`.
     pub agent: Option<f64>,
 }
@@ -127,6 +129,7 @@ impl fmt::Display for StagesMs {
             ("connect", self.connect),
             ("upgrade", self.upgrade),
             ("admission", self.admission),
+            ("media", self.media),
             ("agent", self.agent),
         ];
         let mut text = String::new();

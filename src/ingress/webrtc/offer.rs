@@ -31,7 +31,12 @@ pub fn bounded(offer: &str) -> Result<String, String> {
         return Err("an SDP offer begins with `v=0` (RFC 8866)".into());
     }
     let kept = |line: &&str| !line.starts_with("a=candidate:") && !line.starts_with("a=end-of-candidates");
-    Ok(offer.lines().filter(kept).flat_map(|line| [line, "\r\n"]).collect())
+    Ok(offer.lines().filter(kept).flat_map(|line| [plain(line), "\r\n"]).collect())
+}
+
+/// One channel is what is meant where no number is told (RFC 8866 section 6.6); the engine knows only that form.
+fn plain(line: &str) -> &str {
+    if line.starts_with("a=rtpmap:") { line.strip_suffix("/1").unwrap_or(line) } else { line }
 }
 
 /// The value of the first attribute with this name.
@@ -69,6 +74,12 @@ mod tests {
         let offer = "v=0\r\na=candidate:1 1 udp 2113937151 0f1a-2b.local 51234 typ host\r\na=ice-ufrag:abcd\r\n";
         assert_eq!(bounded(offer).unwrap(), "v=0\r\na=ice-ufrag:abcd\r\n");
         assert_eq!(attribute(offer, "ice-ufrag"), Some("abcd"));
+    }
+
+    #[test]
+    fn a_single_channel_may_be_told_or_not() {
+        let offer = "v=0\r\na=rtpmap:0 PCMU/8000/1\r\na=rtpmap:111 opus/48000/2\r\n";
+        assert_eq!(bounded(offer).unwrap(), "v=0\r\na=rtpmap:0 PCMU/8000\r\na=rtpmap:111 opus/48000/2\r\n");
     }
 
     #[test]

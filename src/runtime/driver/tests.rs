@@ -16,7 +16,6 @@ use crate::message::Start;
 use crate::route::{RouteRequest, Router};
 use crate::runtime::registry::Registry;
 use crate::runtime::stream::Stream;
-use crate::runtime::tls;
 use crate::runtime::websocket::{Bounds, WebSocket};
 use crate::session::{Carriage, LinkInfo, SessionParams, Transport};
 use crate::telemetry::SessionLabels;
@@ -68,7 +67,7 @@ fn driver(socket: WebSocket, registry: &Arc<Registry>) -> Driver {
         pulse: Arc::new(Pulse::new(clock.now())),
         worker: 0,
         timer: Timer::new().unwrap(),
-        dialer: Dialer::new(tls::client_config(&[]).unwrap()),
+        dialer: Dialer::default(),
         seat,
         mailbox,
         halt: Arc::default(),

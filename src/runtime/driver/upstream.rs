@@ -8,15 +8,16 @@ use crate::ids::{AgentName, UpstreamId};
 use crate::message::{AgentError, FailureClass, FromAgent, ToAgent};
 use crate::runtime::clip_file;
 use crate::runtime::registry::AgentPlace;
-use crate::runtime::websocket::{PushError, Received, SocketError, WebSocket};
+use crate::runtime::websocket::{PushError, Received, SocketError};
 use crate::session::{Direction, UpstreamChange, UpstreamRole};
 use crate::telemetry::NodeQueue;
 use crate::time::Micros;
+use crate::upstream::Socket;
 use crate::upstream::breaker::Attempt;
 
 use super::{Driver, Happened, TURN_BYTES, TURN_MESSAGES};
 
-type Dialling = Pin<Box<dyn Future<Output = Result<WebSocket, AgentError>> + Send>>;
+type Dialling = Pin<Box<dyn Future<Output = Result<Socket, AgentError>> + Send>>;
 
 /// One connection to an agent.
 pub(super) struct Upstream {
@@ -45,7 +46,7 @@ enum Channel {
     /// Built in: there is no wire.
     None,
     Dialling(Dialling),
-    Open(WebSocket),
+    Open(Socket),
 }
 
 impl Upstream {
@@ -157,7 +158,7 @@ impl Driver {
         }
     }
 
-    fn on_dialled(&mut self, id: UpstreamId, result: Result<WebSocket, AgentError>, now: Micros) {
+    fn on_dialled(&mut self, id: UpstreamId, result: Result<Socket, AgentError>, now: Micros) {
         let Some(upstream) = self.upstreams.iter_mut().find(|upstream| upstream.id == id) else { return };
         match result {
             Ok(socket) => {
@@ -175,7 +176,16 @@ impl Driver {
         self.drain(now);
     }
 
+    fn count_dropped(&mut self, id: UpstreamId) {
+        let upstream = self.upstreams.iter_mut().find(|upstream| upstream.id == id);
+        let Some(Channel::Open(socket)) = upstream.map(|upstream| &mut upstream.channel) else { return };
+        let dropped = socket.take_dropped();
+        (0..dropped.read).for_each(|_| self.drop_counted(NodeQueue::AgentRead));
+        (0..dropped.written).for_each(|_| self.drop_counted(NodeQueue::AgentWrite));
+    }
+
     fn poll_upstream(&mut self, id: UpstreamId, cx: &mut Context<'_>) {
+        self.count_dropped(id);
         let (mut bytes, mut messages) = (0, 0);
         while bytes < TURN_BYTES && messages < TURN_MESSAGES {
             let Some(upstream) = self.upstreams.iter_mut().find(|upstream| upstream.id == id) else { return };
