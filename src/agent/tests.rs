@@ -1,5 +1,7 @@
 //! The built-in agents behind a real session and in front of a virtual speaker, in virtual time.
 
+pub mod golden;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -47,8 +49,14 @@ impl Call {
         };
         let built = build(&agent, 7, |file| Err(format!("no file is read: {file}"))).expect("built in");
         let rung = Rung { agent: Arc::new(agent), setup: Setup::default() };
-        let plan =
-            Plan { route: "r".into(), label: None, rungs: vec![rung], taps: Vec::new(), policy: Policy::default() };
+        let plan = Plan {
+            route: "r".into(),
+            label: None,
+            rungs: vec![rung],
+            pool: 1,
+            taps: Vec::new(),
+            policy: Policy::default(),
+        };
         let audio = AudioFormats { uplink: format, downlink: format, flow: None };
         let link = LinkInfo {
             transport: Transport::Websocket,

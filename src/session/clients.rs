@@ -5,8 +5,7 @@ use std::time::Duration;
 use crate::ids::LinkId;
 use crate::message::{
     AgentState, AgentStatus, CloseReason, ErrorCode, FromClient, History, Input, InputAction, Interrupt, Playout,
-    SetState, Setup, SpeechEvent, State, StateChange, TextMessage, ToAgent, ToClient, ToolResult, Transcript as Line,
-    Update,
+    SetState, Setup, SpeechEvent, State, StateChange, TextMessage, ToAgent, ToClient, Transcript as Line, Update,
 };
 use crate::message::{AgentTranscript, Granted, Role};
 use crate::route::plan::ClientMay;
@@ -51,7 +50,7 @@ impl Session {
         self.transcript.on_message(Role::User, message.text.clone(), now);
         match self.upstreams.ready() {
             Some((_, capabilities)) if !capabilities.text => self.say(ToClient::Error(unsupported("text messages"))),
-            Some(_) => self.tell(ToAgent::Message(message)),
+            Some(_) => self.tell_message(message, now),
             None if self.waiting.len() < MAX_WAITING_MESSAGES => self.waiting.push_back(message),
             None => {
                 let mut error =
@@ -127,17 +126,6 @@ impl Session {
         }
     }
 
-    fn take_tool_result(&mut self, result: ToolResult, now: Micros) {
-        self.touch(now);
-        if self.tools.remove(&result.call_id) {
-            return self.tell(ToAgent::ToolResult(result));
-        }
-        let text = format!("no tool call `{}` waits for a result", result.call_id);
-        let mut error = error(ErrorCode::NotFound, text);
-        error.field = Some("call_id".into());
-        self.say(ToClient::Error(error));
-    }
-
     fn take_update(&mut self, update: Update) {
         let (allowed, refused) = permitted(update.setup, self.plan.policy.client_may);
         for field in refused {
@@ -181,6 +169,7 @@ impl Session {
         }
         self.outputs.rotate_left(queued);
         self.totals.interruptions += 1;
+        self.awaited = false;
         self.outputs.push_back(Output::Measure(Measure::Interruption));
         if !by_agent {
             self.tell(ToAgent::Cancel(turn));

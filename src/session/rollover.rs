@@ -60,11 +60,23 @@ impl Session {
         self.begin_rollover(longest.map_or(LEAD, lead), now);
     }
 
+    /// The agent is slow to get ready: the next one of the pool is dialled beside it.
+    pub(super) fn hedge(&mut self, now: Micros) {
+        if let Some(active) = self.upstreams.active().filter(|active| active.ready.is_none()) {
+            self.dial_beside(active.rung + 1, now);
+        }
+    }
+
     fn dial_standby(&mut self, now: Micros) {
+        if let Some(active) = self.upstreams.active() {
+            self.dial_beside(active.rung, now);
+        }
+    }
+
+    fn dial_beside(&mut self, rung: usize, now: Micros) {
         if self.upstreams.standby().is_some() {
             return;
         }
-        let Some(rung) = self.upstreams.active().map(|active| active.rung) else { return };
         let upstream = self.upstreams.dial_standby(rung, now);
         self.outputs.push_back(Output::Dial { upstream, rung, role: UpstreamRole::Standby });
     }
@@ -87,13 +99,23 @@ impl Session {
         }
     }
 
+    /// The upstream that was to take over is not needed.
+    pub(super) fn drop_standby(&mut self) {
+        if let Some(standby) = self.upstreams.take_standby() {
+            self.outputs.push_back(Output::Hangup { upstream: standby.id });
+        }
+    }
+
     fn lose_standby(&mut self, why: Option<AgentError>, now: Micros) {
         let Some(gone) = self.upstreams.take_standby() else { return };
         self.outputs.push_back(Output::Hangup { upstream: gone.id });
         if let Some(error) = why {
             self.outputs.push_back(Output::Measure(Measure::UpstreamFailed { class: error.class }));
         }
-        self.timers.set(Timer::Rollover, now + RETRY);
+        let same = self.upstreams.active().is_some_and(|active| active.rung == gone.rung);
+        if same {
+            self.timers.set(Timer::Rollover, now + RETRY);
+        }
     }
 
     /// Lets the fresh upstream take over if it is ready and the moment is right; whether it did.
@@ -126,18 +148,21 @@ impl Session {
     fn take_over(&mut self, now: Micros) {
         let Some(rung) = self.upstreams.standby().map(|standby| standby.rung) else { return };
         let name = self.plan.rungs[rung].name().clone();
-        if let Some(before) = self.upstreams.promote(name.as_str(), self.began, now) {
+        let again = self.upstreams.last_rung() == Some(rung);
+        let why = if again { "rollover" } else { "slower than the next" };
+        if let Some(before) = self.upstreams.promote(name.as_str(), why, self.began, now) {
+            self.tools.on_gone(before.id);
             self.outputs.push_back(Output::ToAgent { upstream: before.id, message: ToAgent::End });
             self.outputs.push_back(Output::Hangup { upstream: before.id });
-            self.outputs.push_back(Output::Measure(Measure::Rollover));
         }
         let Some(id) = self.upstreams.active().map(|active| active.id) else { return };
         self.outputs.push_back(Output::Promote { upstream: id });
+        self.outputs.push_back(Output::Measure(if again { Measure::Rollover } else { Measure::Fallback }));
         self.timers.clear(Timer::RolloverBy);
         match self.upstreams.take_ready() {
             Some(ready) => {
                 self.tell_missed(id);
-                self.agent_ready(id, ready, now);
+                self.agent_ready(ready, now);
             }
             None => {
                 self.timers.set(Timer::AgentReady, now + self.plan.policy.agent_ready);

@@ -37,6 +37,7 @@ pub struct Upstreams {
     active: Option<Active>,
     standby: Option<Active>,
     next: UpstreamId,
+    last_rung: Option<usize>,
     entries: Vec<AgentEntry>,
 }
 
@@ -59,6 +60,7 @@ impl Upstreams {
     /// Dials the agent on `rung`, whose name is for the call record.
     pub fn dial(&mut self, rung: usize, name: &str, began: Micros, now: Micros) -> UpstreamId {
         let id = self.take_id();
+        self.last_rung = Some(rung);
         self.active = Some(Active::new(id, rung, now));
         self.begin_entry(name, began, now);
         id
@@ -74,6 +76,11 @@ impl Upstreams {
     /// The agent in use.
     pub fn active(&self) -> Option<&Active> {
         self.active.as_ref()
+    }
+
+    /// The rung of the one in use, or of the last one that was.
+    pub fn last_rung(&self) -> Option<usize> {
+        self.last_rung
     }
 
     /// The one that is kept ready to take over.
@@ -149,9 +156,11 @@ impl Upstreams {
     }
 
     /// The one that was kept ready is the one in use from now on; gives the one before, if it is still there.
-    pub fn promote(&mut self, name: &str, began: Micros, now: Micros) -> Option<Active> {
-        let before = self.end_active("rollover".to_owned());
+    /// `why` is for the call record.
+    pub fn promote(&mut self, name: &str, why: &str, began: Micros, now: Micros) -> Option<Active> {
+        let before = self.end_active(why.to_owned());
         if let Some(standby) = self.standby.take() {
+            self.last_rung = Some(standby.rung);
             self.begin_entry(name, began, now);
             self.active = Some(standby);
         }

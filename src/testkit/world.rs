@@ -58,6 +58,8 @@ pub struct WorldBuilder {
     pub policy: Policy,
     /// Names of the agents, best first; one that begins with `-` cannot be reached.
     pub agents: Vec<&'static str>,
+    /// How many of them are equals.
+    pub pool: usize,
 }
 
 impl Default for WorldBuilder {
@@ -81,6 +83,7 @@ impl Default for WorldBuilder {
             network: Impairment { delay: Duration::from_millis(20), ordered: true, ..Impairment::default() },
             policy: Policy::default(),
             agents: vec!["agent"],
+            pool: 1,
         }
     }
 }
@@ -136,7 +139,14 @@ impl World {
     fn new(build: WorldBuilder) -> World {
         let now = Micros::from_millis(5_000);
         let rungs = build.agents.iter().map(|name| rung(name)).collect();
-        let plan = Plan { route: "test".into(), label: None, rungs, taps: Vec::new(), policy: build.policy.clone() };
+        let plan = Plan {
+            route: "test".into(),
+            label: None,
+            rungs,
+            pool: build.pool,
+            taps: Vec::new(),
+            policy: build.policy.clone(),
+        };
         let params = SessionParams {
             id: SessionId::from("s"),
             conversation_id: "c".into(),

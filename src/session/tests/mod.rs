@@ -1,6 +1,7 @@
 //! Scenarios in virtual time.
 
 mod conversation;
+mod failover;
 mod heard;
 mod lifetime;
 mod rollover;
