@@ -50,6 +50,8 @@ pub struct Capabilities {
     pub context: bool,
     /// Never speaks by turns: its audio is one endless stream (`echo`).
     pub endless: bool,
+    /// The longest that one of its sessions lasts; a fresh one takes over before.
+    pub longest: Option<Duration>,
 }
 
 /// Where an agent is reached; `None` for the built-in ones.

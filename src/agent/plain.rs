@@ -221,6 +221,7 @@ impl Agent for PlainAgent {
             | ToAgent::ToolResult(_)
             | ToAgent::App(_)
             | ToAgent::Update(_)
+            | ToAgent::History(_)
             | ToAgent::Playout(_) => {}
         }
     }

@@ -247,6 +247,8 @@ pub struct RawRoute {
     pub anonymous: bool,
     pub resume_window_s: Option<u64>,
     pub agent_ready_ms: Option<u64>,
+    pub hedge_ms: Option<u64>,
+    pub answer_within_ms: Option<u64>,
     pub setup: RawSetup,
 }
 
@@ -385,6 +387,7 @@ pub struct RawAgent {
     pub model: Option<String>,
     pub api_key: Option<String>,
     pub max_sessions: Option<u32>,
+    pub session_max_s: Option<f64>,
     pub zone: Option<String>,
     pub display: Option<Value>,
     pub credential: BTreeMap<String, RawCredential>,

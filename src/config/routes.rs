@@ -217,6 +217,8 @@ fn policy(index: &str, raw: &RawRoute, names: &Names<'_>, check: &mut Checker<'_
         idle: idle(index, raw, names, check),
         resume_window: seconds(raw.resume_window_s, default.resume_window),
         agent_ready: millis(raw.agent_ready_ms, default.agent_ready),
+        hedge: millis(raw.hedge_ms, default.hedge),
+        answer_within: millis(raw.answer_within_ms, default.answer_within),
         client_may,
         fallback_notice: match raw.fallback_notice.as_deref() {
             None | Some("none") => None,

@@ -16,6 +16,9 @@ pub struct Plan {
     pub label: Option<Arc<str>>,
     /// The agents to try, best first: the chosen one, then the fallbacks. Never empty.
     pub rungs: Vec<Rung>,
+    /// How many of the rungs, from the first, are equals: the entries of `to`. One of them may be dialled beside a slow
+    /// one; a fallback is dialled after a failure only.
+    pub pool: usize,
     /// Copies of the uplink.
     pub taps: Vec<Rung>,
     /// How audio, turns and the end are handled.
@@ -150,6 +153,12 @@ pub struct Policy {
     pub resume_window: Duration,
     /// `agent_ready_ms`: an agent that is not ready in this time counts as failed.
     pub agent_ready: Duration,
+    /// `hedge_ms`: when an agent is not ready after so long, the next one of the pool is dialled beside it, and the
+    /// first that is ready is used; zero switches it off.
+    pub hedge: Duration,
+    /// `answer_within_ms`: an agent that gives no sign of an answer so long after the caller has ended counts as failed;
+    /// zero switches it off.
+    pub answer_within: Duration,
     /// `client_may`: set-up fields that a client may set.
     pub client_may: ClientMay,
     /// `fallback_notice`: the file that is played when another agent takes over; [`BUILT_IN_CLIP`] for `"clip"`.
@@ -205,6 +214,8 @@ impl Default for Policy {
             idle: IdlePolicy { after: Duration::from_secs(120), prompt: None, grace: Duration::from_secs(15) },
             resume_window: Duration::from_secs(30),
             agent_ready: Duration::from_secs(5),
+            hedge: Duration::from_millis(1500),
+            answer_within: Duration::ZERO,
             client_may: ClientMay::default(),
             fallback_notice: None,
         }

@@ -263,6 +263,13 @@ impl Driver {
         }
     }
 
+    /// What stood by talks with the caller from now on.
+    pub(super) fn promote(&mut self, id: UpstreamId) {
+        let Some(upstream) = self.upstreams.iter_mut().find(|upstream| upstream.id == id) else { return };
+        upstream.role = UpstreamRole::Active;
+        self.around.metrics.set_agent(&upstream.name);
+    }
+
     pub(super) fn hang_up(&mut self, id: UpstreamId, now: Micros) {
         // What the session said before goes out first; what the agent still says is no longer heard.
         while let Some(upstream) = self.upstreams.iter_mut().find(|upstream| upstream.id == id && upstream.restless) {
