@@ -119,6 +119,8 @@ async fn connect_and_close(daemon: &Daemon, by_signalling: bool) -> Duration {
         let (status, ..) = ask(daemon.http, "DELETE", &peer.resource.clone(), &[], "").await;
         assert_eq!(status, 200);
     } else {
+        // SCTP that is still being set up cannot be shut down.
+        peer.until(|peer| peer.open).await;
         peer.close().await;
     }
     took
