@@ -37,6 +37,20 @@ impl Child {
         if codec {
             command.arg("--codec");
         }
+        Child::floor(cores, command)
+    }
+
+    /// A bare str0m loop that gives audio back, or hands it to these agents.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub fn bare(cores: Cores, agents: Option<SocketAddr>) -> Result<Child, String> {
+        let mut command = own_program()?;
+        command.arg("bare").args(agents.map(|agents| agents.to_string()));
+        Child::floor(cores, command)
+    }
+
+    fn floor(cores: Cores, command: Command) -> Result<Child, String> {
         let mut process = start(cores, command)?;
         let (stdin, mut stdout) = pipes(&mut process)?;
         let address = answer(&mut stdout, "listening")?.parse().map_err(|error| format!("proxy: {error}"))?;
@@ -134,6 +148,7 @@ fn configuration(agents: SocketAddr) -> String {
         r#"[listen]
 http = "127.0.0.1:0"
 control = "127.0.0.1:0"
+webrtc = "127.0.0.1:0"
 [runtime]
 workers = 1
 [log]
@@ -143,6 +158,12 @@ kind = "websocket"
 url = "ws://{agents}/"
 audio_in = "pcm16/24000"
 audio_out = "pcm16/24000"
+[agent.echo]
+delay_ms = 0
+[[route]]
+name = "echo"
+match.agent = "echo"
+to = "echo"
 [[route]]
 name = "load"
 to = "swarm"

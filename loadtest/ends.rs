@@ -73,6 +73,20 @@ pub fn dial(address: SocketAddr, call: usize, uplink: Format, downlink: Format) 
     Ok(socket)
 }
 
+/// A relay calls an agent and begins to speak at once; the socket does not block.
+///
+/// # Errors
+/// What went wrong.
+pub fn call_agent(agents: SocketAddr, metadata: &Value) -> Result<Socket, String> {
+    let tcp = TcpStream::connect(agents).map_err(|error| format!("connect: {error}"))?;
+    patient(&tcp).map_err(|error| error.to_string())?;
+    let (mut socket, _) =
+        client_with_config(request(agents)?, tcp, Some(config())).map_err(|error| format!("upgrade: {error}"))?;
+    say(&mut socket, &json!({ "type": "start", "metadata": metadata }))?;
+    socket.get_ref().set_nonblocking(true).map_err(|error| error.to_string())?;
+    Ok(socket)
+}
+
 /// An agent server takes a connection and begins to answer. Gives the number of the call, if the caller is one of the
 /// swarm.
 ///

@@ -171,6 +171,20 @@ pub struct Report {
     pub calls: usize,
 }
 
+/// Writes a report to `target/loadtest/<name>.json` and says where that is.
+///
+/// # Errors
+/// If that cannot be written.
+pub fn write(name: &str, report: &impl Serialize) -> std::io::Result<PathBuf> {
+    let target = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target"), PathBuf::from);
+    let folder = target.join("loadtest");
+    std::fs::create_dir_all(&folder)?;
+    let path = folder.join(name).with_extension("json");
+    std::fs::write(&path, format!("{}\n", serde_json::to_string_pretty(report)?))?;
+    Ok(path)
+}
+
 impl Report {
     /// Finds out whether the bars hold; of several runs the median counts.
     pub fn judge(&mut self) {
@@ -212,20 +226,6 @@ impl Report {
     /// Whether all bars hold.
     pub fn passed(&self) -> bool {
         self.bars.iter().all(|bar| bar.holds)
-    }
-
-    /// Writes it to `target/loadtest/<name>.json` and says where that is.
-    ///
-    /// # Errors
-    /// If that cannot be written.
-    pub fn write(&self, name: &str) -> std::io::Result<PathBuf> {
-        let target = std::env::var_os("CARGO_TARGET_DIR")
-            .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target"), PathBuf::from);
-        let folder = target.join("loadtest");
-        std::fs::create_dir_all(&folder)?;
-        let path = folder.join(name).with_extension("json");
-        std::fs::write(&path, format!("{}\n", serde_json::to_string_pretty(self)?))?;
-        Ok(path)
     }
 
     /// The table.

@@ -16,6 +16,8 @@ const SILENT_BUFFER: Duration = Duration::from_millis(150);
 const RTP_BUFFER: Duration = Duration::from_millis(60);
 /// One frame: the grain of every figure.
 const GRAIN: Duration = Duration::from_millis(20);
+/// Frames go out on RTP so much before their time at most: jitter buffers take far more.
+const RTP_EARLY: Duration = Duration::from_millis(2);
 /// Acknowledgements come at this interval at most.
 const ACK_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -185,7 +187,12 @@ impl Ledger {
     /// Whether the next frame may be handed over, `send_ahead` of what the caller hears.
     pub fn credit(&self, ticks: u64, send_ahead: Duration, now: Micros) -> Credit {
         if self.carriage == Carriage::Rtp {
-            return self.paced(self.handed, now);
+            return match self.paced(self.handed, now) {
+                // Audio that comes as fast as it is played shall not wait for a timer because its first frame was slow.
+                Credit::At(due) if due <= now + RTP_EARLY => Credit::Due(due),
+                Credit::At(due) => Credit::At(due.before(RTP_EARLY)),
+                credit => credit,
+            };
         }
         if self.flushing {
             return Credit::Blocked;
