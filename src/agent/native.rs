@@ -25,7 +25,7 @@ use crate::message::{
 };
 use crate::time::Micros;
 
-pub(crate) use opening::opening;
+pub(crate) use opening::{merge, opening};
 use turns::TurnLog;
 use wire::Said;
 
@@ -287,7 +287,7 @@ impl Agent for NativeAgent {
             text: true,
             manual_turns: true,
             context: true,
-            endless: false,
+            ..Capabilities::default()
         }
     }
 
@@ -319,6 +319,7 @@ impl Agent for NativeAgent {
             ToAgent::ToolResult(result) => self.say(&FromClient::ToolResult(result)),
             ToAgent::App(app) => self.say(&FromClient::App(app)),
             ToAgent::Update(setup) => self.say(&FromClient::Update(Update { setup })),
+            ToAgent::History(items) => self.say(&opening::history(items)),
             ToAgent::End => self.say(&FromClient::End),
         }
     }
@@ -353,6 +354,7 @@ pub(crate) fn endpoint(settings: &WebsocketAgent, subprotocols: Vec<String>) -> 
         headers: settings.headers.clone(),
         subprotocols,
         connect_timeout: settings.connect_timeout,
+        before: None,
     }
 }
 

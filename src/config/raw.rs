@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::config::settings::{LimitKey, LimitUnit, LogFormat, OnError};
 use crate::config::shape::OneOrMany;
+use crate::config::vendor::RawVendorAuth;
 use crate::message::{Greeting, Turns};
 use crate::route::plan::{OpusApplication, OpusBandwidth};
 use crate::route::rule::Sticky;
@@ -247,6 +248,8 @@ pub struct RawRoute {
     pub anonymous: bool,
     pub resume_window_s: Option<u64>,
     pub agent_ready_ms: Option<u64>,
+    pub hedge_ms: Option<u64>,
+    pub answer_within_ms: Option<u64>,
     pub setup: RawSetup,
 }
 
@@ -309,6 +312,7 @@ pub struct RawAudio {
     pub send_ahead_ms: Option<u64>,
     pub playout_max_s: Option<u64>,
     pub heard_wait_ms: Option<u64>,
+    pub client_dtx: Option<bool>,
     pub opus: RawOpus,
     pub end_of_speech: RawEndOfSpeech,
 }
@@ -384,6 +388,7 @@ pub struct RawAgent {
     pub model: Option<String>,
     pub api_key: Option<String>,
     pub max_sessions: Option<u32>,
+    pub session_max_s: Option<f64>,
     pub zone: Option<String>,
     pub display: Option<Value>,
     pub credential: BTreeMap<String, RawCredential>,
@@ -394,11 +399,19 @@ pub struct RawAgent {
     pub delay_ms: Option<u64>,
     /// `clip`.
     pub file: Option<String>,
-    /// `websocket`.
+    /// `websocket`, vendors.
     pub url: Option<String>,
-    /// `websocket`.
+    /// Vendors.
+    pub query: BTreeMap<String, String>,
+    /// `websocket`, vendors.
     pub headers: BTreeMap<String, String>,
-    /// `websocket`.
+    /// Vendors.
+    pub auth: Option<RawVendorAuth>,
+    /// `elevenlabs`.
+    pub agent_id: Option<String>,
+    /// `chat`.
+    pub history: Option<usize>,
+    /// `websocket`, `pipecat`.
     pub protocol: Option<RawProtocol>,
     /// `websocket`, plain: whether a JSON `start` goes first.
     pub start: Option<bool>,
@@ -416,6 +429,8 @@ pub enum RawProtocol {
     #[default]
     Native,
     Plain,
+    Protobuf,
+    Rtvi,
 }
 
 #[derive(Default, Serialize, Deserialize, JsonSchema)]

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::config::network::{Network, OriginRule};
+use crate::config::vendor::VendorAgent;
 use crate::ids::AgentName;
 use crate::media::format::Format;
 use crate::message::Setup;
@@ -384,6 +385,9 @@ pub struct AgentSettings {
     pub zone: Option<String>,
     /// Sessions at most at once.
     pub max_sessions: Option<u32>,
+    /// How long one of its sessions lasts at most: a fresh one takes over before. Where it is absent, what the kind of
+    /// agent is known for ([`Capabilities::longest`](crate::agent::Capabilities::longest)).
+    pub session_max: Option<Duration>,
     /// The operator's prices.
     pub price: Option<Price>,
 }
@@ -424,6 +428,8 @@ pub enum AgentKind {
     Storyteller,
     /// `antiphon.v1` or plain audio over WebSocket.
     Websocket(WebsocketAgent),
+    /// An agent of a vendor.
+    Vendor(VendorAgent),
     /// A kind that the configuration knows and this build does not serve yet.
     NotBuilt {
         /// Its name.
@@ -468,6 +474,7 @@ impl AgentKind {
             AgentKind::Clip { .. } => "clip",
             AgentKind::Storyteller => "storyteller",
             AgentKind::Websocket(_) => "websocket",
+            AgentKind::Vendor(vendor) => vendor.kind.label(),
             AgentKind::NotBuilt { kind } => kind,
         }
     }

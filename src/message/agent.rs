@@ -39,6 +39,8 @@ pub enum ToAgent {
     App(App),
     /// Changed set-up fields.
     Update(Setup),
+    /// What was said since the start without this agent; it is not to be answered.
+    History(Vec<ContextItem>),
     /// What the caller hears now: position in the agent's own audio.
     Playout(AgentPlayout),
     /// Goodbye.
@@ -119,6 +121,10 @@ pub enum FromAgent {
     Interrupted,
     /// Transcribed speech of either side.
     Transcript(AgentTranscript),
+    /// What the agent believes was heard of an item that was interrupted.
+    Corrected(Correction),
+    /// Audio of an interrupted answer that came late and was dropped: its length.
+    Discarded(Duration),
     /// When each word of an item is spoken.
     Words(Words),
     /// A piece of a text message.
@@ -175,6 +181,15 @@ pub struct AgentTranscript {
     pub append: bool,
     /// Whether it will change no more.
     pub is_final: bool,
+}
+
+/// What the agent believes was heard of an item that was interrupted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Correction {
+    /// The agent's item.
+    pub item: ItemId,
+    /// The text.
+    pub text: String,
 }
 
 /// Word timings of an item.
