@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 use crate::cli::run::{RunArgs, banner};
 use crate::config::settings::Settings;
 use crate::config::{ConfigErrors, restart_keys};
+use crate::ingress::quic;
 use crate::ingress::webrtc::{self, Prepared, WebrtcError};
 use crate::runtime::clock::Clock;
 use crate::runtime::drain;
@@ -72,6 +73,9 @@ pub fn run(args: &RunArgs) -> ExitCode {
     }
 }
 
+/// The listeners of UDP that are on: WebRTC and QUIC.
+type Datagrams = (Option<Prepared>, Option<quic::Prepared>);
+
 /// What lives as long as the process.
 struct App<'a> {
     args: &'a RunArgs,
@@ -91,19 +95,17 @@ fn try_run(args: &RunArgs) -> Result<(), RunError> {
     let inherited = Inherited::from_env();
     let http = inherited.listen("http", settings.listen.http)?;
     let control = inherited.listen("control", settings.listen.control)?;
-    if let Some(address) = settings.listen.quic {
-        tracing::info!(%address, "listen.quic is not in this build; nothing listens there");
-    }
     let count = match settings.runtime.workers {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         count => count,
     };
     let prepared = webrtc::prepare(&settings, count)?;
+    let quic = quic::prepare(&settings, count)?;
     let bound = Bound {
         http: http.local_addr()?,
         control: control.local_addr()?,
         webrtc: prepared.as_ref().map(Prepared::bound),
-        quic: None,
+        quic: quic.as_ref().map(quic::Prepared::bound),
     };
     let workers = Workers::start(count, clock)?;
     let records = CallRecordSink::open(settings.log.call_record.as_str().into(), &telemetry)?;
@@ -113,7 +115,7 @@ fn try_run(args: &RunArgs) -> Result<(), RunError> {
     let in_force = InForce::new(settings)?;
     let node = Arc::new(Node::new(clock, in_force, telemetry, workers.all().to_vec(), dialer, records)?);
     let app = App { args, begun, node, workers, logs };
-    let result = runtime.block_on(app.serve(http, control, prepared, bound));
+    let result = runtime.block_on(app.serve(http, control, (prepared, quic), bound));
     runtime.shutdown_timeout(Duration::from_millis(100));
     result
 }
@@ -123,11 +125,11 @@ impl App<'_> {
         mut self,
         http: TcpListener,
         control: TcpListener,
-        webrtc: Option<Prepared>,
+        datagrams: Datagrams,
         bound: Bound,
     ) -> Result<(), RunError> {
         let mut signals = Signals::new()?;
-        let mut tasks = self.start(http, control, webrtc)?;
+        let mut tasks = self.start(http, control, datagrams)?;
         self.announce(bound)?;
         let result = self.until_end(&mut signals, &mut tasks).await;
         self.stop(&mut tasks).await;
@@ -139,7 +141,7 @@ impl App<'_> {
         &mut self,
         http: TcpListener,
         control: TcpListener,
-        webrtc: Option<Prepared>,
+        (webrtc, quic): Datagrams,
     ) -> io::Result<JoinSet<String>> {
         let mut tasks = JoinSet::new();
         let why = |name: &str, result: io::Result<()>| match result {
@@ -147,6 +149,7 @@ impl App<'_> {
             Err(error) => format!("{name} ({error})"),
         };
         let webrtc = webrtc.map(|prepared| prepared.start(&self.node)).transpose()?;
+        quic.map(|prepared| prepared.start(&self.node)).transpose()?;
         if let Some(webrtc) = webrtc.clone() {
             let node = self.node.clone();
             tasks.spawn(async move {

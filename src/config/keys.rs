@@ -19,6 +19,11 @@ pub const RANGES: &[(&str, f64, f64)] = &[
     ("http.websocket.max_write_bytes", 4096.0, 67_108_864.0),
     ("http.websocket.ping_s", 1.0, 3600.0),
     ("http.websocket.pong_s", 1.0, 600.0),
+    ("quic.max_sessions_per_connection", 1.0, 4096.0),
+    ("quic.max_handshakes_per_address_s", 1.0, 100_000.0),
+    ("quic.retry_above", 0.0, 100_000.0),
+    ("quic.keep_alive_s", 1.0, 300.0),
+    ("quic.idle_s", 2.0, 3600.0),
     ("runtime.workers", 0.0, 1024.0),
     ("runtime.max_sessions", 1.0, 1_000_000.0),
     ("runtime.drain_s", 0.0, 86_400.0),
@@ -65,7 +70,6 @@ pub const RANGES: &[(&str, f64, f64)] = &[
 /// stands for all below it.
 pub const INERT: &[&str] = &[
     "node.name",
-    "listen.quic",
     "http.trusted_proxies",
     "http.max_body_bytes",
     "auth",
@@ -98,6 +102,7 @@ const RESTART: &[(&str, Read)] = &[
     ("listen.webrtc_public", |s| format!("{:?}", s.listen.webrtc_public)),
     ("webrtc.certificate", |s| format!("{:?}", s.webrtc.certificate)),
     ("listen.quic", |s| format!("{:?}", s.listen.quic)),
+    ("quic", |s| format!("{:?}", s.quic)),
     ("runtime.workers", |s| s.runtime.workers.to_string()),
     ("runtime.playout_mb", |s| s.runtime.playout_bytes.to_string()),
     ("log.format", |s| format!("{:?}", s.log.format)),

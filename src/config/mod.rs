@@ -15,6 +15,7 @@ mod keys;
 mod layers;
 pub mod network;
 mod print;
+pub mod quic;
 mod raw;
 mod routes;
 mod secret;
@@ -155,6 +156,7 @@ fn resolve(mut values: Dict, mut faulty: BTreeSet<String>, check: &mut Checker<'
         log: sections::log(&raw.log, check),
         auth: sections::auth(&raw.auth),
         webrtc: sections::webrtc(&raw.webrtc, check),
+        quic: quic::check(&raw.quic, check),
         redis: sections::redis(&raw.redis, check),
         demo: DemoSettings { enabled: raw.demo.enabled },
         routes: Vec::new(),

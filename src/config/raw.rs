@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::config::quic::RawQuic;
 use crate::config::settings::{LimitKey, LimitUnit, LogFormat, OnError};
 use crate::config::shape::OneOrMany;
 use crate::config::vendor::RawVendorAuth;
@@ -26,6 +27,7 @@ pub struct Raw {
     pub log: RawLog,
     pub auth: RawAuth,
     pub webrtc: RawWebrtc,
+    pub quic: RawQuic,
     pub redis: RawRedis,
     pub demo: RawDemo,
     #[serde(skip_serializing_if = "Vec::is_empty")]

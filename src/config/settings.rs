@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::config::network::{Network, OriginRule};
+pub use crate::config::quic::QuicSettings;
 use crate::config::vendor::VendorAgent;
 use crate::ids::AgentName;
 use crate::media::format::Format;
@@ -35,6 +36,8 @@ pub struct Settings {
     pub auth: AuthSettings,
     /// `[webrtc]`.
     pub webrtc: WebrtcSettings,
+    /// `[quic]`.
+    pub quic: QuicSettings,
     /// `[redis]`.
     pub redis: RedisSettings,
     /// `[demo]`.

@@ -7,9 +7,8 @@ use std::time::Duration;
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::websocket::Head;
-use crate::dialect::native::DEFAULT_AUDIO;
 use crate::ids::{ConversationId, SessionId};
-use crate::message::{Error, ErrorCode, Start, Started};
+use crate::message::{AudioFormats, Error, ErrorCode, Start, Started};
 use crate::route::RouteRequest;
 use crate::route::plan::{Plan, Policy};
 use crate::runtime::driver::{Driver, Setup, Surroundings};
@@ -56,7 +55,7 @@ impl Refused {
         Refused { close_code, refusal, ..self }
     }
 
-    fn field(mut self, field: Option<&str>) -> Refused {
+    pub(super) fn field(mut self, field: Option<&str>) -> Refused {
         if let Some(error) = &mut self.error {
             error.field = field.map(str::to_owned);
         }
@@ -91,18 +90,15 @@ pub(super) fn secret() -> String {
 }
 
 /// The link as the session sees it, its formats checked.
-pub(super) fn link(start: &Start) -> Result<LinkInfo, Refused> {
-    let audio = start.audio.unwrap_or(DEFAULT_AUDIO);
+pub(super) fn link(
+    start: &Start,
+    audio: AudioFormats,
+    (transport, carriage): (Transport, Carriage),
+) -> Result<LinkInfo, Refused> {
     for (format, field) in [(audio.uplink, "audio.in"), (audio.downlink, "audio.out")] {
         format.check().map_err(|error| Refused::new(ErrorCode::BadFormat, error.to_string()).field(Some(field)))?;
     }
-    Ok(LinkInfo {
-        transport: Transport::Websocket,
-        carriage: Carriage::Ordered,
-        audio,
-        resume_token: secret(),
-        have: start.have,
-    })
+    Ok(LinkInfo { transport, carriage, audio, resume_token: secret(), have: start.have })
 }
 
 /// Brings a link to the session that its token names, whatever worker that runs on.

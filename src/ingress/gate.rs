@@ -53,10 +53,16 @@ impl Gate {
         *of_worker += 1;
         Ok(Handshake { gate: self.clone(), worker })
     }
+
+    /// Handshakes on a worker.
+    pub fn shaking(&self, worker: usize) -> u32 {
+        let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.handshakes.get(&worker).copied().unwrap_or_default()
+    }
 }
 
 /// Whoever has an IPv6 address has the 2^64 others of its network (RFC 4291 section 2.5.1).
-fn place(address: IpAddr) -> IpAddr {
+pub(super) fn place(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),

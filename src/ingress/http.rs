@@ -170,7 +170,13 @@ fn reachable(shared: &Shared, request: &Request<Incoming>) -> serde_json::Value 
     let scheme = if shared.encrypted { "https" } else { "http" };
     asked.origin = asked.origin.or_else(|| Some(format!("{scheme}://{}", asked.host.as_deref()?)));
     asked.path = SESSION_PATH.to_owned();
-    let offered = [Some(Transport::Websocket), shared.webrtc.is_some().then_some(Transport::Webrtc)];
+    let quic = shared.node.bound.get().is_some_and(|bound| bound.quic.is_some());
+    let offered = [
+        Some(Transport::Websocket),
+        shared.webrtc.is_some().then_some(Transport::Webrtc),
+        quic.then_some(Transport::Quic),
+        quic.then_some(Transport::Webtransport),
+    ];
     let offered: Vec<_> = offered.into_iter().flatten().collect();
     agents::list(&in_force.settings, &in_force.router, &asked, &offered, shared.node.clock.unix_seconds(Duration::ZERO))
 }

@@ -9,19 +9,20 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::time::timeout_at;
 
-use super::admit::{self, Caller, Refused};
+use super::admit::{Caller, Refused};
+use super::call::{self, Opened};
 use super::connection::Shared;
 use super::gate::Handshake;
 use crate::agent::Wire;
-use crate::dialect::native::Native;
+use crate::dialect::native::{DEFAULT_AUDIO, Native};
 use crate::dialect::{Dialect, Heard};
-use crate::message::{CloseReason, Error, ErrorCode, Start, ToClient};
+use crate::message::{ErrorCode, Start};
 use crate::runtime::line::Line;
 use crate::runtime::node::Node;
-use crate::runtime::registry::NewLink;
 use crate::runtime::stream::Stream;
 use crate::runtime::websocket::{Bounds, Received, SocketError, WebSocket};
 use crate::runtime::worker::Worker;
+use crate::session::{Carriage, Transport};
 use crate::telemetry::Refusal;
 use crate::time::Micros;
 
@@ -88,8 +89,13 @@ pub(super) async fn serve(
         opened,
     };
     match started {
-        Ok(start) => run(node, worker, caller, start, socket, dialect, admission).await,
-        Err(refused) => refuse(node, Line::WebSocket(socket), dialect, refused).await,
+        Ok(start) => {
+            let audio = start.audio.unwrap_or(DEFAULT_AUDIO);
+            let carriage = (Transport::Websocket, Carriage::Ordered);
+            let link = Opened { line: Line::WebSocket(socket), dialect, carriage, audio, admission };
+            call::run(node, worker, caller, start, link).await;
+        }
+        Err(refused) => call::refuse(node, Line::WebSocket(socket), dialect, refused).await,
     }
 }
 
@@ -124,51 +130,5 @@ async fn first_message(node: &Node, socket: &mut WebSocket, dialect: &mut dyn Di
                 Some(Heard::Unknown(_)) | None => {}
             },
         }
-    }
-}
-
-/// Tells the client why there is no session for it.
-async fn refuse(node: &Node, mut line: Line, mut dialect: Box<dyn Dialect>, refused: Refused) {
-    node.telemetry.node().record_refusal(refused.refusal);
-    if let Some(error) = refused.error {
-        let _ = line.try_push(dialect.as_mut(), None, &ToClient::Error(error));
-    }
-    line.close(refused.close_code, refused.refusal.label()).await;
-}
-
-async fn run(
-    node: &Arc<Node>,
-    worker: Arc<Worker>,
-    caller: Caller,
-    start: Start,
-    socket: WebSocket,
-    dialect: Box<dyn Dialect>,
-    admission: Box<dyn Send>,
-) {
-    if node.is_draining() {
-        let error = Error {
-            code: ErrorCode::Overloaded,
-            message: "this node is going down; connect again".into(),
-            field: None,
-            retryable: true,
-            retry_after_ms: Some(1000),
-        };
-        let refused = Refused::from(error).with(CloseReason::Draining.code(), Refusal::Draining);
-        return refuse(node, Line::WebSocket(socket), dialect, refused).await;
-    }
-    let info = match admit::link(&start) {
-        Ok(info) => info,
-        Err(refused) => return refuse(node, Line::WebSocket(socket), dialect, refused).await,
-    };
-    let link = NewLink { line: Line::WebSocket(socket), dialect, info, worker: worker.index, admission };
-    let refused = match start.resume.clone() {
-        Some(token) => admit::resume(node, &token, Box::new(link)).err(),
-        None => match admit::admit(node, &worker, &caller, start, &link.info) {
-            Ok(admitted) => return admitted.run(node, link).await,
-            Err(refused) => Some((Box::new(link), refused)),
-        },
-    };
-    if let Some((link, refused)) = refused {
-        refuse(node, link.line, link.dialect, refused).await;
     }
 }

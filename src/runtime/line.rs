@@ -10,9 +10,10 @@ use crate::ids::Seq;
 use crate::message::{AudioIn, ToClient};
 use crate::runtime::peer::Report;
 use crate::runtime::peer::link::{Arrived, PeerLink};
+use crate::runtime::quic::link::{Arrived as OnQuic, QuicLink};
 use crate::runtime::websocket::{PushError, Received, SocketError, WebSocket};
 
-/// A WebSocket or a WebRTC peer.
+/// A WebSocket, a WebRTC peer, or a flow of a QUIC connection.
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant, reason = "one for each session")]
 pub enum Line {
@@ -20,6 +21,8 @@ pub enum Line {
     WebSocket(WebSocket),
     /// A WebRTC peer: RTP and a data channel.
     Peer(Box<PeerLink>),
+    /// A flow of a QUIC or WebTransport connection.
+    Quic(Box<QuicLink>),
 }
 
 /// What arrived on a line.
@@ -53,7 +56,7 @@ impl Incoming {
 }
 
 impl Line {
-    /// Whether pings tell what the client has taken; RTCP does it elsewhere.
+    /// Whether pings tell what the client has taken; RTCP and QUIC know by themselves.
     pub fn has_pings(&self) -> bool {
         matches!(self, Line::WebSocket(_))
     }
@@ -75,6 +78,12 @@ impl Line {
                 Arrived::Report(report) => Incoming::Report(report),
                 Arrived::Ignored => Incoming::Ignored,
             }),
+            Line::Quic(link) => link.poll_receive(cx).map_ok(|arrived| match arrived {
+                OnQuic::Wire(wire) => Incoming::Wire(wire),
+                OnQuic::Audio(audio) => Incoming::Audio(audio),
+                OnQuic::Report(report) => Incoming::Report(report),
+                OnQuic::Ignored => Incoming::Ignored,
+            }),
         }
     }
 
@@ -85,15 +94,24 @@ impl Line {
         seq: Option<Seq>,
         message: &ToClient,
     ) -> Option<Result<(), PushError>> {
-        if let (Line::Peer(peer), ToClient::Audio(audio)) = (&mut *self, message) {
-            peer.push_audio(audio);
-            return Some(Ok(()));
+        match (&mut *self, message) {
+            (Line::Peer(peer), ToClient::Audio(audio)) => {
+                peer.push_audio(audio);
+                return Some(Ok(()));
+            }
+            (Line::Quic(link), ToClient::Audio(audio)) => {
+                link.push_audio(audio);
+                return Some(Ok(()));
+            }
+            (Line::Quic(link), ToClient::Flush(_)) => link.discard_audio(),
+            _ => {}
         }
         let wire = dialect.encode(seq, message)?;
         Some(match (self, wire) {
             (Line::WebSocket(socket), wire) => socket.try_push(wire),
             (Line::Peer(peer), Wire::Text(text)) => peer.push_text(text),
-            (Line::Peer(_), _) => Ok(()),
+            (Line::Quic(link), Wire::Text(text)) => link.push_text(&text),
+            (Line::Peer(_) | Line::Quic(_), _) => Ok(()),
         })
     }
 
@@ -104,7 +122,7 @@ impl Line {
     pub fn try_ping(&mut self, payload: Bytes) -> Result<(), PushError> {
         match self {
             Line::WebSocket(socket) => socket.try_ping(payload),
-            Line::Peer(_) => Ok(()),
+            Line::Peer(_) | Line::Quic(_) => Ok(()),
         }
     }
 
@@ -117,6 +135,7 @@ impl Line {
             Line::WebSocket(socket) => socket.poll_flush(cx),
             // It was sent when it was pushed.
             Line::Peer(_) => Poll::Ready(Ok(())),
+            Line::Quic(link) => link.poll_flush(cx),
         }
     }
 
@@ -125,6 +144,7 @@ impl Line {
         match self {
             Line::WebSocket(socket) => socket.close(code, reason).await,
             Line::Peer(peer) => peer.close().await,
+            Line::Quic(link) => link.close(code).await,
         }
     }
 }

@@ -10,6 +10,7 @@ pub mod node;
 pub mod pacemaker;
 pub mod peer;
 pub mod pulse;
+pub mod quic;
 pub mod registry;
 pub mod sockets;
 pub mod stream;

@@ -103,11 +103,19 @@ pub enum NodeQueue {
     Parked,
     /// Datagrams that belong to no WebRTC session.
     UnknownPeer,
+    /// Packets on their way to the worker of their QUIC connection.
+    QuicForward,
+    /// Audio packets on their way to a session on QUIC.
+    QuicInbox,
+    /// Audio packets on their way to a client on QUIC.
+    QuicWrite,
+    /// Datagrams on a QUIC connection that belong to none of its sessions.
+    UnknownFlow,
 }
 
 impl NodeQueue {
     /// Every queue.
-    pub const ALL: [NodeQueue; 10] = [
+    pub const ALL: [NodeQueue; 14] = [
         NodeQueue::Handover,
         NodeQueue::Mailbox,
         NodeQueue::ClientWrite,
@@ -118,6 +126,10 @@ impl NodeQueue {
         NodeQueue::PeerWrite,
         NodeQueue::Parked,
         NodeQueue::UnknownPeer,
+        NodeQueue::QuicForward,
+        NodeQueue::QuicInbox,
+        NodeQueue::QuicWrite,
+        NodeQueue::UnknownFlow,
     ];
 
     /// The metric label.
@@ -133,6 +145,10 @@ impl NodeQueue {
             NodeQueue::PeerWrite => "peer_write",
             NodeQueue::Parked => "parked",
             NodeQueue::UnknownPeer => "unknown_peer",
+            NodeQueue::QuicForward => "quic_forward",
+            NodeQueue::QuicInbox => "quic_inbox",
+            NodeQueue::QuicWrite => "quic_write",
+            NodeQueue::UnknownFlow => "unknown_flow",
         }
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod agent;
 pub mod peer;
+pub mod quic;
 pub mod speaker;
 pub mod speech;
 
@@ -43,7 +44,7 @@ pub fn command(variables: &[(&str, &str)]) -> Command {
         command.env_remove(name);
     }
     command.env("ANTIPHON_LISTEN__HTTP", "127.0.0.1:0").env("ANTIPHON_LISTEN__CONTROL", "127.0.0.1:0");
-    command.env("ANTIPHON_LISTEN__WEBRTC", "127.0.0.1:0");
+    command.env("ANTIPHON_LISTEN__WEBRTC", "127.0.0.1:0").env("ANTIPHON_LISTEN__QUIC", "127.0.0.1:0");
     command.envs(variables.iter().copied()).kill_on_drop(true);
     command
 }
@@ -57,6 +58,8 @@ pub struct Daemon {
     pub control: SocketAddr,
     /// WebRTC.
     pub webrtc: Option<SocketAddr>,
+    /// QUIC and WebTransport.
+    pub quic: Option<SocketAddr>,
     /// Of its files.
     pub folder: PathBuf,
     notifications: UnixDatagram,
@@ -92,7 +95,8 @@ impl Daemon {
         let bound: Value = serde_json::from_str(&std::fs::read_to_string(&ready_file).unwrap()).unwrap();
         let address = |key: &str| bound[key].as_str().unwrap().parse().unwrap();
         let webrtc = bound["webrtc"].as_str().map(|address| address.parse().unwrap());
-        Daemon { child, http: address("http"), control: address("control"), webrtc, folder, notifications }
+        let quic = bound["quic"].as_str().map(|address| address.parse().unwrap());
+        Daemon { child, http: address("http"), control: address("control"), webrtc, quic, folder, notifications }
     }
 
     /// Waits for a state sent to the service manager.
