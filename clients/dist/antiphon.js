@@ -1,5 +1,5 @@
 // worklet:source
-var source_default = '"use strict";(()=>{function m(h,e){return e===0?h:m(e,h%e)}function c(h){let[e,t]=[1,1];for(let s=1;s<40;s++)t*=(h/(2*s))**2,e+=t;return e}var o=class{phases;stride;half;taps;constructor(e,t){let s=m(e,t);if(this.phases=t/s,this.stride=e/s,e===t){this.half=1,this.taps=new Float32Array(2),this.taps[0]=1;return}let i=.92*Math.min(1,t/e);this.half=Math.ceil(16/Math.min(1,t/e)),this.taps=new Float32Array(this.phases*this.half*2);for(let r=0;r<this.phases;r++)this.design(r,i)}design(e,t){let s=this.half*2,i=0;for(let r=0;r<s;r++){let a=r-this.half+1-e/this.phases,n=a/this.half,g=Math.abs(n)>=1?0:c(8*Math.sqrt(1-n*n))/c(8),v=a===0?1:Math.sin(Math.PI*t*a)/(Math.PI*t*a);i+=this.taps[e*s+r]=v*g}for(let r=0;r<s;r++)this.taps[e*s+r]/=i}apply(e,t,s){let i=this.half*2,r=t-this.half+1,a=0;for(let n=0;n<i;n++)a+=this.taps[s*i+n]*e.at(r+n);return a}},l=class{constructor(e){this.capacity=e;this.samples=new Float32Array(e),this.mask=e-1}capacity;from=0;end=0;samples;mask;at(e){return e>=this.from&&e<this.end?this.samples[e&this.mask]:0}restart(e){this.from=this.end=e}push(e,t=1){for(let s=0;s<e.length;s++)this.samples[this.end+s&this.mask]=e[s]*t;this.end+=e.length,this.from=Math.max(this.from,this.end-this.capacity)}};var b=10,M=.1,A=128,y=.02,w=.16,p=class{constructor(e,t,s){this.linkRate=e;this.contextRate=t;this.tell=s;this.kernel=new o(e,t),this.ring=new l(2**Math.ceil(Math.log2(b*e))),this.cushion=y*e}linkRate;contextRate;tell;overflowed=0;kernel;ring;head=0;rendered=0;phase=0;state="silent";gain=1;waitingSince=-1;cushion;ended=!1;starved=!1;told=0;pending=[];get buffered(){return Math.max(0,this.ring.end-this.head)}handle(e,t){if(this.state==="fading"){e.type!=="flush"&&this.pending.push(e);return}switch(e.type){case"audio":return this.push(e.pos,e.samples,t);case"end":this.ended=!0,this.starved||(this.cushion=Math.max(y*this.linkRate,this.cushion/2)),this.starved=!1;return;case"flush":return this.flush(t)}}push(e,t,s){this.buffered===0&&this.state==="silent"&&(this.starved&&!this.ended&&(this.cushion=Math.min(w*this.linkRate,this.cushion*2)),e!==this.ring.end&&this.ring.restart(e),this.head=e,this.phase=0,this.waitingSince=s);let i=this.ring.capacity-this.kernel.half-this.buffered;if(t.length>i){this.overflowed+=t.length;return}this.ended=!1,this.ring.push(t,1/32768)}flush(e){if(this.starved=!1,this.state==="playing"){this.state="fading";return}this.stop(e,"flush")}stop(e,t){this.state="silent",t==="flush"&&(this.ring.restart(this.ring.end),this.head=this.ring.end,this.phase=0,this.gain=0),this.starved=t==="dry"&&!this.ended,this.tell({type:"stop",frame:e,pos:this.rendered,cause:t,starved:this.starved});for(let s of this.pending.splice(0))this.handle(s,e)}mayBegin(e){let{buffered:t}=this;if(t===0)return!1;let s=(e-this.waitingSince)*this.linkRate/this.contextRate;return this.ended||t>=this.cushion||s>=this.cushion}render(e,t){if(e.fill(0),this.state==="silent"){if(!this.mayBegin(t))return;this.state="playing",this.told=t,this.tell({type:"begin",frame:t,pos:this.head})}let{kernel:s,ring:i}=this,r=1/A;for(let n=0;n<e.length;n++){if(this.head>=i.end)return this.stop(t+n,this.state==="fading"?"flush":"dry");if(this.state==="fading"){if(this.gain-=r,this.gain<=0)return this.stop(t+n,"flush")}else this.gain<1&&(this.gain=Math.min(1,this.gain+r));e[n]=s.apply(i,this.head,this.phase)*this.gain,this.phase+=s.stride,this.head+=Math.floor(this.phase/s.phases),this.phase%=s.phases,this.rendered=Math.min(this.head,i.end)}let a=t+e.length;a-this.told>=M*this.contextRate&&(this.told=a,this.tell({type:"progress",frame:a,pos:this.head,buffered:this.buffered}))}};var d=class{constructor(e,t,s,i){this.frameLength=s;this.deliver=i;this.kernel=new o(e,t),this.ring=new l(2**Math.ceil(Math.log2(this.kernel.half*2+4096))),this.frame=new Int16Array(s)}frameLength;deliver;kernel;ring;at=0;phase=0;frame;filled=0;push(e){let{kernel:t,ring:s}=this;for(s.push(e);this.at+t.half<s.end;){let i=Math.round(t.apply(s,this.at,this.phase)*32767);this.frame[this.filled++]=Math.max(-32768,Math.min(32767,i)),this.phase+=t.stride,this.at+=Math.floor(this.phase/t.phases),this.phase%=t.phases,this.filled===this.frameLength&&(this.deliver(this.frame),this.frame=new Int16Array(this.frameLength),this.filled=0)}}};var u=class extends AudioWorkletProcessor{player;closed=!1;constructor({processorOptions:{rate:e}}){super(),this.player=new p(e,sampleRate,t=>this.port.postMessage(t)),this.port.onmessage=({data:t})=>{t.type==="close"?this.closed=!0:this.player.handle(t,currentFrame)}}process(e,[t]){let[s,...i]=t??[];if(s){this.player.render(s,currentFrame);for(let r of i)r.set(s)}return!this.closed}},f=class extends AudioWorkletProcessor{recorder;closed=!1;constructor({processorOptions:{rate:e,frame:t}}){super(),this.recorder=new d(sampleRate,e,t,s=>this.port.postMessage(s.buffer,[s.buffer])),this.port.onmessage=()=>this.closed=!0}process([e]){let t=e?.[0];return t&&this.recorder.push(t),!this.closed}};registerProcessor("antiphon-player",u);registerProcessor("antiphon-recorder",f);})();\n';
+var source_default = '"use strict";(()=>{var d=class{constructor(e,t){this.rate=e;this.tell=t}rate;tell;open=!0;gain=1;since=0;sounding=0;told=!0;handle(e){this.open=e==="open",this.since=this.sounding=0,this.told=this.open}render(e,t){let[s,i]=this.open?[1,.015625]:[0,-.015625];for(let r=0;r<t.length;r++){let n=e?.[r]??0;this.gain!==s&&(this.gain=Math.max(0,Math.min(1,this.gain+i))),t[r]=n*this.gain,this.since+=1,n!==0&&(this.sounding=this.since)}this.told||this.since-this.sounding<.012*this.rate||(this.told=!0,this.tell({drained:this.sounding/this.rate}))}};function y(h,e){return e===0?h:y(e,h%e)}function g(h){let[e,t]=[1,1];for(let s=1;s<40;s++)t*=(h/(2*s))**2,e+=t;return e}var o=class{phases;stride;half;taps;constructor(e,t){let s=y(e,t);if(this.phases=t/s,this.stride=e/s,e===t){this.half=1,this.taps=new Float32Array(2),this.taps[0]=1;return}let i=.92*Math.min(1,t/e);this.half=Math.ceil(16/Math.min(1,t/e)),this.taps=new Float32Array(this.phases*this.half*2);for(let r=0;r<this.phases;r++)this.design(r,i)}design(e,t){let s=this.half*2,i=0;for(let r=0;r<s;r++){let n=r-this.half+1-e/this.phases,a=n/this.half,b=Math.abs(a)>=1?0:g(8*Math.sqrt(1-a*a))/g(8),A=n===0?1:Math.sin(Math.PI*t*n)/(Math.PI*t*n);i+=this.taps[e*s+r]=A*b}for(let r=0;r<s;r++)this.taps[e*s+r]/=i}apply(e,t,s){let i=this.half*2,r=t-this.half+1,n=0;for(let a=0;a<i;a++)n+=this.taps[s*i+a]*e.at(r+a);return n}},l=class{constructor(e){this.capacity=e;this.samples=new Float32Array(e),this.mask=e-1}capacity;from=0;end=0;samples;mask;at(e){return e>=this.from&&e<this.end?this.samples[e&this.mask]:0}restart(e){this.from=this.end=e}push(e,t=1){for(let s=0;s<e.length;s++)this.samples[this.end+s&this.mask]=e[s]*t;this.end+=e.length,this.from=Math.max(this.from,this.end-this.capacity)}};var M=10,w=.1,S=128,v=.02,k=.16,p=class{constructor(e,t,s){this.linkRate=e;this.contextRate=t;this.tell=s;this.kernel=new o(e,t),this.ring=new l(2**Math.ceil(Math.log2(M*e))),this.cushion=v*e}linkRate;contextRate;tell;overflowed=0;kernel;ring;head=0;rendered=0;phase=0;state="silent";gain=1;waitingSince=-1;cushion;ended=!1;starved=!1;told=0;pending=[];get buffered(){return Math.max(0,this.ring.end-this.head)}handle(e,t){if(this.state==="fading"){e.type!=="flush"&&this.pending.push(e);return}switch(e.type){case"audio":return this.push(e.pos,e.samples,t);case"end":this.ended=!0,this.starved||(this.cushion=Math.max(v*this.linkRate,this.cushion/2)),this.starved=!1;return;case"flush":return this.flush(t)}}push(e,t,s){this.buffered===0&&this.state==="silent"&&(this.starved&&!this.ended&&(this.cushion=Math.min(k*this.linkRate,this.cushion*2)),e!==this.ring.end&&this.ring.restart(e),this.head=e,this.phase=0,this.waitingSince=s);let i=this.ring.capacity-this.kernel.half-this.buffered;if(t.length>i){this.overflowed+=t.length;return}this.ended=!1,this.ring.push(t,1/32768)}flush(e){if(this.starved=!1,this.state==="playing"){this.state="fading";return}this.stop(e,"flush")}stop(e,t){this.state="silent",t==="flush"&&(this.ring.restart(this.ring.end),this.head=this.ring.end,this.phase=0,this.gain=0),this.starved=t==="dry"&&!this.ended,this.tell({type:"stop",frame:e,pos:this.rendered,cause:t,starved:this.starved});for(let s of this.pending.splice(0))this.handle(s,e)}mayBegin(e){let{buffered:t}=this;if(t===0)return!1;let s=(e-this.waitingSince)*this.linkRate/this.contextRate;return this.ended||t>=this.cushion||s>=this.cushion}render(e,t){if(e.fill(0),this.state==="silent"){if(!this.mayBegin(t))return;this.state="playing",this.told=t,this.tell({type:"begin",frame:t,pos:this.head})}let{kernel:s,ring:i}=this,r=1/S;for(let a=0;a<e.length;a++){if(this.head>=i.end)return this.stop(t+a,this.state==="fading"?"flush":"dry");if(this.state==="fading"){if(this.gain-=r,this.gain<=0)return this.stop(t+a,"flush")}else this.gain<1&&(this.gain=Math.min(1,this.gain+r));e[a]=s.apply(i,this.head,this.phase)*this.gain,this.phase+=s.stride,this.head+=Math.floor(this.phase/s.phases),this.phase%=s.phases,this.rendered=Math.min(this.head,i.end)}let n=t+e.length;n-this.told>=w*this.contextRate&&(this.told=n,this.tell({type:"progress",frame:n,pos:this.head,buffered:this.buffered}))}};var u=class{constructor(e,t,s,i){this.frameLength=s;this.deliver=i;this.kernel=new o(e,t),this.ring=new l(2**Math.ceil(Math.log2(this.kernel.half*2+4096))),this.frame=new Int16Array(s)}frameLength;deliver;kernel;ring;at=0;phase=0;frame;filled=0;push(e){let{kernel:t,ring:s}=this;for(s.push(e);this.at+t.half<s.end;){let i=Math.round(t.apply(s,this.at,this.phase)*32767);this.frame[this.filled++]=Math.max(-32768,Math.min(32767,i)),this.phase+=t.stride,this.at+=Math.floor(this.phase/t.phases),this.phase%=t.phases,this.filled===this.frameLength&&(this.deliver(this.frame),this.frame=new Int16Array(this.frameLength),this.filled=0)}}};var c=class extends AudioWorkletProcessor{player;closed=!1;constructor({processorOptions:{rate:e}}){super(),this.player=new p(e,sampleRate,t=>this.port.postMessage(t)),this.port.onmessage=({data:t})=>{t.type==="close"?this.closed=!0:this.player.handle(t,currentFrame)}}process(e,[t]){let[s,...i]=t??[];if(s){this.player.render(s,currentFrame);for(let r of i)r.set(s)}return!this.closed}},f=class extends AudioWorkletProcessor{recorder;closed=!1;constructor({processorOptions:{rate:e,frame:t}}){super(),this.recorder=new u(sampleRate,e,t,s=>this.port.postMessage(s.buffer,[s.buffer])),this.port.onmessage=()=>this.closed=!0}process([e]){let t=e?.[0];return t&&this.recorder.push(t),!this.closed}},m=class extends AudioWorkletProcessor{gate=new d(sampleRate,e=>this.port.postMessage(e));closed=!1;constructor(){super(),this.port.onmessage=({data:e})=>{e==="close"?this.closed=!0:this.gate.handle(e)}}process([e],[t]){let[s,...i]=t??[];if(s){this.gate.render(e?.[0],s);for(let r of i)r.set(s)}return!this.closed}};registerProcessor("antiphon-gate",m);registerProcessor("antiphon-player",c);registerProcessor("antiphon-recorder",f);})();\n';
 
 // js/src/errors.ts
 var AntiphonError = class _AntiphonError extends Error {
@@ -33,6 +33,7 @@ function isResumable(code) {
 }
 
 // js/src/audio.ts
+var DRAIN_MS = 150;
 var SPEECH = {
   channelCount: 1,
   echoCancellation: true,
@@ -150,14 +151,39 @@ var BrowserAudio = class {
     element.muted = true;
     void element.play().catch(() => void 0);
     const source = this.context.createMediaStreamSource(stream);
-    const gain = this.context.createGain();
-    source.connect(gain).connect(this.speaker);
+    const gate = new AudioWorkletNode(this.context, "antiphon-gate", {
+      channelCount: 1,
+      channelCountMode: "explicit",
+      outputChannelCount: [1]
+    });
+    source.connect(gate).connect(this.speaker);
+    let settle;
+    gate.port.onmessage = ({ data }) => settle?.(data.drained);
     return {
-      setMuted: (muted) => gain.gain.setValueAtTime(muted ? 0 : 1, this.context.currentTime),
+      mute: () => {
+        settle?.();
+        gate.port.postMessage("shut");
+        track.enabled = false;
+        return new Promise((resolve) => {
+          const timer = setTimeout(() => settle?.(), DRAIN_MS);
+          settle = (drained) => {
+            settle = void 0;
+            clearTimeout(timer);
+            track.enabled = true;
+            resolve(drained);
+          };
+        });
+      },
+      unmute: () => {
+        settle?.();
+        gate.port.postMessage("open");
+      },
       close: () => {
+        settle?.();
+        gate.port.postMessage("close");
         element.srcObject = null;
         source.disconnect();
-        gain.disconnect();
+        gate.disconnect();
       }
     };
   }
@@ -542,6 +568,8 @@ var MUTED_MAX_MS = 1e3;
 var SILENT_MS = 200;
 var ESTIMATE_MS = 160;
 var GRAPH_MS = 18;
+var PULL_MS = 10;
+var OVERLAP_MS = 5;
 function since(a, b) {
   return a - b | 0;
 }
@@ -562,6 +590,7 @@ var TrackPlayback = class {
   mutedAt = 0;
   /** The sample at which it was muted: the last one that is heard. */
   heardEnd;
+  graphMs = GRAPH_MS;
   /** The first valid position after a flush, once its turn has been announced. */
   resumeAt;
   /** When which position left the jitter buffer, as each packet of the last moments had it. */
@@ -577,23 +606,22 @@ var TrackPlayback = class {
   }
   async flush(flush) {
     this.mute();
-    return this.heardEnd ?? flush.valid_from;
+    return await this.heardEnd ?? flush.valid_from;
   }
   report() {
-    const pos = this.position(this.output.latency());
+    const pos = this.position(-this.output.latency() * 1e3 - this.graphMs);
     return pos === void 0 ? void 0 : { pos, bufferedMs: 0 };
   }
-  /** The sample that was rendered `before` seconds ago. */
-  position(before) {
+  /** The sample that leaves the jitter buffer in `ms`. */
+  position(ms) {
     this.observe();
     const last = this.seen.at(-1);
     if (!last) return void 0;
-    const now = this.now();
     const late = this.seen.reduce((most, { pos, at }) => {
       const behind = (at - last.at) * (CLOCK / 1e3) - since(pos, last.pos);
       return Math.max(most, behind);
     }, 0);
-    const age = Math.min(now - last.at, SILENT_MS) - GRAPH_MS - before * 1e3;
+    const age = Math.min(this.now() - last.at, SILENT_MS) + ms - OVERLAP_MS;
     return last.pos + Math.round(age * (CLOCK / 1e3) - late) >>> 0;
   }
   /** Writes down the packet that was decoded last. */
@@ -609,11 +637,21 @@ var TrackPlayback = class {
   mute() {
     if (!this.muted) {
       this.mutedAt = this.now();
-      this.heardEnd = this.position(0);
+      this.heardEnd = this.silence();
     }
     this.muted = true;
     this.resumeAt = void 0;
-    this.output.setMuted(true);
+  }
+  /** Silence, and the last sample before it: what the jitter buffer gave until then, less what is on its way. */
+  async silence() {
+    this.observe();
+    const { at } = this.seen.at(-1) ?? { at: this.mutedAt };
+    const untilPull = PULL_MS - (this.mutedAt - at) % PULL_MS;
+    const end = this.position(untilPull);
+    const drained = await this.output.mute();
+    if (drained !== void 0) this.graphMs = drained * 1e3 - untilPull;
+    if (end === void 0) return void 0;
+    return end - Math.round((this.graphMs + untilPull) * (CLOCK / 1e3)) >>> 0;
   }
   watch() {
     this.observe();
@@ -624,7 +662,7 @@ var TrackPlayback = class {
     if (!valid && !late) return;
     this.muted = false;
     this.resumeAt = void 0;
-    this.output.setMuted(false);
+    this.output.unmute();
   }
   tick() {
     const [source] = this.source.getSynchronizationSources();
@@ -691,13 +729,20 @@ var WebRtcCarrier = class {
     const transceiver = peer.addTransceiver(audio.track ?? "audio", { direction: audio.track ? "sendrecv" : "recvonly" });
     this.channel = peer.createDataChannel(CHANNEL);
     const output = {
-      setMuted: (muted) => this.player?.setMuted(this.muted = muted),
+      mute: async () => {
+        this.muted = true;
+        return this.player?.mute();
+      },
+      unmute: () => {
+        this.muted = false;
+        this.player?.unmute();
+      },
       latency: () => (audio.output.outputLatency ?? 0) + (audio.output.baseLatency ?? 0)
     };
     this.playback = new TrackPlayback(transceiver.receiver, output, (report) => events.onReport(report));
     peer.ontrack = ({ track }) => {
       this.player = audio.playTrack(track);
-      this.player.setMuted(this.muted);
+      if (this.muted) void this.player.mute();
     };
     this.channel.onopen = () => {
       for (const text of this.waiting.splice(0)) this.channel.send(text);

@@ -4,6 +4,7 @@ import workletSource from 'worklet:source';
 import { AntiphonError } from './errors.js';
 import type { PlayerPort } from './pcm_playback.js';
 import type { OutputClock } from './playout_clock.js';
+import type { GateEvent } from './worklet/gate.js';
 
 export interface AudioOptions {
   /** `false`: no microphone; a stream: this one; constraints: instead of the usual ones for speech. */
@@ -19,6 +20,17 @@ export interface Capture {
   close(): void;
 }
 
+/** A remote track that is played. */
+export interface TrackOutput {
+  /**
+   * Silence, at once. Resolves with the seconds of sound that had left the track and not reached the loudspeaker's side
+   * of the switch; `undefined` where that cannot be found out.
+   */
+  mute(): Promise<number | undefined>;
+  unmute(): void;
+  close(): void;
+}
+
 /** What carriers use of the browser's audio. */
 export interface AudioEngine {
   readonly output: OutputClock & { readonly sampleRate: number };
@@ -26,13 +38,15 @@ export interface AudioEngine {
   readonly track: MediaStreamTrack | undefined;
   createPlayer(rate: number): PlayerPort & { close(): void };
   createCapture(rate: number, frame: number, onFrame: (frame: ArrayBuffer) => void): Capture | undefined;
-  /** Plays a remote track; gives its mute switch. */
-  playTrack(track: MediaStreamTrack): { setMuted(muted: boolean): void; close(): void };
+  playTrack(track: MediaStreamTrack): TrackOutput;
   setMicrophoneEnabled(enabled: boolean): void;
   /** Root mean square of the last 20 ms or so, 0 to 1. */
   level(of: 'microphone' | 'agent'): number;
   close(): void;
 }
+
+/** What is between a track and the loudspeaker runs dry within this time. */
+const DRAIN_MS = 150;
 
 const SPEECH: MediaTrackConstraints = {
   channelCount: 1,
@@ -154,7 +168,7 @@ class BrowserAudio implements AudioEngine {
     };
   }
 
-  playTrack(track: MediaStreamTrack): { setMuted(muted: boolean): void; close(): void } {
+  playTrack(track: MediaStreamTrack): TrackOutput {
     const stream = new MediaStream([track]);
     // Chromium lets a remote track flow into a context only while an element plays it too.
     const element = new Audio();
@@ -162,14 +176,40 @@ class BrowserAudio implements AudioEngine {
     element.muted = true;
     void element.play().catch(() => undefined);
     const source = this.context.createMediaStreamSource(stream);
-    const gain = this.context.createGain();
-    source.connect(gain).connect(this.speaker);
+    const gate = new AudioWorkletNode(this.context, 'antiphon-gate', {
+      channelCount: 1,
+      channelCountMode: 'explicit',
+      outputChannelCount: [1],
+    });
+    source.connect(gate).connect(this.speaker);
+    let settle: ((drained?: number) => void) | undefined;
+    gate.port.onmessage = ({ data }: MessageEvent<GateEvent>) => settle?.(data.drained);
     return {
-      setMuted: (muted) => gain.gain.setValueAtTime(muted ? 0 : 1, this.context.currentTime),
+      mute: () => {
+        settle?.();
+        gate.port.postMessage('shut');
+        // What is before the switch runs dry then, which shows how much it was; and it does not grow from call to call.
+        track.enabled = false;
+        return new Promise((resolve) => {
+          const timer = setTimeout(() => settle?.(), DRAIN_MS);
+          settle = (drained) => {
+            settle = undefined;
+            clearTimeout(timer);
+            track.enabled = true;
+            resolve(drained);
+          };
+        });
+      },
+      unmute: () => {
+        settle?.();
+        gate.port.postMessage('open');
+      },
       close: () => {
+        settle?.();
+        gate.port.postMessage('close');
         element.srcObject = null;
         source.disconnect();
-        gain.disconnect();
+        gate.disconnect();
       },
     };
   }

@@ -18,10 +18,14 @@ const SILENT_MS = 200;
  */
 const ESTIMATE_MS = 160;
 /**
- * From the jitter buffer to the first node of the audio graph: buffers of 10 ms on both sides of a thread. In Chromium
- * 8 to 30 ms were found, which differ from call to call and cannot be asked for.
+ * From the jitter buffer to the audio graph, before it was measured. In Chromium it is 8 to 60 ms, other in each call:
+ * a buffer between two threads that grows when one of them is late.
  */
 const GRAPH_MS = 18;
+/** Sound leaves the jitter buffer in pieces of so long. */
+const PULL_MS = 10;
+/** What the jitter buffer keeps back of the packet before, to blend the next one in. */
+const OVERLAP_MS = 5;
 
 /** The part of `RTCRtpReceiver` that is used. */
 export interface Source {
@@ -29,8 +33,10 @@ export interface Source {
 }
 
 /** The part of the audio output that is used. */
-export interface Mute {
-  setMuted(muted: boolean): void;
+export interface Switch {
+  /** Silence; gives the seconds of sound that were between jitter buffer and switch, if that can be found out. */
+  mute(): Promise<number | undefined>;
+  unmute(): void;
   /** From the end of the jitter buffer to the ear, in seconds. */
   latency(): number;
 }
@@ -46,7 +52,8 @@ export class TrackPlayback implements Playback {
   private muted = false;
   private mutedAt = 0;
   /** The sample at which it was muted: the last one that is heard. */
-  private heardEnd: number | undefined;
+  private heardEnd: Promise<number | undefined> | undefined;
+  private graphMs = GRAPH_MS;
   /** The first valid position after a flush, once its turn has been announced. */
   private resumeAt: number | undefined;
   /** When which position left the jitter buffer, as each packet of the last moments had it. */
@@ -55,7 +62,7 @@ export class TrackPlayback implements Playback {
 
   constructor(
     private readonly source: Source,
-    private readonly output: Mute,
+    private readonly output: Switch,
     private readonly onReport: (report: Report) => void,
     private readonly now: () => number = () => performance.timeOrigin + performance.now(),
   ) {
@@ -74,25 +81,24 @@ export class TrackPlayback implements Playback {
 
   async flush(flush: Flush): Promise<number> {
     this.mute();
-    return this.heardEnd ?? flush.valid_from;
+    return (await this.heardEnd) ?? flush.valid_from;
   }
 
   report(): Report | undefined {
-    const pos = this.position(this.output.latency());
+    const pos = this.position(-this.output.latency() * 1000 - this.graphMs);
     return pos === undefined ? undefined : { pos, bufferedMs: 0 };
   }
 
-  /** The sample that was rendered `before` seconds ago. */
-  private position(before: number): number | undefined {
+  /** The sample that leaves the jitter buffer in `ms`. */
+  private position(ms: number): number | undefined {
     this.observe();
     const last = this.seen.at(-1);
     if (!last) return undefined;
-    const now = this.now();
     const late = this.seen.reduce((most, { pos, at }) => {
       const behind = (at - last.at) * (CLOCK / 1000) - since(pos, last.pos);
       return Math.max(most, behind);
     }, 0);
-    const age = Math.min(now - last.at, SILENT_MS) - GRAPH_MS - before * 1000;
+    const age = Math.min(this.now() - last.at, SILENT_MS) + ms - OVERLAP_MS;
     return (last.pos + Math.round(age * (CLOCK / 1000) - late)) >>> 0;
   }
 
@@ -111,12 +117,22 @@ export class TrackPlayback implements Playback {
   private mute(): void {
     if (!this.muted) {
       this.mutedAt = this.now();
-      // What was rendered will still be heard.
-      this.heardEnd = this.position(0);
+      this.heardEnd = this.silence();
     }
     this.muted = true;
     this.resumeAt = undefined;
-    this.output.setMuted(true);
+  }
+
+  /** Silence, and the last sample before it: what the jitter buffer gave until then, less what is on its way. */
+  private async silence(): Promise<number | undefined> {
+    this.observe();
+    const { at } = this.seen.at(-1) ?? { at: this.mutedAt };
+    const untilPull = PULL_MS - ((this.mutedAt - at) % PULL_MS);
+    const end = this.position(untilPull);
+    const drained = await this.output.mute();
+    if (drained !== undefined) this.graphMs = drained * 1000 - untilPull;
+    if (end === undefined) return undefined;
+    return (end - Math.round((this.graphMs + untilPull) * (CLOCK / 1000))) >>> 0;
   }
 
   private watch(): void {
@@ -128,7 +144,7 @@ export class TrackPlayback implements Playback {
     if (!valid && !late) return;
     this.muted = false;
     this.resumeAt = undefined;
-    this.output.setMuted(false);
+    this.output.unmute();
   }
 
   private tick(): void {

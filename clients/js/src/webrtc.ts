@@ -101,13 +101,20 @@ class WebRtcCarrier implements Carrier {
     const transceiver = peer.addTransceiver(audio.track ?? 'audio', { direction: audio.track ? 'sendrecv' : 'recvonly' });
     this.channel = peer.createDataChannel(CHANNEL);
     const output = {
-      setMuted: (muted: boolean) => this.player?.setMuted((this.muted = muted)),
+      mute: async () => {
+        this.muted = true;
+        return this.player?.mute();
+      },
+      unmute: () => {
+        this.muted = false;
+        this.player?.unmute();
+      },
       latency: () => (audio.output.outputLatency ?? 0) + (audio.output.baseLatency ?? 0),
     };
     this.playback = new TrackPlayback(transceiver.receiver, output, (report) => events.onReport(report));
     peer.ontrack = ({ track }) => {
       this.player = audio.playTrack(track);
-      this.player.setMuted(this.muted);
+      if (this.muted) void this.player.mute();
     };
     this.channel.onopen = () => {
       for (const text of this.waiting.splice(0)) this.channel.send(text);

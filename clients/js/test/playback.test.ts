@@ -90,15 +90,16 @@ test('the time at the ear comes from the output’s stamp, or else from its late
   assert.ok(Math.abs(audibleTime(stale, 1020) - 4.89) < 1e-9);
 });
 
-/** Ticks from the jitter buffer to the audio graph. */
-const GRAPH = 18 * 48;
+/** Ticks from the jitter buffer to the audio graph, and what is kept back in it. */
+const GRAPH = (18 + 5) * 48;
 
-test('a track is muted at a flush, and heard again when the next answer leaves the jitter buffer', async () => {
+test('a track is muted at a flush, and heard again when the next answer leaves the jitter buffer', async (t) => {
   const source = { timestamp: 0, rtpTimestamp: 9000 };
   let now = 0;
   const muted: boolean[] = [];
-  const output = { setMuted: (on: boolean) => muted.push(on), latency: () => 0 };
+  const output = { mute: async () => void muted.push(true), unmute: () => muted.push(false), latency: () => 0 };
   const playback = new TrackPlayback({ getSynchronizationSources: () => [source] }, output, () => undefined, () => now);
+  t.after(() => playback.close());
   assert.equal(await playback.flush({ id: 1, turn: 1, valid_from: 5000 }), 9000 - GRAPH);
   assert.deepEqual(muted, [true]);
   await tick(30);
@@ -114,23 +115,32 @@ test('a track is muted at a flush, and heard again when the next answer leaves t
   now += 1200;
   await tick(30);
   assert.deepEqual(muted, [true, false, true, false], 'an answer that never comes does not silence for ever');
-  playback.close();
 });
 
-test('after a stop of the page a flush is answered with where it stopped', async () => {
+test('what was on its way to the switch is not taken for heard', async (t) => {
+  const source = { timestamp: 1000, rtpTimestamp: 96_000 };
+  const output = { mute: async () => 0.03, unmute: () => undefined, latency: () => 0 };
+  const playback = new TrackPlayback({ getSynchronizationSources: () => [source] }, output, () => undefined, () => 1004);
+  t.after(() => playback.close());
+  // The jitter buffer gives up to what it gives at 1010, less 5 ms kept back; 30 ms of it came through later.
+  assert.equal(await playback.flush({ id: 1, turn: 1, valid_from: 99_000 }), 96_000 + (10 - 5 - 30) * 48);
+});
+
+test('after a stop of the page a flush is answered with where it stopped', async (t) => {
   const source = { timestamp: 0, rtpTimestamp: 9000 };
-  const output = { setMuted: () => undefined, latency: () => 0.05 };
+  const output = { mute: async () => undefined, unmute: () => undefined, latency: () => 0.05 };
   const playback = new TrackPlayback({ getSynchronizationSources: () => [source] }, output, () => undefined, () => 0);
+  t.after(() => playback.close());
   playback.stop();
   source.rtpTimestamp = 3000;
   assert.equal(await playback.flush({ id: 1, turn: 1, valid_from: 5000 }), 9000 - GRAPH);
-  playback.close();
 });
 
-test('what was decoded ahead of its time is not taken for heard', async () => {
+test('what was decoded ahead of its time is not taken for heard', async (t) => {
   const source = { timestamp: 1000, rtpTimestamp: 48_000 };
-  const output = { setMuted: () => undefined, latency: () => 0 };
+  const output = { mute: async () => undefined, unmute: () => undefined, latency: () => 0 };
   const playback = new TrackPlayback({ getSynchronizationSources: () => [source] }, output, () => undefined, () => source.timestamp);
+  t.after(() => playback.close());
   assert.equal(playback.report()!.pos, 48_000 - GRAPH);
   // The jitter buffer catches up: two packets at once.
   source.timestamp += 20;
@@ -143,7 +153,6 @@ test('what was decoded ahead of its time is not taken for heard', async () => {
     playback.report();
   }
   assert.equal(playback.report()!.pos, 48_000 + 1920 + 9600 - GRAPH);
-  playback.close();
 });
 
 test('RTP timestamps wrap around', () => {
@@ -151,16 +160,16 @@ test('RTP timestamps wrap around', () => {
   assert.equal(since(0xffff_fffb, 5), -10);
 });
 
-test('a track reports where it is, its own delay taken off', async () => {
+test('a track reports where it is, its own delay taken off', async (t) => {
   const reports: Report[] = [];
   const source = { timestamp: 1000, rtpTimestamp: 48_000 };
   const playback = new TrackPlayback(
     { getSynchronizationSources: () => [source] },
-    { setMuted: () => undefined, latency: () => 0.05 },
+    { mute: async () => undefined, unmute: () => undefined, latency: () => 0.05 },
     (report) => reports.push(report),
     () => 1020,
   );
+  t.after(() => playback.close());
   await tick(130);
-  playback.close();
   assert.deepEqual(reports[0], { pos: 48_000 - 0.03 * 48_000 - GRAPH, bufferedMs: 0 });
 });

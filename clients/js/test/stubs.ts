@@ -1,6 +1,6 @@
 /** What stands in for a browser. */
 
-import type { AudioEngine, Capture } from '../src/audio.js';
+import type { AudioEngine, Capture, TrackOutput } from '../src/audio.js';
 import type { Carrier, CarrierEvents, Open, Playback, Report } from '../src/carrier.js';
 import type { FromRelay, Start, Started, ToRelay } from '../src/messages.js';
 import type { PlayerPort } from '../src/pcm_playback.js';
@@ -50,8 +50,9 @@ export class StubAudio implements AudioEngine {
     this.onFrame = onFrame;
     return { close: () => (this.onFrame = undefined) };
   }
-  playTrack(): { setMuted(muted: boolean): void; close(): void } {
-    return { setMuted: (muted) => (this.muted = muted), close: () => undefined };
+  playTrack(): TrackOutput {
+    const mute = async (): Promise<undefined> => void (this.muted = true);
+    return { mute, unmute: () => (this.muted = false), close: () => undefined };
   }
   setMicrophoneEnabled(enabled: boolean): void {
     this.microphone = enabled;

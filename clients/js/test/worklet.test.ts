@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { Gate } from '../src/worklet/gate.js';
 import { Player, type PlayerEvent } from '../src/worklet/player.js';
 import { Recorder } from '../src/worklet/recorder.js';
 
@@ -159,4 +160,26 @@ test('what lies above the link’s band does not come back as another tone', () 
   for (let i = 0; i + 128 <= heard.length; i += 128) recorder.push(heard.subarray(i, i + 128));
   const samples = frames.slice(2).flatMap((frame) => Array.from(frame, (x) => x / 32767));
   assert.ok(rms(samples) < 0.0005, `alias of ${rms(samples)}`);
+});
+
+test('a gate shuts within 5 ms, and tells how much of the track came after', () => {
+  const told: number[] = [];
+  const gate = new Gate(48_000, ({ drained }) => told.push(drained));
+  const loud = new Float32Array(128).fill(0.5);
+  const out = new Float32Array(128);
+  gate.render(loud, out);
+  assert.ok(out.every((sample) => sample === 0.5));
+  gate.handle('shut');
+  gate.render(loud, out);
+  gate.render(loud, out);
+  assert.ok(out.every((sample) => sample === 0), 'silent two blocks later');
+  assert.deepEqual(told, []);
+  for (let i = 0; i < 6; i++) gate.render(undefined, out);
+  assert.deepEqual(told, [256 / 48_000]);
+  gate.handle('open');
+  gate.render(loud, out);
+  gate.render(loud, out);
+  assert.ok(out.every((sample) => sample === 0.5));
+  for (let i = 0; i < 10; i++) gate.render(undefined, out);
+  assert.equal(told.length, 1, 'only what comes after shutting counts');
 });

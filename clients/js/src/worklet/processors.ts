@@ -1,5 +1,6 @@
-/** The file that the audio thread loads: the two processors. */
+/** The file that the audio thread loads: the processors. */
 
+import { Gate, type GateCommand } from './gate.js';
 import { Player, type PlayerCommand } from './player.js';
 import { Recorder } from './recorder.js';
 
@@ -56,5 +57,28 @@ class RecorderProcessor extends AudioWorkletProcessor {
   }
 }
 
+class GateProcessor extends AudioWorkletProcessor {
+  private readonly gate = new Gate(sampleRate, (event) => this.port.postMessage(event));
+  private closed = false;
+
+  constructor() {
+    super();
+    this.port.onmessage = ({ data }: MessageEvent<GateCommand | 'close'>) => {
+      if (data === 'close') this.closed = true;
+      else this.gate.handle(data);
+    };
+  }
+
+  process([input]: Float32Array[][], [output]: Float32Array[][]): boolean {
+    const [first, ...others] = output ?? [];
+    if (first) {
+      this.gate.render(input?.[0], first);
+      for (const channel of others) channel.set(first);
+    }
+    return !this.closed;
+  }
+}
+
+registerProcessor('antiphon-gate', GateProcessor);
 registerProcessor('antiphon-player', PlayerProcessor);
 registerProcessor('antiphon-recorder', RecorderProcessor);
