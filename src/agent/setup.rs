@@ -9,8 +9,8 @@ pub type SetupRow = (&'static str, Option<&'static str>);
 /// The table of a kind; empty for a kind that is not served.
 pub fn table(kind: VendorKind) -> &'static [SetupRow] {
     match kind {
-        VendorKind::Openai
-        | VendorKind::Live
+        VendorKind::Openai => crate::agent::openai::opening::SETUP,
+        VendorKind::Live
         | VendorKind::Elevenlabs
         | VendorKind::Deepgram
         | VendorKind::Gemini

@@ -4,6 +4,7 @@
 //! A kind is one file with a [`Wiring`], and a line in [`connect`].
 
 pub mod actor;
+mod openai;
 pub mod script;
 mod server;
 
@@ -113,10 +114,10 @@ pub enum Answered {
 
 /// Answers a request to an emulated vendor; `origin` is like `http://127.0.0.1:4000`.
 fn connect(kind: VendorKind, request: &http::request::Parts, body: &Bytes, origin: &str) -> Answered {
-    let _ = (request, body, origin);
+    let _ = (body, origin);
     match kind {
-        VendorKind::Openai
-        | VendorKind::Live
+        VendorKind::Openai => openai::connect(request),
+        VendorKind::Live
         | VendorKind::Elevenlabs
         | VendorKind::Deepgram
         | VendorKind::Gemini
