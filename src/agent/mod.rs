@@ -2,9 +2,12 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_macros)]
 
 pub mod audio_json;
+mod carry;
 pub mod clip;
 pub mod closing;
+pub mod deepgram;
 pub mod echo;
+pub mod elevenlabs;
 pub mod native;
 pub mod openai;
 pub mod plain;
@@ -73,10 +76,23 @@ pub struct Endpoint {
 }
 
 /// What has to be fetched before an agent is dialled; done on the control runtime, never on a worker.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Before {
     /// A token that a command prints: it goes into `Authorization: Bearer`.
     Token(TokenCommand),
+    /// The URL to dial, which is another for each conversation.
+    Url(UrlFetch),
+}
+
+/// A URL that is asked for the URL to dial (a signed URL).
+#[derive(Clone, Debug)]
+pub struct UrlFetch {
+    /// `https://` or `http://`; answers a GET with a JSON object.
+    pub url: url::Url,
+    /// Of that request.
+    pub headers: Vec<(String, SecretString)>,
+    /// The field of the answer that holds the URL.
+    pub field: &'static str,
 }
 
 /// What [`Agent::poll`] gives.
@@ -208,13 +224,15 @@ fn build_vendor(settings: &AgentSettings, vendor: &VendorAgent, setup: &Setup) -
         format.check().map_err(|source| BuildError::Format { agent: settings.name.to_string(), source })?;
     }
     let model = setup.model.clone();
-    Ok(match vendor.kind {
-        VendorKind::Openai => Box::new(openai::OpenaiAgent::new(vendor, settings.vendor.clone(), model)),
-        other => {
-            let kind = other.label().to_owned();
-            return Err(BuildError::NotBuilt { agent: settings.name.to_string(), kind });
+    match vendor.kind {
+        VendorKind::Deepgram => Ok(Box::new(deepgram::Deepgram::new(vendor, settings.vendor.clone()))),
+        VendorKind::Elevenlabs => Ok(Box::new(elevenlabs::ElevenLabs::new(vendor, settings.vendor.clone()))),
+        VendorKind::Openai => Ok(Box::new(openai::OpenaiAgent::new(vendor, settings.vendor.clone(), model))),
+        VendorKind::Live | VendorKind::Gemini | VendorKind::Pipecat | VendorKind::Chat => {
+            let kind = vendor.kind.label().to_owned();
+            Err(BuildError::NotBuilt { agent: settings.name.to_string(), kind })
         }
-    })
+    }
 }
 
 fn check_websocket(settings: &AgentSettings, websocket: &WebsocketAgent) -> Result<(), BuildError> {

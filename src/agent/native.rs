@@ -25,7 +25,7 @@ use crate::message::{
 };
 use crate::time::Micros;
 
-pub(crate) use opening::opening;
+pub(crate) use opening::{merge, opening};
 use turns::TurnLog;
 use wire::Said;
 

@@ -9,13 +9,10 @@ pub type SetupRow = (&'static str, Option<&'static str>);
 /// The table of a kind; empty for a kind that is not served.
 pub fn table(kind: VendorKind) -> &'static [SetupRow] {
     match kind {
+        VendorKind::Deepgram => crate::agent::deepgram::SETUP,
+        VendorKind::Elevenlabs => crate::agent::elevenlabs::SETUP,
         VendorKind::Openai => crate::agent::openai::opening::SETUP,
-        VendorKind::Live
-        | VendorKind::Elevenlabs
-        | VendorKind::Deepgram
-        | VendorKind::Gemini
-        | VendorKind::Pipecat
-        | VendorKind::Chat => &[],
+        VendorKind::Live | VendorKind::Gemini | VendorKind::Pipecat | VendorKind::Chat => &[],
     }
 }
 

@@ -169,6 +169,26 @@ pub enum PipecatWire {
 }
 
 impl VendorAgent {
+    /// An agent of a kind with its defaults and no key.
+    #[cfg(test)]
+    pub fn example(kind: VendorKind) -> VendorAgent {
+        VendorAgent {
+            kind,
+            url: kind.default_url().unwrap_or("ws://127.0.0.1:9/").parse().expect("a URL"),
+            query: Vec::new(),
+            headers: Vec::new(),
+            auth: VendorAuth::Usual,
+            api_key: None,
+            agent_id: None,
+            uplink: None,
+            downlink: None,
+            wire: PipecatWire::Protobuf,
+            history: 20,
+            connect_timeout: Duration::from_secs(5),
+            tools: Arc::default(),
+        }
+    }
+
     /// The header that presents the key, if there is a key; tokens of a command are fetched before the dial.
     pub fn key_header(&self) -> Option<(String, SecretString)> {
         let key = self.api_key.as_ref()?.expose_secret();

@@ -1,5 +1,7 @@
 //! Sockets to agents.
 
 pub mod dial;
+mod fetch;
+mod token;
 
 pub use dial::Dialer;

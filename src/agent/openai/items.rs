@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
+use crate::agent::carry::Carry;
 use crate::ids::ItemId;
 use crate::media::format::Format;
 
@@ -18,7 +19,7 @@ struct Item {
     bytes: u64,
     cut: bool,
     /// A byte of a sample whose other half is in the next message.
-    half: Option<u8>,
+    carry: Carry,
 }
 
 /// The items of one agent in one conversation.
@@ -36,7 +37,13 @@ impl Items {
                 if self.items.len() == REMEMBERED {
                     self.items.pop_front();
                 }
-                self.items.push_back(Item { id: id.into(), content_index, bytes: 0, cut: false, half: None });
+                self.items.push_back(Item {
+                    id: id.into(),
+                    content_index,
+                    bytes: 0,
+                    cut: false,
+                    carry: Carry::default(),
+                });
                 self.items.len() - 1
             }
         };
@@ -45,7 +52,7 @@ impl Items {
             return None;
         }
         let width = format.bytes_per_sample().unwrap_or(1);
-        let payload = if width == 2 { whole_samples(&mut item.half, payload) } else { payload };
+        let payload = item.carry.align(width, payload);
         item.bytes += payload.len() as u64;
         (!payload.is_empty()).then_some(payload)
     }
@@ -66,20 +73,6 @@ impl Items {
         let ms = heard.min(received).as_millis() as u64;
         (heard < received || item.cut).then_some((item.content_index, ms))
     }
-}
-
-fn whole_samples(half: &mut Option<u8>, payload: Bytes) -> Bytes {
-    if half.is_none() && payload.len().is_multiple_of(2) {
-        return payload;
-    }
-    let mut whole = BytesMut::with_capacity(payload.len() + 1);
-    whole.extend(half.take());
-    whole.extend_from_slice(&payload);
-    if !whole.len().is_multiple_of(2) {
-        *half = whole.last().copied();
-        whole.truncate(whole.len() - 1);
-    }
-    whole.freeze()
 }
 
 #[cfg(test)]

@@ -338,13 +338,15 @@ impl Wiring for OpenaiWire {
             self.refuse(out, &Value::Null, "invalid_json", None, "This is not JSON.");
             return Vec::new();
         };
+        if event["type"] == "session.update" {
+            return self.update(&event, out);
+        }
         let begin = (!self.begun).then(|| {
             self.begun = true;
             let format = Format::pcm16(24_000);
             Heard::Begin { uplink: format, downlink: format, greet: false, listens: true, yields: true }
         });
         let heard = match event["type"].as_str().unwrap_or_default() {
-            "session.update" => return self.update(&event, out),
             "input_audio_buffer.append" => match event["audio"].as_str().and_then(audio_json::decode) {
                 Some(payload) => {
                     self.committed = false;
