@@ -11,8 +11,9 @@ pub fn table(kind: VendorKind) -> &'static [SetupRow] {
     match kind {
         VendorKind::Deepgram => crate::agent::deepgram::SETUP,
         VendorKind::Elevenlabs => crate::agent::elevenlabs::SETUP,
+        VendorKind::Gemini => crate::agent::gemini::SETUP,
         VendorKind::Openai => crate::agent::openai::opening::SETUP,
-        VendorKind::Live | VendorKind::Gemini | VendorKind::Pipecat | VendorKind::Chat => &[],
+        VendorKind::Live | VendorKind::Pipecat | VendorKind::Chat => &[],
     }
 }
 
