@@ -26,6 +26,7 @@ use crate::runtime::stream::Stream;
 use crate::runtime::tls::TlsError;
 use crate::runtime::websocket::{Bounds, WebSocket};
 use crate::upstream::fetch::fetch;
+use crate::upstream::token::Tokens;
 
 use super::Socket;
 use super::quic::Pool;
@@ -45,6 +46,7 @@ pub struct Dialer {
     /// Where URLs are fetched; `None`: where it is dialled.
     control: Option<Handle>,
     fetches: Arc<Semaphore>,
+    tokens: Tokens,
 }
 
 impl Default for Dialer {
@@ -54,6 +56,7 @@ impl Default for Dialer {
             pool: Arc::default(),
             control: None,
             fetches: Arc::new(Semaphore::new(MAX_FETCHES)),
+            tokens: Tokens::default(),
         }
     }
 }
@@ -94,16 +97,29 @@ impl Dialer {
     }
 
     async fn fetch_and_connect(&self, endpoint: &Endpoint) -> Result<WebSocket, AgentError> {
-        let Some(Before::Url(wanted)) = &endpoint.before else { return self.connect(endpoint).await };
-        let fetching = fetch(self.tls(endpoint)?, self.fetches.clone(), wanted.clone());
-        let url = match &self.control {
-            None => fetching.await?,
-            Some(control) => {
-                let ended = AbortOnDropHandle::new(control.spawn(fetching)).await;
-                ended.map_err(|error| failure(FailureClass::Internal, format!("the fetch of a URL: {error}")))??
+        let mut endpoint = endpoint.clone();
+        match endpoint.before.take() {
+            None => {}
+            Some(Before::Url(wanted)) => {
+                endpoint.url = self.on_control(fetch(self.tls(&endpoint)?, self.fetches.clone(), wanted)).await?;
             }
-        };
-        self.connect(&Endpoint { url, before: None, ..endpoint.clone() }).await
+            Some(Before::Token(command)) => {
+                let token = self.on_control(self.tokens.clone().token(command)).await?;
+                let bearer = format!("Bearer {}", token.expose_secret());
+                endpoint.headers.push(("authorization".to_owned(), bearer.into()));
+            }
+        }
+        self.connect(&endpoint).await
+    }
+
+    /// Runs what a dial needs beforehand on the control runtime.
+    async fn on_control<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = Result<T, AgentError>> + Send + 'static,
+    ) -> Result<T, AgentError> {
+        let Some(control) = &self.control else { return task.await };
+        let ended = AbortOnDropHandle::new(control.spawn(task)).await;
+        ended.map_err(|error| failure(FailureClass::Internal, format!("what comes before the dial: {error}")))?
     }
 
     async fn connect(&self, endpoint: &Endpoint) -> Result<WebSocket, AgentError> {

@@ -5,6 +5,7 @@ pub mod dial;
 mod fetch;
 pub mod quic;
 pub mod socket;
+mod token;
 pub mod trust;
 
 pub use dial::Dialer;
