@@ -231,6 +231,7 @@ impl Session {
         }
         match change {
             UpstreamChange::Connected(capabilities) => self.open_upstream(upstream, capabilities, now),
+            UpstreamChange::Failed(_) if self.timers.deadline(Timer::Goodbye).is_some() => self.let_go(),
             UpstreamChange::Failed(error) => self.lose_upstream(Some(error), now),
         }
         self.check_invariants();
