@@ -7,6 +7,7 @@ pub mod clip;
 pub mod deepgram;
 pub mod echo;
 pub mod elevenlabs;
+pub mod gemini;
 pub mod native;
 pub mod plain;
 pub mod setup;
@@ -56,6 +57,8 @@ pub struct Capabilities {
     pub context: bool,
     /// Never speaks by turns: its audio is one endless stream (`echo`).
     pub endless: bool,
+    /// The longest that one of its sessions lasts; a fresh one takes over before.
+    pub longest: Option<Duration>,
 }
 
 /// Where an agent is reached; `None` for the built-in ones.
@@ -108,6 +111,9 @@ pub enum AgentOutput {
     },
     /// To the session.
     Event(FromAgent),
+    /// The connection is given up and another one made to [`Agent::endpoint`]; [`Agent::handle_open`] follows. The
+    /// session does not learn of it, unless it fails.
+    Redial,
     /// Nothing more to do until something arrives or the deadline passes.
     Idle {
         /// When to call [`Agent::handle_deadline`].
@@ -220,14 +226,16 @@ fn build_vendor(settings: &AgentSettings, vendor: &VendorAgent) -> Result<Box<dy
     for format in [vendor.uplink, vendor.downlink].into_iter().flatten() {
         format.check().map_err(|source| BuildError::Format { agent: settings.name.to_string(), source })?;
     }
-    match vendor.kind {
-        VendorKind::Deepgram => Ok(Box::new(deepgram::Deepgram::new(vendor, settings.vendor.clone()))),
-        VendorKind::Elevenlabs => Ok(Box::new(elevenlabs::ElevenLabs::new(vendor, settings.vendor.clone()))),
-        VendorKind::Openai | VendorKind::Live | VendorKind::Gemini | VendorKind::Pipecat | VendorKind::Chat => {
+    let own = settings.vendor.clone();
+    Ok(match vendor.kind {
+        VendorKind::Deepgram => Box::new(deepgram::Deepgram::new(vendor, own)),
+        VendorKind::Elevenlabs => Box::new(elevenlabs::ElevenLabs::new(vendor, own)),
+        VendorKind::Gemini => Box::new(gemini::Gemini::new(vendor, own)),
+        VendorKind::Openai | VendorKind::Live | VendorKind::Pipecat | VendorKind::Chat => {
             let kind = vendor.kind.label().to_owned();
-            Err(BuildError::NotBuilt { agent: settings.name.to_string(), kind })
+            return Err(BuildError::NotBuilt { agent: settings.name.to_string(), kind });
         }
-    }
+    })
 }
 
 fn check_websocket(settings: &AgentSettings, websocket: &WebsocketAgent) -> Result<(), BuildError> {

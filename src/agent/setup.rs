@@ -11,7 +11,8 @@ pub fn table(kind: VendorKind) -> &'static [SetupRow] {
     match kind {
         VendorKind::Deepgram => crate::agent::deepgram::SETUP,
         VendorKind::Elevenlabs => crate::agent::elevenlabs::SETUP,
-        VendorKind::Openai | VendorKind::Live | VendorKind::Gemini | VendorKind::Pipecat | VendorKind::Chat => &[],
+        VendorKind::Gemini => crate::agent::gemini::SETUP,
+        VendorKind::Openai | VendorKind::Live | VendorKind::Pipecat | VendorKind::Chat => &[],
     }
 }
 

@@ -44,7 +44,7 @@ const OWN_KINDS: [(&str, &[&str]); 4] = [
 ];
 
 /// Kinds of vendors that this build serves; the others are parsed and checked.
-pub const SERVED: &[VendorKind] = &[VendorKind::Deepgram, VendorKind::Elevenlabs];
+pub const SERVED: &[VendorKind] = &[VendorKind::Deepgram, VendorKind::Elevenlabs, VendorKind::Gemini];
 
 /// Kinds that the configuration knows and whose keys it does not.
 pub const OTHER_KINDS: [&str; 3] = ["quic", "http", "mux"];
@@ -57,7 +57,8 @@ fn known_kinds() -> impl Iterator<Item = (&'static str, Vec<&'static str>)> {
 }
 
 /// Keys of every kind.
-const COMMON_KEYS: [&str; 9] = ["kind", "like", "model", "max_sessions", "zone", "display", "setup", "vendor", "price"];
+const COMMON_KEYS: [&str; 10] =
+    ["kind", "like", "model", "max_sessions", "session_max_s", "zone", "display", "setup", "vendor", "price"];
 
 /// An agent table after inheritance, with the keys that only its kind knows set apart.
 pub struct AgentTable {
@@ -281,6 +282,7 @@ pub fn agent(
         display: raw.display.clone().unwrap_or(Json::Null),
         zone: raw.zone.clone(),
         max_sessions: raw.max_sessions,
+        session_max: raw.session_max_s.map(Duration::from_secs_f64),
         price: price(name, raw, check),
     };
     let by_tenant = credentials.into_iter().map(|(tenant, key)| (tenant, with_key(&settings, &key))).collect();

@@ -248,6 +248,8 @@ pub struct RawRoute {
     pub anonymous: bool,
     pub resume_window_s: Option<u64>,
     pub agent_ready_ms: Option<u64>,
+    pub hedge_ms: Option<u64>,
+    pub answer_within_ms: Option<u64>,
     pub setup: RawSetup,
 }
 
@@ -310,6 +312,7 @@ pub struct RawAudio {
     pub send_ahead_ms: Option<u64>,
     pub playout_max_s: Option<u64>,
     pub heard_wait_ms: Option<u64>,
+    pub client_dtx: Option<bool>,
     pub opus: RawOpus,
     pub end_of_speech: RawEndOfSpeech,
 }
@@ -385,6 +388,7 @@ pub struct RawAgent {
     pub model: Option<String>,
     pub api_key: Option<String>,
     pub max_sessions: Option<u32>,
+    pub session_max_s: Option<f64>,
     pub zone: Option<String>,
     pub display: Option<Value>,
     pub credential: BTreeMap<String, RawCredential>,

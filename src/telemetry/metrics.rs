@@ -330,6 +330,9 @@ impl SessionMetrics {
                 let values = [self.labels.route.as_str(), self.labels.agent.as_str()];
                 self.registry.counter(&names::FALLBACKS, &values).increment(1);
             }
+            Measure::Rollover => {
+                self.registry.counter(&names::ROLLOVERS, &[self.labels.agent.as_str()]).increment(1);
+            }
             Measure::UpstreamReady(took) => self.agent.upstream_ready.record(took.as_secs_f64()),
             Measure::Ignored => self.ignored.increment(1),
             Measure::Refused => self.refused.increment(1),

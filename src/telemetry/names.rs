@@ -188,6 +188,8 @@ metrics! {
         "What agents reported as used, whole units; units outside of the common ones are counted as other.";
     FALLBACKS = "antiphon_fallbacks_total", Kind::Counter, Count, ["route", "agent"],
         "Times that another agent took over; agent is the one that did.";
+    ROLLOVERS = "antiphon_rollovers_total", Kind::Counter, Count, ["agent"],
+        "Times that a fresh session with the same agent took over before the end of the one before.";
 
     // The node.
     CONNECTIONS = "antiphon_connections", Kind::Gauge, Count, ["listener"],

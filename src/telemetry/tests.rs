@@ -53,6 +53,7 @@ fn eventful(telemetry: &Telemetry) {
         Measure::Interruption,
         Measure::UpstreamFailed { class: FailureClass::Lost },
         Measure::Fallback,
+        Measure::Rollover,
         Measure::UpstreamReady(span),
         Measure::Ignored,
         Measure::Refused,

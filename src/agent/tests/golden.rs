@@ -108,6 +108,7 @@ impl Replay<'_> {
                     )
                 }
                 AgentOutput::Event(event) => format!("= {event:?}"),
+                AgentOutput::Redial => "> redial".to_owned(),
             };
             self.lines.push(line);
         }

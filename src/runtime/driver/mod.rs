@@ -310,6 +310,7 @@ impl Driver {
                 }
                 Output::ToAgent { upstream, message } => self.send_to_agent(upstream, message, now),
                 Output::Dial { upstream, rung, role } => self.dial(upstream, rung, role, now),
+                Output::Promote { upstream } => self.promote(upstream),
                 Output::Hangup { upstream } => self.hang_up(upstream, now),
                 Output::Detach { link, code, reason } => self.detach(link, code, reason),
                 Output::Measure(measure) => self.measure(measure),

@@ -29,6 +29,8 @@ pub(super) struct Upstream {
     agent: Box<dyn Agent>,
     channel: Channel,
     dialled: Micros,
+    /// The session knows it as connected.
+    opened: bool,
     /// Whether the agent may have something to say.
     restless: bool,
     /// Held for its drop.
@@ -102,6 +104,7 @@ impl Driver {
             agent,
             channel,
             dialled: now,
+            opened: false,
             restless: false,
             _place: place,
         });
@@ -121,6 +124,9 @@ impl Driver {
         let Some(upstream) = self.upstreams.iter_mut().find(|upstream| upstream.id == id) else { return };
         upstream.agent.handle_open(now);
         upstream.restless = true;
+        if std::mem::replace(&mut upstream.opened, true) {
+            return;
+        }
         let capabilities = upstream.agent.capabilities();
         self.happened.push_back(Happened::Upstream(id, UpstreamChange::Connected(capabilities)));
     }
@@ -195,9 +201,11 @@ impl Driver {
         self.turn.again = true;
     }
 
-    /// The agent's server has closed the socket. An agent that took this for its end has been hung up by now.
+    /// The agent's server has closed the socket. An agent that took this for its end has been hung up by now, and one
+    /// that goes on over another connection is dialling.
     fn on_closed(&mut self, id: UpstreamId, code: u16, reason: &str, now: Micros) {
-        if self.upstreams.iter().any(|upstream| upstream.id == id) {
+        let remains = |upstream: &Upstream| upstream.id == id && matches!(upstream.channel, Channel::Open(_));
+        if self.upstreams.iter().any(remains) {
             let error = AgentError {
                 class: FailureClass::Lost,
                 code: Some(code.to_string()),
@@ -238,12 +246,27 @@ impl Driver {
                 self.session.on_agent(id, event, now);
             }
             AgentOutput::Wire(wire) => self.push(id, wire, None),
+            AgentOutput::Redial => self.redial(id, now),
             AgentOutput::Audio { wire, ready } => {
                 let from = self.turn.counts_from(ready);
                 self.push(id, wire, Some(from));
             }
         }
         true
+    }
+
+    /// Leaves the agent's connection for another one.
+    fn redial(&mut self, id: UpstreamId, now: Micros) {
+        let Some(upstream) = self.upstreams.iter_mut().find(|upstream| upstream.id == id) else { return };
+        let Some(endpoint) = upstream.agent.endpoint() else { return };
+        let dialer = self.around.dialer.clone();
+        let dialling = Channel::Dialling(Box::pin(async move { dialer.dial(endpoint).await }));
+        if let Channel::Open(socket) = std::mem::replace(&mut upstream.channel, dialling) {
+            self.closing.spawn(socket.close(1000, "the conversation goes on over another connection"));
+        }
+        upstream.dialled = now;
+        upstream.unflushed.clear();
+        self.turn.again = true;
     }
 
     fn push(&mut self, id: UpstreamId, wire: Wire, counts_from: Option<Micros>) {
@@ -263,12 +286,19 @@ impl Driver {
         }
     }
 
+    /// What stood by talks with the caller from now on.
+    pub(super) fn promote(&mut self, id: UpstreamId) {
+        let Some(upstream) = self.upstreams.iter_mut().find(|upstream| upstream.id == id) else { return };
+        upstream.role = UpstreamRole::Active;
+        self.around.metrics.set_agent(&upstream.name);
+    }
+
     pub(super) fn hang_up(&mut self, id: UpstreamId, now: Micros) {
         // What the session said before goes out first; what the agent still says is no longer heard.
         while let Some(upstream) = self.upstreams.iter_mut().find(|upstream| upstream.id == id && upstream.restless) {
             match upstream.agent.poll(now) {
                 AgentOutput::Idle { .. } => break,
-                AgentOutput::Event(_) => {}
+                AgentOutput::Event(_) | AgentOutput::Redial => {}
                 AgentOutput::Wire(wire) | AgentOutput::Audio { wire, .. } => self.push(id, wire, None),
             }
         }
