@@ -58,6 +58,13 @@ pub fn check(
     result
 }
 
+/// Where a key, or the nearest table around it, was set: file, line and column, or the variable.
+pub fn place(files: &[FileText], env: &BTreeMap<String, String>, keys: &[&str]) -> Option<String> {
+    let mut layers = Layers::merge(files, env).ok()?;
+    complete(&mut layers);
+    (1..=keys.len()).rev().find_map(|length| layers.place(&path(&keys[..length])))
+}
+
 /// As [`check`], with the merged layers, in which agents have inherited and routes are complete.
 fn check_keeping_layers(
     files: &[FileText],
