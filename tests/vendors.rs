@@ -4,6 +4,10 @@ mod harness;
 
 #[path = "vendors/calls.rs"]
 mod calls;
+#[path = "vendors/dial.rs"]
+mod dial;
+#[path = "vendors/live.rs"]
+mod live;
 #[path = "vendors/sdk.rs"]
 mod sdk;
 

@@ -11,6 +11,7 @@ pub mod gemini;
 pub mod native;
 pub mod plain;
 pub mod setup;
+pub mod standing;
 pub mod storyteller;
 
 use std::time::Duration;

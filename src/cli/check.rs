@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use crate::agent::setup;
+use crate::agent::{setup, standing};
 use crate::cli::answer::{Answer, ConfigArgs};
 use crate::config::settings::{AgentKind, AgentSettings, Settings};
 use crate::config::source::{Process, Sources};
@@ -95,6 +95,11 @@ fn warnings(settings: &Settings) -> Vec<String> {
     warnings
 }
 
+/// Whether an agent's kind is built from documents alone.
+pub fn is_experimental(agent: &AgentSettings) -> bool {
+    matches!(&agent.kind, AgentKind::Vendor(vendor) if standing::is_experimental(vendor.kind))
+}
+
 /// Set-up fields that an agent's kind has no word for.
 fn unsupported(settings: &Settings) -> Vec<String> {
     let of_agent = |(name, agent): (&AgentName, &Arc<AgentSettings>)| {
@@ -134,6 +139,10 @@ fn summary(settings: &Settings) -> String {
     }
     for warning in warnings(settings) {
         let _ = writeln!(out, "warning: {warning}");
+    }
+    for (name, agent) in settings.agents.iter().filter(|(_, agent)| is_experimental(agent)) {
+        let kind = agent.kind.label();
+        let _ = writeln!(out, "agent {name}: kind {kind} is experimental: built from the vendor's documents alone");
     }
     if !settings.inert.is_empty() {
         let _ = writeln!(out, "set, and understood, but without effect in this version:");

@@ -31,6 +31,7 @@ use std::sync::Arc;
 
 use figment::value::{Dict, Value};
 
+pub use agents::SERVED;
 pub use document::FileText;
 pub use error::{ConfigError, ConfigErrors, Excerpt};
 pub use keys::restart_keys;

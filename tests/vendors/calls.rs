@@ -285,3 +285,28 @@ async fn every_end_at_the_vendor_is_told_by_its_class() {
         assert!(!daemon.log().contains("secret"), "a key is in the log");
     }
 }
+
+/// Each shipped file of a vendor holds a call with the emulator once its URL is that of the emulator.
+#[tokio::test]
+async fn the_example_files_hold_calls_with_only_the_url_replaced() {
+    let examples = [
+        ("elevenlabs", "elevenlabs", VendorKind::Elevenlabs),
+        ("deepgram", "deepgram", VendorKind::Deepgram),
+        ("gemini", "gemini", VendorKind::Gemini),
+    ];
+    for (name, agent, kind) in examples {
+        let text = antiphon::config::examples::example(name).unwrap();
+        let vendor = Vendor::start(kind, Some("secret"), Script::default()).await;
+        let url = format!("ANTIPHON_AGENT__{}__URL", agent.to_uppercase());
+        let keys = ["OPENAI", "AZURE_OPENAI", "XAI", "ELEVENLABS", "DEEPGRAM", "GEMINI"];
+        let keys: Vec<String> = keys.iter().map(|vendor| format!("{vendor}_API_KEY")).collect();
+        let mut variables: Vec<(&str, &str)> = keys.iter().map(|key| (key.as_str(), "secret")).collect();
+        variables.extend([("ELEVENLABS_AGENT_ID", "agent_1"), (url.as_str(), vendor.url.as_str())]);
+        let daemon = Daemon::start_with(Some(text), &variables).await;
+        let mut person = Person::call(&daemon, agent, Format::OPUS).await;
+        person.until("the greeting", |person| person.played_ms() > 500.0).await;
+        assert!(person.code.is_none() && person.loudest > 3_000, "{name}: {:?}", person.messages);
+        let fields = person.said("error");
+        assert!(fields.is_empty(), "{name}: {fields:?}");
+    }
+}
