@@ -80,6 +80,7 @@ impl Caller {
                 AgentOutput::Event(event) => events.push(event),
                 AgentOutput::Redial => panic!("nothing was lost"),
                 AgentOutput::Idle { .. } => return events,
+                AgentOutput::Redial => panic!("only some agents dial again"),
             }
         }
     }

@@ -13,6 +13,7 @@ pub mod native;
 pub mod openai;
 pub mod plain;
 pub mod setup;
+pub mod standing;
 pub mod storyteller;
 
 use std::sync::Arc;
