@@ -106,12 +106,12 @@ fn try_run(args: &RunArgs) -> Result<(), RunError> {
     };
     let workers = Workers::start(count, clock)?;
     let records = CallRecordSink::open(settings.log.call_record.as_str().into(), &telemetry)?;
-    let dialer = Dialer::new(tls::client_config(&[])?);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let dialer = Dialer::new(tls::client_config(&[])?).fetching_on(runtime.handle().clone());
     telemetry.node().record_config_taken(&hash(&settings), SystemTime::now());
     let in_force = InForce::new(settings)?;
     let node = Arc::new(Node::new(clock, in_force, telemetry, workers.all().to_vec(), dialer, records));
     let app = App { args, begun, node, workers, logs };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(app.serve(http, control, prepared, bound));
     runtime.shutdown_timeout(Duration::from_millis(100));
     result

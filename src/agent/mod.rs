@@ -4,12 +4,16 @@
 pub mod audio_json;
 mod carry;
 pub mod clip;
+pub mod deepgram;
 pub mod echo;
+pub mod elevenlabs;
 pub mod gemini;
 pub mod native;
+pub mod pipecat;
 pub mod plain;
 pub mod setup;
 pub mod storyteller;
+mod turns;
 
 use std::time::Duration;
 
@@ -18,7 +22,7 @@ use secrecy::SecretString;
 
 use crate::agent::clip::AfterClip;
 use crate::config::settings::{AgentKind, AgentSettings, WebsocketAgent, WebsocketProtocol};
-use crate::config::vendor::{VendorAgent, VendorKind};
+use crate::config::vendor::{TokenCommand, VendorAgent, VendorKind};
 use crate::media::format::FormatError;
 use crate::message::{FromAgent, ToAgent};
 use crate::time::Micros;
@@ -66,8 +70,30 @@ pub struct Endpoint {
     pub headers: Vec<(String, SecretString)>,
     /// Offered; the server must choose one of them if there is any.
     pub subprotocols: Vec<String>,
-    /// Time for name, TCP, TLS and upgrade.
+    /// Time for name, TCP, TLS and upgrade, and for what comes before.
     pub connect_timeout: Duration,
+    /// What has to be fetched before the dial.
+    pub before: Option<Before>,
+}
+
+/// What has to be fetched before an agent is dialled; done on the control runtime, never on a worker.
+#[derive(Clone, Debug)]
+pub enum Before {
+    /// A token that a command prints: it goes into `Authorization: Bearer`.
+    Token(TokenCommand),
+    /// The URL to dial, which is another for each conversation.
+    Url(UrlFetch),
+}
+
+/// A URL that is asked for the URL to dial (a signed URL).
+#[derive(Clone, Debug)]
+pub struct UrlFetch {
+    /// `https://` or `http://`; answers a GET with a JSON object.
+    pub url: url::Url,
+    /// Of that request.
+    pub headers: Vec<(String, SecretString)>,
+    /// The field of the answer that holds the URL.
+    pub field: &'static str,
 }
 
 /// What [`Agent::poll`] gives.
@@ -200,13 +226,16 @@ fn build_vendor(settings: &AgentSettings, vendor: &VendorAgent) -> Result<Box<dy
     for format in [vendor.uplink, vendor.downlink].into_iter().flatten() {
         format.check().map_err(|source| BuildError::Format { agent: settings.name.to_string(), source })?;
     }
-    Ok(match vendor.kind {
-        VendorKind::Gemini => Box::new(gemini::Gemini::new(vendor, settings.vendor.clone())),
-        kind => {
-            let kind = kind.label().to_owned();
-            return Err(BuildError::NotBuilt { agent: settings.name.to_string(), kind });
+    match vendor.kind {
+        VendorKind::Deepgram => Ok(Box::new(deepgram::Deepgram::new(vendor, settings.vendor.clone()))),
+        VendorKind::Elevenlabs => Ok(Box::new(elevenlabs::ElevenLabs::new(vendor, settings.vendor.clone()))),
+        VendorKind::Gemini => Ok(Box::new(gemini::Gemini::new(vendor, settings.vendor.clone()))),
+        VendorKind::Pipecat => Ok(Box::new(pipecat::Pipecat::new(vendor, settings.vendor.clone()))),
+        VendorKind::Openai | VendorKind::Live | VendorKind::Chat => {
+            let kind = vendor.kind.label().to_owned();
+            Err(BuildError::NotBuilt { agent: settings.name.to_string(), kind })
         }
-    })
+    }
 }
 
 fn check_websocket(settings: &AgentSettings, websocket: &WebsocketAgent) -> Result<(), BuildError> {
@@ -220,7 +249,5 @@ fn check_websocket(settings: &AgentSettings, websocket: &WebsocketAgent) -> Resu
     Ok(())
 }
 
-#[cfg(test)]
-mod golden;
 #[cfg(test)]
 mod tests;

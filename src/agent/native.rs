@@ -353,6 +353,7 @@ pub(crate) fn endpoint(settings: &WebsocketAgent, subprotocols: Vec<String>) -> 
         headers: settings.headers.clone(),
         subprotocols,
         connect_timeout: settings.connect_timeout,
+        before: None,
     }
 }
 

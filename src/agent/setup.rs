@@ -9,13 +9,11 @@ pub type SetupRow = (&'static str, Option<&'static str>);
 /// The table of a kind; empty for a kind that is not served.
 pub fn table(kind: VendorKind) -> &'static [SetupRow] {
     match kind {
-        VendorKind::Openai
-        | VendorKind::Live
-        | VendorKind::Elevenlabs
-        | VendorKind::Deepgram
-        | VendorKind::Pipecat
-        | VendorKind::Chat => &[],
+        VendorKind::Deepgram => crate::agent::deepgram::SETUP,
+        VendorKind::Elevenlabs => crate::agent::elevenlabs::SETUP,
         VendorKind::Gemini => crate::agent::gemini::SETUP,
+        VendorKind::Pipecat => crate::agent::pipecat::SETUP,
+        VendorKind::Openai | VendorKind::Live | VendorKind::Chat => &[],
     }
 }
 

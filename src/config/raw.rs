@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::config::settings::{LimitKey, LimitUnit, LogFormat, OnError};
 use crate::config::shape::OneOrMany;
+use crate::config::vendor::RawVendorAuth;
 use crate::message::{Greeting, Turns};
 use crate::route::plan::{OpusApplication, OpusBandwidth};
 use crate::route::rule::Sticky;
@@ -426,21 +427,6 @@ pub enum RawProtocol {
     Plain,
     Protobuf,
     Rtvi,
-}
-
-/// How a vendor's key is presented: `"bearer"`, `"api-key"`, or a command that prints a token.
-#[derive(Serialize, JsonSchema)]
-#[serde(untagged)]
-pub enum RawVendorAuth {
-    Mode(RawAuthMode),
-    Command { token_command: OneOrMany<String>, refresh_s: Option<u64> },
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum RawAuthMode {
-    Bearer,
-    ApiKey,
 }
 
 #[derive(Default, Serialize, Deserialize, JsonSchema)]

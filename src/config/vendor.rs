@@ -5,13 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use figment::value::Dict;
+use schemars::JsonSchema;
 use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use url::Url;
 
 use crate::config::checker::Checker;
-use crate::config::raw::{RawAgent, RawAuthMode, RawProtocol, RawVendorAuth};
+use crate::config::raw::{RawAgent, RawProtocol};
 use crate::config::secret;
+use crate::config::shape::OneOrMany;
 use crate::media::format::Format;
 use crate::message::{Setup, Tool, ToolDefinition};
 
@@ -166,6 +169,26 @@ pub enum PipecatWire {
 }
 
 impl VendorAgent {
+    /// An agent of a kind with its defaults and no key.
+    #[cfg(test)]
+    pub fn example(kind: VendorKind) -> VendorAgent {
+        VendorAgent {
+            kind,
+            url: kind.default_url().unwrap_or("ws://127.0.0.1:9/").parse().expect("a URL"),
+            query: Vec::new(),
+            headers: Vec::new(),
+            auth: VendorAuth::Usual,
+            api_key: None,
+            agent_id: None,
+            uplink: None,
+            downlink: None,
+            wire: PipecatWire::Protobuf,
+            history: 20,
+            connect_timeout: Duration::from_secs(5),
+            tools: Arc::default(),
+        }
+    }
+
     /// The header that presents the key, if there is a key; tokens of a command are fetched before the dial.
     pub fn key_header(&self) -> Option<(String, SecretString)> {
         let key = self.api_key.as_ref()?.expose_secret();
@@ -208,6 +231,31 @@ impl VendorAgent {
         };
         setup.tools.iter().flatten().filter_map(find).collect()
     }
+}
+
+/// How a vendor's key is presented: `"bearer"`, `"api-key"`, or a command that prints a token.
+#[derive(Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum RawVendorAuth {
+    /// One of two headers.
+    Mode(RawAuthMode),
+    /// A token that a command prints.
+    Command {
+        /// Program and arguments.
+        token_command: OneOrMany<String>,
+        /// How long a token is used.
+        refresh_s: Option<u64>,
+    },
+}
+
+/// Headers for a key.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RawAuthMode {
+    /// `Authorization: Bearer`.
+    Bearer,
+    /// `api-key`.
+    ApiKey,
 }
 
 /// What `end_call` is to a model.

@@ -8,7 +8,7 @@ use crate::message::{
 };
 use crate::session::clients::merge;
 use crate::session::downlink::Cut;
-use crate::session::event::{Measure, Output, UpstreamRole};
+use crate::session::event::{Measure, Output, Queue, UpstreamRole};
 use crate::session::{MAX_TOOL_CALLS, NO_AGENT, Session, Timer};
 use crate::time::Micros;
 
@@ -32,6 +32,15 @@ impl Session {
                 let turn = self.downlink.turn_of(text.item.as_ref());
                 let line = self.transcript.on_text(text, turn, now);
                 self.say(ToClient::Transcript(line));
+            }
+            FromAgent::Corrected(correction) => {
+                if let Some(line) = self.transcript.on_corrected(&correction.item, correction.text) {
+                    self.say(ToClient::Transcript(line));
+                }
+            }
+            FromAgent::Discarded(audio) => {
+                let dropped = Measure::Dropped { queue: Queue::Stale, audio };
+                self.outputs.push_back(Output::Measure(dropped));
             }
             FromAgent::Words(words) => {
                 self.flush_downlink_news(now);

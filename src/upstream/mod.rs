@@ -1,5 +1,6 @@
 //! Sockets to agents.
 
 pub mod dial;
+mod fetch;
 
 pub use dial::Dialer;

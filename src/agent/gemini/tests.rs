@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::*;
-use crate::agent::golden::replay;
+use crate::agent::tests::golden::replay;
 use crate::config::vendor::{PipecatWire, VendorAuth, VendorKind};
 
 fn settings() -> VendorAgent {

@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
-use super::*;
+use crate::agent::*;
 use crate::message::{
     AgentAudioOut, AgentStart, App, AudioFormats, ContextItem, Setup, TextMessage, ToolResult, Typing,
 };
