@@ -79,6 +79,8 @@ pub struct Deepgram {
     /// Silence that was made up and sent since the caller's last audio.
     silence: Duration,
     calls: VecDeque<(String, String)>,
+    /// The last text frame, if no other came since.
+    last: String,
     not_applied: Vec<String>,
     ignored: u64,
     ended: bool,
@@ -101,6 +103,7 @@ impl Deepgram {
             sent: Micros::ZERO,
             silence: Duration::ZERO,
             calls: VecDeque::new(),
+            last: String::new(),
             not_applied: Vec::new(),
             ignored: 0,
             ended: false,
@@ -402,11 +405,19 @@ impl Agent for Deepgram {
                 ),
             })),
             _ if self.ended => {}
-            Wire::Binary(payload) => self.handle_audio(payload, now),
-            Wire::Text(text) => match serde_json::from_str(&text) {
-                Ok(said) => self.handle_said(said, now),
-                Err(error) => self.tell_error(FailureClass::Protocol, "bad_message", &error.to_string()),
-            },
+            Wire::Binary(payload) => {
+                self.last.clear();
+                self.handle_audio(payload, now);
+            }
+            // Sentences have no ids: the same frame twice in a row is one that was sent twice.
+            Wire::Text(text) if text == self.last => self.ignored += 1,
+            Wire::Text(text) => {
+                match serde_json::from_str(&text) {
+                    Ok(said) => self.handle_said(said, now),
+                    Err(error) => self.tell_error(FailureClass::Protocol, "bad_message", &error.to_string()),
+                }
+                self.last = text;
+            }
         }
     }
 

@@ -75,6 +75,8 @@ pub struct ElevenLabs {
     hangs_up: Option<Micros>,
     /// The last error that was told: closing codes say less.
     error: Option<AgentError>,
+    /// The last message without audio, if no other came since.
+    last: String,
     ignored: u64,
     ended: bool,
     out: VecDeque<AgentOutput>,
@@ -95,6 +97,7 @@ impl ElevenLabs {
             turn_ends: None,
             hangs_up: None,
             error: None,
+            last: String::new(),
             ignored: 0,
             ended: false,
             out: VecDeque::with_capacity(8),
@@ -424,8 +427,13 @@ impl Agent for ElevenLabs {
             Wire::Close(code, reason) => self.handle_close(code, &reason),
             _ if self.ended => {}
             Wire::Binary(_) => self.ignored += 1,
+            // The same message twice in a row is one that was sent twice.
+            Wire::Text(text) if text == self.last => self.ignored += 1,
             Wire::Text(text) => match wire::read(&text) {
-                Ok(said) => self.handle_said(said, now),
+                Ok(said) => {
+                    self.last = if matches!(said, Said::Audio { .. }) { String::new() } else { text };
+                    self.handle_said(said, now);
+                }
                 Err(error) => self.tell(FromAgent::Error(AgentError {
                     class: FailureClass::Protocol,
                     code: Some("bad_message".to_owned()),

@@ -224,6 +224,11 @@ impl Actor {
         (self.uplink, self.downlink)
     }
 
+    /// The text of an answer that is being given.
+    pub fn text_of(&self, turn: u32) -> Option<&str> {
+        self.answer.as_ref().filter(|answer| answer.turn == turn).map(|answer| answer.text.as_str())
+    }
+
     /// What happened since the last call, for the log.
     pub fn take_log(&mut self) -> VecDeque<Value> {
         std::mem::take(&mut self.log)

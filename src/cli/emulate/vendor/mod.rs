@@ -4,6 +4,8 @@
 //! A kind is one file with a [`Wiring`], and a line in [`connect`].
 
 pub mod actor;
+mod deepgram;
+mod elevenlabs;
 pub mod script;
 mod server;
 
@@ -96,6 +98,11 @@ pub trait Wiring: Send {
     /// A message of the client. What is not audio is logged by the server.
     fn handle(&mut self, wire: Wire, out: &mut Outbox) -> Vec<Heard>;
 
+    /// An answer is about to begin, and this will be its text: for vendors that tell it before the audio.
+    fn announce(&mut self, turn: u32, text: &str) {
+        let _ = (turn, text);
+    }
+
     /// Puts what the vendor says on the wire.
     fn say(&mut self, says: &Says, out: &mut Outbox);
 }
@@ -112,16 +119,20 @@ pub enum Answered {
 }
 
 /// Answers a request to an emulated vendor; `origin` is like `http://127.0.0.1:4000`.
-fn connect(kind: VendorKind, request: &http::request::Parts, body: &Bytes, origin: &str) -> Answered {
-    let _ = (request, body, origin);
+fn connect(
+    kind: VendorKind,
+    request: &http::request::Parts,
+    body: &Bytes,
+    origin: &str,
+    args: &VendorArgs,
+) -> Answered {
+    let _ = body;
     match kind {
-        VendorKind::Openai
-        | VendorKind::Live
-        | VendorKind::Elevenlabs
-        | VendorKind::Deepgram
-        | VendorKind::Gemini
-        | VendorKind::Pipecat
-        | VendorKind::Chat => Answered::Http(not_found()),
+        VendorKind::Deepgram => deepgram::connect(request),
+        VendorKind::Elevenlabs => elevenlabs::connect(request, origin, args),
+        VendorKind::Openai | VendorKind::Live | VendorKind::Gemini | VendorKind::Pipecat | VendorKind::Chat => {
+            Answered::Http(not_found())
+        }
     }
 }
 

@@ -19,6 +19,12 @@ pub struct Script {
     /// Seconds of speech in an answer, at least; otherwise one sentence
     #[arg(long, value_name = "S")]
     pub answer_s: Option<f64>,
+    /// The format that it wants to hear, like pcmu or pcm16/16000, where the vendor announces it
+    #[arg(long, value_name = "FORMAT")]
+    pub audio_in: Option<String>,
+    /// The format that it speaks, where the vendor announces it
+    #[arg(long, value_name = "FORMAT")]
+    pub audio_out: Option<String>,
     /// What it says to have understood when the caller has spoken
     #[arg(long, value_name = "TEXT")]
     pub hears: Option<String>,
@@ -76,6 +82,8 @@ impl Script {
             pace: self.pace.or(below.pace),
             chunk_bytes,
             answer_s: self.answer_s.or(below.answer_s),
+            audio_in: self.audio_in.or(below.audio_in),
+            audio_out: self.audio_out.or(below.audio_out),
             hears: self.hears.or(below.hears),
             tool: self.tool.or(below.tool),
             refuse: self.refuse.or(below.refuse),

@@ -147,7 +147,7 @@ impl Shared {
             tell(json!({ "event": "refused", "status": refused.status().as_u16() }));
             return refused;
         }
-        let (wiring, subprotocol) = match connect(self.kind, &parts, &body, &self.origin) {
+        let (wiring, subprotocol) = match connect(self.kind, &parts, &body, &self.origin, &self.args) {
             Answered::Http(answer) => return answer,
             Answered::WebSocket(wiring, subprotocol) => (wiring, subprotocol),
         };
@@ -285,6 +285,11 @@ impl Conversation {
         self.actor.take_log().into_iter().for_each(|line| (self.tell)(line));
         while let Some(says) = self.actor.poll() {
             let mut out = Outbox::default();
+            if let Says::TurnStarted { turn } = &says
+                && let Some(text) = self.actor.text_of(*turn)
+            {
+                self.wiring.announce(*turn, text);
+            }
             self.wiring.say(&says, &mut out);
             self.send(out).await?;
             match says {
