@@ -78,6 +78,7 @@ impl Caller {
                 }
                 AgentOutput::Event(event) => events.push(event),
                 AgentOutput::Idle { .. } => return events,
+                AgentOutput::Redial | AgentOutput::Request(_) | AgentOutput::Abort(_) => panic!("it has one socket"),
             }
         }
     }

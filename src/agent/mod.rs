@@ -3,6 +3,7 @@
 
 pub mod audio_json;
 mod carry;
+pub mod chat;
 pub mod clip;
 pub mod deepgram;
 pub mod echo;
@@ -24,7 +25,7 @@ use crate::agent::clip::AfterClip;
 use crate::config::settings::{AgentKind, AgentSettings, WebsocketAgent, WebsocketProtocol};
 use crate::config::vendor::{TokenCommand, VendorAgent, VendorKind};
 use crate::media::format::FormatError;
-use crate::message::{FromAgent, ToAgent};
+use crate::message::{AgentError, FromAgent, ToAgent};
 use crate::time::Micros;
 
 /// One message on a wire, either way, of a WebSocket or a channel like it.
@@ -114,11 +115,46 @@ pub enum AgentOutput {
     /// The connection is given up and another one made to [`Agent::endpoint`]; [`Agent::handle_open`] follows. The
     /// session does not learn of it, unless it fails.
     Redial,
+    /// An HTTP request, for an agent without a socket; [`Agent::handle_http`] tells what comes of it. It replaces the
+    /// one that runs, if there is one.
+    Request(HttpRequest),
+    /// The HTTP request with this number is of no interest any more.
+    Abort(u32),
     /// Nothing more to do until something arrives or the deadline passes.
     Idle {
         /// When to call [`Agent::handle_deadline`].
         deadline: Option<Micros>,
     },
+}
+
+/// An HTTP request (RFC 9110): a `POST` with a JSON body.
+#[derive(Clone, Debug)]
+pub struct HttpRequest {
+    /// The agent's number for it.
+    pub id: u32,
+    /// `http://` or `https://`.
+    pub url: url::Url,
+    /// Beside the usual ones.
+    pub headers: Vec<(String, SecretString)>,
+    /// JSON.
+    pub body: Bytes,
+    /// Time for name, TCP and TLS.
+    pub connect_timeout: Duration,
+    /// Time for all of it.
+    pub deadline: Duration,
+    /// Bytes that an answer may have.
+    pub most: usize,
+}
+
+/// What comes of an HTTP request.
+#[derive(Clone, Debug)]
+pub enum HttpEvent {
+    /// A piece of the answer's body; its status was one of success.
+    Data(Bytes),
+    /// The answer is complete.
+    End,
+    /// There is no answer, or no more of it.
+    Failed(AgentError),
 }
 
 /// An agent's side of one conversation, sans-IO: handle something, then poll until idle.
@@ -140,6 +176,11 @@ pub trait Agent: Send {
     /// The wire brought something. Built-in agents never get any.
     fn handle_wire(&mut self, wire: Wire, now: Micros) {
         let _ = (wire, now);
+    }
+
+    /// Something came of an HTTP request. Agents that make none never get any.
+    fn handle_http(&mut self, request: u32, event: HttpEvent, now: Micros) {
+        let _ = (request, event, now);
     }
 
     /// A deadline given by [`AgentOutput::Idle`] has passed.
@@ -227,11 +268,12 @@ fn build_vendor(settings: &AgentSettings, vendor: &VendorAgent) -> Result<Box<dy
         format.check().map_err(|source| BuildError::Format { agent: settings.name.to_string(), source })?;
     }
     match vendor.kind {
+        VendorKind::Chat => Ok(Box::new(chat::Chat::new(vendor, settings.vendor.clone()))),
         VendorKind::Deepgram => Ok(Box::new(deepgram::Deepgram::new(vendor, settings.vendor.clone()))),
         VendorKind::Elevenlabs => Ok(Box::new(elevenlabs::ElevenLabs::new(vendor, settings.vendor.clone()))),
         VendorKind::Gemini => Ok(Box::new(gemini::Gemini::new(vendor, settings.vendor.clone()))),
         VendorKind::Pipecat => Ok(Box::new(pipecat::Pipecat::new(vendor, settings.vendor.clone()))),
-        VendorKind::Openai | VendorKind::Live | VendorKind::Chat => {
+        VendorKind::Openai | VendorKind::Live => {
             let kind = vendor.kind.label().to_owned();
             Err(BuildError::NotBuilt { agent: settings.name.to_string(), kind })
         }

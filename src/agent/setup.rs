@@ -13,7 +13,8 @@ pub fn table(kind: VendorKind) -> &'static [SetupRow] {
         VendorKind::Elevenlabs => crate::agent::elevenlabs::SETUP,
         VendorKind::Gemini => crate::agent::gemini::SETUP,
         VendorKind::Pipecat => crate::agent::pipecat::SETUP,
-        VendorKind::Openai | VendorKind::Live | VendorKind::Chat => &[],
+        VendorKind::Chat => crate::agent::chat::SETUP,
+        VendorKind::Openai | VendorKind::Live => &[],
     }
 }
 

@@ -45,7 +45,7 @@ const OWN_KINDS: [(&str, &[&str]); 4] = [
 
 /// Kinds of vendors that this build serves; the others are parsed and checked.
 pub const SERVED: &[VendorKind] =
-    &[VendorKind::Deepgram, VendorKind::Elevenlabs, VendorKind::Gemini, VendorKind::Pipecat];
+    &[VendorKind::Chat, VendorKind::Deepgram, VendorKind::Elevenlabs, VendorKind::Gemini, VendorKind::Pipecat];
 
 /// Kinds that the configuration knows and whose keys it does not.
 pub const OTHER_KINDS: [&str; 3] = ["quic", "http", "mux"];

@@ -18,18 +18,21 @@ use tokio_tungstenite::tungstenite::{Error, error::ProtocolError};
 use tokio_util::task::AbortOnDropHandle;
 use url::Url;
 
-use crate::agent::{Before, Endpoint};
+use crate::agent::{Before, Endpoint, HttpRequest};
 use crate::message::{AgentError, FailureClass};
 use crate::runtime::sockets;
 use crate::runtime::stream::Stream;
 use crate::runtime::websocket::{Bounds, WebSocket};
 use crate::upstream::fetch::fetch;
+use crate::upstream::request::{self, Exchange};
 
 /// How long one address of several may take before the next one is tried.
 const ADDRESS_DEADLINE: Duration = Duration::from_millis(1500);
 
 /// URLs that are fetched at once; the others wait, within their own deadlines.
 const MAX_FETCHES: usize = 64;
+/// HTTP requests of agents that run at once; the others wait, within their own deadlines.
+const MAX_REQUESTS: usize = 1024;
 
 /// Dials agents; one per process.
 #[derive(Clone, Debug)]
@@ -38,17 +41,25 @@ pub struct Dialer {
     /// Where URLs are fetched; `None`: where it is dialled.
     control: Option<Handle>,
     fetches: Arc<Semaphore>,
+    requests: Arc<Semaphore>,
 }
 
 impl Dialer {
     /// A dialer that trusts what `tls` trusts.
     pub fn new(tls: Arc<ClientConfig>) -> Dialer {
-        Dialer { tls, control: None, fetches: Arc::new(Semaphore::new(MAX_FETCHES)) }
+        let seats = |count| Arc::new(Semaphore::new(count));
+        Dialer { tls, control: None, fetches: seats(MAX_FETCHES), requests: seats(MAX_REQUESTS) }
     }
 
     /// The same, with URLs fetched on the control runtime.
     pub fn fetching_on(self, control: Handle) -> Dialer {
         Dialer { control: Some(control), ..self }
+    }
+
+    /// Begins an HTTP request on the control runtime.
+    pub fn request(&self, wanted: HttpRequest) -> Exchange {
+        let runtime = self.control.clone().unwrap_or_else(Handle::current);
+        request::begin(&runtime, self.tls.clone(), self.requests.clone(), wanted)
     }
 
     /// Opens a WebSocket (RFC 6455) to `endpoint`.

@@ -2,5 +2,7 @@
 
 pub mod dial;
 mod fetch;
+mod request;
 
 pub use dial::Dialer;
+pub use request::Exchange;

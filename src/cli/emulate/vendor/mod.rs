@@ -4,8 +4,11 @@
 //! A kind is one file with a [`Wiring`], and a line in [`connect`].
 
 pub mod actor;
+mod chat;
 mod deepgram;
 mod elevenlabs;
+mod gemini;
+mod pipecat;
 pub mod script;
 mod server;
 
@@ -126,13 +129,13 @@ fn connect(
     origin: &str,
     args: &VendorArgs,
 ) -> Answered {
-    let _ = body;
     match kind {
+        VendorKind::Chat => chat::connect(request, body, args),
         VendorKind::Deepgram => deepgram::connect(request),
         VendorKind::Elevenlabs => elevenlabs::connect(request, origin, args),
-        VendorKind::Openai | VendorKind::Live | VendorKind::Gemini | VendorKind::Pipecat | VendorKind::Chat => {
-            Answered::Http(not_found())
-        }
+        VendorKind::Gemini => gemini::connect(request),
+        VendorKind::Pipecat => pipecat::connect(),
+        VendorKind::Openai | VendorKind::Live => Answered::Http(not_found()),
     }
 }
 
