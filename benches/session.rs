@@ -58,6 +58,7 @@ impl Talk {
             display: serde_json::Value::Null,
             zone: None,
             max_sessions: None,
+            session_max: None,
             price: None,
         };
         let mut policy = Policy { max: Duration::from_secs(1 << 30), ..Policy::default() };
@@ -66,7 +67,7 @@ impl Talk {
         let params = SessionParams {
             id: "bench".into(),
             conversation_id: "bench".into(),
-            plan: Arc::new(Plan { route: "bench".into(), label: None, rungs, taps: Vec::new(), policy }),
+            plan: Arc::new(Plan { route: "bench".into(), label: None, rungs, pool: 1, taps: Vec::new(), policy }),
             start: Start::default(),
             link: LinkInfo {
                 transport: Transport::Websocket,

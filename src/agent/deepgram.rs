@@ -29,6 +29,8 @@ use crate::time::Micros;
 
 use wire::{Function, Said, Trouble};
 
+/// The longest session of the service.
+const LONGEST: Duration = Duration::from_secs(2 * 3600);
 /// The service gives up after ten seconds without a message.
 const KEEP_ALIVE: Duration = Duration::from_secs(8);
 /// Silence that was made up is sent for so long, as the service finds the end of speech by it; then `KeepAlive` does.
@@ -357,7 +359,8 @@ impl Agent for Deepgram {
             text: true,
             manual_turns: false,
             context: true,
-            endless: false,
+            longest: Some(LONGEST),
+            ..Capabilities::default()
         }
     }
 
@@ -381,8 +384,9 @@ impl Agent for Deepgram {
             ToAgent::Message(message) => self.say(&json!({ "type": "InjectUserMessage", "content": message.text })),
             ToAgent::ToolResult(result) => self.answer_call(&result),
             ToAgent::Update(setup) => self.update(setup),
-            // Nothing stops an answer: what comes of it is dropped by its item.
+            // Nothing stops an answer: what comes of it is dropped by its item. Context is taken at the start only.
             ToAgent::Cancel(_)
+            | ToAgent::History(_)
             | ToAgent::Typing(_)
             | ToAgent::Input(_)
             | ToAgent::Dtmf(_)

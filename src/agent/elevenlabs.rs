@@ -367,7 +367,7 @@ impl Agent for ElevenLabs {
             text: true,
             manual_turns: false,
             context: true,
-            endless: false,
+            ..Capabilities::default()
         }
     }
 
@@ -410,6 +410,11 @@ impl Agent for ElevenLabs {
                 "is_error": result.is_error,
             })),
             ToAgent::App(app) => self.pass(app),
+            ToAgent::History(items) => {
+                if let Some(text) = opening::context(&items) {
+                    self.say(&json!({ "type": "contextual_update", "text": text }));
+                }
+            }
             ToAgent::Update(setup) => self.not_apply(setup.set_fields()),
             // Nothing stops an answer: what comes of it is dropped by its item.
             ToAgent::Cancel(_)

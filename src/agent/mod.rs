@@ -60,6 +60,8 @@ pub struct Capabilities {
     pub context: bool,
     /// Never speaks by turns: its audio is one endless stream (`echo`).
     pub endless: bool,
+    /// The longest that one of its sessions lasts; a fresh one takes over before.
+    pub longest: Option<Duration>,
 }
 
 /// Where an agent is reached; `None` for the built-in ones.
@@ -267,17 +269,18 @@ fn build_vendor(settings: &AgentSettings, vendor: &VendorAgent) -> Result<Box<dy
     for format in [vendor.uplink, vendor.downlink].into_iter().flatten() {
         format.check().map_err(|source| BuildError::Format { agent: settings.name.to_string(), source })?;
     }
-    match vendor.kind {
-        VendorKind::Chat => Ok(Box::new(chat::Chat::new(vendor, settings.vendor.clone()))),
-        VendorKind::Deepgram => Ok(Box::new(deepgram::Deepgram::new(vendor, settings.vendor.clone()))),
-        VendorKind::Elevenlabs => Ok(Box::new(elevenlabs::ElevenLabs::new(vendor, settings.vendor.clone()))),
-        VendorKind::Gemini => Ok(Box::new(gemini::Gemini::new(vendor, settings.vendor.clone()))),
-        VendorKind::Pipecat => Ok(Box::new(pipecat::Pipecat::new(vendor, settings.vendor.clone()))),
+    let own = settings.vendor.clone();
+    Ok(match vendor.kind {
+        VendorKind::Chat => Box::new(chat::Chat::new(vendor, own)),
+        VendorKind::Deepgram => Box::new(deepgram::Deepgram::new(vendor, own)),
+        VendorKind::Elevenlabs => Box::new(elevenlabs::ElevenLabs::new(vendor, own)),
+        VendorKind::Gemini => Box::new(gemini::Gemini::new(vendor, own)),
+        VendorKind::Pipecat => Box::new(pipecat::Pipecat::new(vendor, own)),
         VendorKind::Openai | VendorKind::Live => {
             let kind = vendor.kind.label().to_owned();
-            Err(BuildError::NotBuilt { agent: settings.name.to_string(), kind })
+            return Err(BuildError::NotBuilt { agent: settings.name.to_string(), kind });
         }
-    }
+    })
 }
 
 fn check_websocket(settings: &AgentSettings, websocket: &WebsocketAgent) -> Result<(), BuildError> {

@@ -287,7 +287,7 @@ impl Agent for NativeAgent {
             text: true,
             manual_turns: true,
             context: true,
-            endless: false,
+            ..Capabilities::default()
         }
     }
 
@@ -319,6 +319,7 @@ impl Agent for NativeAgent {
             ToAgent::ToolResult(result) => self.say(&FromClient::ToolResult(result)),
             ToAgent::App(app) => self.say(&FromClient::App(app)),
             ToAgent::Update(setup) => self.say(&FromClient::Update(Update { setup })),
+            ToAgent::History(items) => self.say(&opening::history(items)),
             ToAgent::End => self.say(&FromClient::End),
         }
     }

@@ -191,6 +191,7 @@ impl Agent for PlainAgent {
             | ToAgent::ToolResult(_)
             | ToAgent::App(_)
             | ToAgent::Update(_)
+            | ToAgent::History(_)
             | ToAgent::Playout(_) => {}
         }
     }

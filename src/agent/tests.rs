@@ -44,12 +44,19 @@ impl Call {
             display: Value::Null,
             zone: None,
             max_sessions: None,
+            session_max: None,
             price: None,
         };
         let built = build(&agent, 7, |file| Err(format!("no file is read: {file}"))).expect("built in");
         let rung = Rung { agent: Arc::new(agent), setup: Setup::default() };
-        let plan =
-            Plan { route: "r".into(), label: None, rungs: vec![rung], taps: Vec::new(), policy: Policy::default() };
+        let plan = Plan {
+            route: "r".into(),
+            label: None,
+            rungs: vec![rung],
+            pool: 1,
+            taps: Vec::new(),
+            policy: Policy::default(),
+        };
         let audio = AudioFormats { uplink: format, downlink: format, flow: None };
         let link = LinkInfo {
             transport: Transport::Websocket,
@@ -154,7 +161,7 @@ impl Call {
                     self.session.on_upstream(upstream, UpstreamChange::Connected(capabilities), self.now);
                 }
                 Output::Close { reason, .. } => self.ended = Some(reason),
-                Output::Hangup { .. } | Output::Detach { .. } | Output::Measure(_) => {}
+                Output::Hangup { .. } | Output::Promote { .. } | Output::Detach { .. } | Output::Measure(_) => {}
                 Output::Idle { .. } => return,
             }
         }

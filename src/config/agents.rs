@@ -58,7 +58,8 @@ fn known_kinds() -> impl Iterator<Item = (&'static str, Vec<&'static str>)> {
 }
 
 /// Keys of every kind.
-const COMMON_KEYS: [&str; 9] = ["kind", "like", "model", "max_sessions", "zone", "display", "setup", "vendor", "price"];
+const COMMON_KEYS: [&str; 10] =
+    ["kind", "like", "model", "max_sessions", "session_max_s", "zone", "display", "setup", "vendor", "price"];
 
 /// An agent table after inheritance, with the keys that only its kind knows set apart.
 pub struct AgentTable {
@@ -282,6 +283,7 @@ pub fn agent(
         display: raw.display.clone().unwrap_or(Json::Null),
         zone: raw.zone.clone(),
         max_sessions: raw.max_sessions,
+        session_max: raw.session_max_s.map(Duration::from_secs_f64),
         price: price(name, raw, check),
     };
     let by_tenant = credentials.into_iter().map(|(tenant, key)| (tenant, with_key(&settings, &key))).collect();

@@ -84,13 +84,14 @@ pub fn route() -> Dict {
     dict(&json!({
         "sticky": "user", "anonymous": false, "client_may": [], "fallback_notice": "none",
         "max_s": policy.max.as_secs(), "resume_window_s": policy.resume_window.as_secs(),
-        "agent_ready_ms": ms(policy.agent_ready),
+        "agent_ready_ms": ms(policy.agent_ready), "hedge_ms": ms(policy.hedge),
+        "answer_within_ms": ms(policy.answer_within),
         "idle": {"after_s": policy.idle.after.as_secs(), "grace_s": policy.idle.grace.as_secs()},
         "audio": {
             "gap": gap, "gap_wait_ms": ms(policy.gap_wait), "stall_ms": ms(policy.stall),
             "uplink_max_ms": ms(policy.uplink_max), "preroll_ms": ms(policy.preroll),
             "send_ahead_ms": ms(policy.send_ahead), "playout_max_s": policy.playout_max.as_secs(),
-            "heard_wait_ms": ms(policy.heard_wait),
+            "heard_wait_ms": ms(policy.heard_wait), "client_dtx": policy.client_dtx,
             "opus": {
                 "complexity": policy.opus.complexity, "bitrate": policy.opus.bitrate,
                 "application": policy.opus.application, "max_bandwidth": policy.opus.max_bandwidth,

@@ -16,6 +16,7 @@ mod layers;
 pub mod network;
 mod print;
 mod raw;
+mod raw_services;
 mod routes;
 mod secret;
 mod sections;

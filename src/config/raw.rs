@@ -7,7 +7,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::config::settings::{LimitKey, LimitUnit, LogFormat, OnError};
+use crate::config::raw_services::{RawHook, RawLimit, RawLimitSet, RawTool};
+use crate::config::settings::LogFormat;
 use crate::config::shape::OneOrMany;
 use crate::config::vendor::RawVendorAuth;
 use crate::message::{Greeting, Turns};
@@ -248,6 +249,8 @@ pub struct RawRoute {
     pub anonymous: bool,
     pub resume_window_s: Option<u64>,
     pub agent_ready_ms: Option<u64>,
+    pub hedge_ms: Option<u64>,
+    pub answer_within_ms: Option<u64>,
     pub setup: RawSetup,
 }
 
@@ -310,6 +313,7 @@ pub struct RawAudio {
     pub send_ahead_ms: Option<u64>,
     pub playout_max_s: Option<u64>,
     pub heard_wait_ms: Option<u64>,
+    pub client_dtx: Option<bool>,
     pub opus: RawOpus,
     pub end_of_speech: RawEndOfSpeech,
 }
@@ -385,6 +389,7 @@ pub struct RawAgent {
     pub model: Option<String>,
     pub api_key: Option<String>,
     pub max_sessions: Option<u32>,
+    pub session_max_s: Option<f64>,
     pub zone: Option<String>,
     pub display: Option<Value>,
     pub credential: BTreeMap<String, RawCredential>,
@@ -433,66 +438,4 @@ pub enum RawProtocol {
 #[serde(default, deny_unknown_fields)]
 pub struct RawCredential {
     pub api_key: Option<String>,
-}
-
-// ------------------------------------------------------------------------------------------- tools, limits, hooks
-
-#[derive(Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct RawTool {
-    pub description: Option<String>,
-    pub parameters: Option<Value>,
-    pub parameters_file: Option<String>,
-    pub run: RawRun,
-    pub url: Option<String>,
-    pub secret: Option<String>,
-    pub timeout_ms: Option<u64>,
-    pub filler: Option<RawFiller>,
-}
-
-#[derive(Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum RawRun {
-    #[default]
-    Client,
-    Http,
-}
-
-#[derive(Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct RawFiller {
-    pub clip: Option<String>,
-    pub after_ms: Option<u64>,
-}
-
-#[derive(Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct RawLimit {
-    pub key: OneOrMany<LimitKey>,
-    pub unit: Option<LimitUnit>,
-    pub rate: Option<RawRate>,
-    pub burst: Option<f64>,
-    pub block_s: Option<u64>,
-}
-
-/// `600/60s`, or a plain number: how many at once.
-#[derive(Serialize, JsonSchema)]
-#[serde(transparent)]
-pub struct RawRate(pub String);
-
-#[derive(Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct RawLimitSet {
-    #[serde(rename = "use")]
-    pub uses: OneOrMany<String>,
-}
-
-#[derive(Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct RawHook {
-    pub url: Option<String>,
-    pub secret: Option<String>,
-    pub timeout_ms: Option<u64>,
-    pub on_error: OnError,
-    pub cache_s: Option<u64>,
 }

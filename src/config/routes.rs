@@ -217,6 +217,8 @@ fn policy(index: &str, raw: &RawRoute, names: &Names<'_>, check: &mut Checker<'_
         idle: idle(index, raw, names, check),
         resume_window: seconds(raw.resume_window_s, default.resume_window),
         agent_ready: millis(raw.agent_ready_ms, default.agent_ready),
+        hedge: millis(raw.hedge_ms, default.hedge),
+        answer_within: millis(raw.answer_within_ms, default.answer_within),
         client_may,
         fallback_notice: match raw.fallback_notice.as_deref() {
             None | Some("none") => None,
@@ -242,6 +244,7 @@ fn audio(raw: &RawAudio, default: Policy) -> Policy {
         send_ahead: millis(raw.send_ahead_ms, default.send_ahead),
         playout_max: raw.playout_max_s.map_or(default.playout_max, Duration::from_secs),
         heard_wait: millis(raw.heard_wait_ms, default.heard_wait),
+        client_dtx: raw.client_dtx.unwrap_or(default.client_dtx),
         opus: OpusSettings {
             complexity: raw.opus.complexity.unwrap_or(opus.complexity),
             bitrate: raw.opus.bitrate.unwrap_or(opus.bitrate),

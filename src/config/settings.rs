@@ -385,6 +385,9 @@ pub struct AgentSettings {
     pub zone: Option<String>,
     /// Sessions at most at once.
     pub max_sessions: Option<u32>,
+    /// How long one of its sessions lasts at most: a fresh one takes over before. Where it is absent, what the kind of
+    /// agent is known for ([`Capabilities::longest`](crate::agent::Capabilities::longest)).
+    pub session_max: Option<Duration>,
     /// The operator's prices.
     pub price: Option<Price>,
 }

@@ -11,7 +11,7 @@ use crate::dialect::native::DEFAULT_AUDIO;
 use crate::ids::{ConversationId, SessionId};
 use crate::message::{Error, ErrorCode, Start, Started};
 use crate::route::RouteRequest;
-use crate::route::plan::Plan;
+use crate::route::plan::{Plan, Policy};
 use crate::runtime::driver::{Driver, Setup, Surroundings};
 use crate::runtime::node::Node;
 use crate::runtime::registry::{Mail, NewLink, ResumeError};
@@ -203,6 +203,11 @@ pub(super) fn plan(
 }
 
 impl Planned {
+    /// How its route has audio handled.
+    pub(super) fn policy(&self) -> &Policy {
+        &self.params.plan.policy
+    }
+
     /// What the client is told of the session.
     pub(super) fn started(&self) -> Started {
         self.params.started()

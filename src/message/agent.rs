@@ -39,6 +39,8 @@ pub enum ToAgent {
     App(App),
     /// Changed set-up fields.
     Update(Setup),
+    /// What was said since the start without this agent; it is not to be answered.
+    History(Vec<ContextItem>),
     /// What the caller hears now: position in the agent's own audio.
     Playout(AgentPlayout),
     /// Goodbye.

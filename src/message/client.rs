@@ -101,6 +101,8 @@ pub enum FromClient {
     App(App),
     /// Change the set-up, field by field.
     Update(Update),
+    /// Utterances that the agent should know of, without an answer to them.
+    History(History),
     /// Ask for `stats`.
     Stats,
     /// End the session.
@@ -119,6 +121,14 @@ pub struct TextMessage {
     /// Towards the client: who wrote it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<Role>,
+}
+
+/// `history`: utterances that the agent should know of, without an answer to them, as far as the route's `client_may`
+/// allows `context`. A relay tells its agent so what was said while another agent spoke.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct History {
+    /// Oldest first, at most 512.
+    pub items: Vec<ContextItem>,
 }
 
 /// `typing` from a client.

@@ -207,13 +207,15 @@ impl Router {
         if bytes > setup::CONTEXT_BYTES {
             return Err(RouteError::ContextTooLarge { bytes });
         }
-        let (first, label) = self.first_agent(rule, request)?;
+        let (pool, label) = self.pool(rule, request)?;
         let template = Template { claims: &request.claims, vars: &request.vars, context: &request.context, now };
-        let mut rungs: Vec<Rung> = Vec::with_capacity(1 + rule.fallback.len());
-        for name in std::iter::once(&first).chain(&rule.fallback) {
+        let mut rungs: Vec<Rung> = Vec::with_capacity(pool.len() + rule.fallback.len());
+        let mut equals = 0;
+        for (index, name) in pool.iter().chain(&rule.fallback).enumerate() {
             let seen = rungs.iter().any(|rung| rung.name() == name);
             if let Some(rung) = self.rung(name, rule, request, &template).filter(|_| !seen) {
                 rungs.push(rung);
+                equals += usize::from(index < pool.len());
             }
         }
         if rungs.is_empty() {
@@ -225,14 +227,16 @@ impl Router {
             .enumerate()
             .filter(|(index, tap)| pick::within(self.tap_point(rule, *index, request), tap.percent));
         let taps = tapped.filter_map(|(_, tap)| self.rung(&tap.agent, rule, request, &template)).collect();
-        Ok(Plan { route: rule.name.clone(), label, rungs, taps, policy: rule.policy.clone() })
+        Ok(Plan { route: rule.name.clone(), label, rungs, pool: equals.max(1), taps, policy: rule.policy.clone() })
     }
 
     fn tap_point(&self, rule: &Rule, index: usize, request: &RouteRequest) -> f64 {
         pick::point(rule.name.as_str(), &format!("tap.{index}"), request.sticky(rule.sticky))
     }
 
-    fn first_agent(&self, rule: &Rule, request: &RouteRequest) -> Result<(AgentName, Option<Arc<str>>), RouteError> {
+    /// The agents that are equals for this call, the chosen one first, then the others as they stand in the file from
+    /// there on; and the chosen one's label.
+    fn pool(&self, rule: &Rule, request: &RouteRequest) -> Result<(Vec<AgentName>, Option<Arc<str>>), RouteError> {
         match &rule.to {
             Target::Requested { default } => {
                 let name = request.agent.as_ref().unwrap_or(default);
@@ -243,12 +247,14 @@ impl Router {
                 if rule.zone.is_some() && agent.zone != rule.zone {
                     return Err(RouteError::OutsideZone { route: rule.name.clone(), agent: name.clone() });
                 }
-                Ok((name.clone(), None))
+                Ok((vec![name.clone()], None))
             }
             Target::Weighted(choices) => {
                 let point = pick::point(rule.name.as_str(), "to", request.sticky(rule.sticky));
-                let choice = &choices[pick::weighted(point, choices)];
-                Ok((choice.agent.clone(), choice.label.clone()))
+                let chosen = pick::weighted(point, choices);
+                let others = choices[chosen + 1..].iter().chain(&choices[..chosen]).filter(|other| other.weight > 0);
+                let agents = std::iter::once(&choices[chosen]).chain(others).map(|choice| choice.agent.clone());
+                Ok((agents.collect(), choices[chosen].label.clone()))
             }
         }
     }

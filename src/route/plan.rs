@@ -16,6 +16,9 @@ pub struct Plan {
     pub label: Option<Arc<str>>,
     /// The agents to try, best first: the chosen one, then the fallbacks. Never empty.
     pub rungs: Vec<Rung>,
+    /// How many of the rungs, from the first, are equals: the entries of `to`. One of them may be dialled beside a slow
+    /// one; a fallback is dialled after a failure only.
+    pub pool: usize,
     /// Copies of the uplink.
     pub taps: Vec<Rung>,
     /// How audio, turns and the end are handled.
@@ -66,7 +69,7 @@ pub struct OpusSettings {
     pub application: OpusApplication,
     /// Upper audio bandwidth.
     pub max_bandwidth: OpusBandwidth,
-    /// In-band FEC (LBRR).
+    /// In-band FEC (LBRR), as much of it as the reported loss calls for: none where nothing is lost.
     pub fec: bool,
     /// Discontinuous transmission.
     pub dtx: bool,
@@ -80,7 +83,7 @@ impl Default for OpusSettings {
             bitrate: 48_000,
             application: OpusApplication::Voip,
             max_bandwidth: OpusBandwidth::Wide,
-            fec: false,
+            fec: true,
             dtx: false,
         }
     }
@@ -134,6 +137,8 @@ pub struct Policy {
     pub playout_max: Duration,
     /// `audio.heard_wait_ms`: how long an interruption waits for the client's final report.
     pub heard_wait: Duration,
+    /// `audio.client_dtx`: WebRTC clients are asked to send nothing while nobody speaks.
+    pub client_dtx: bool,
     /// `audio.opus`: the encoder towards the client.
     pub opus: OpusSettings,
     /// `audio.end_of_speech`: level in dBov (negative) above which a frame is voiced.
@@ -148,6 +153,12 @@ pub struct Policy {
     pub resume_window: Duration,
     /// `agent_ready_ms`: an agent that is not ready in this time counts as failed.
     pub agent_ready: Duration,
+    /// `hedge_ms`: when an agent is not ready after so long, the next one of the pool is dialled beside it, and the
+    /// first that is ready is used; zero switches it off.
+    pub hedge: Duration,
+    /// `answer_within_ms`: an agent that gives no sign of an answer so long after the caller has ended counts as failed;
+    /// zero switches it off.
+    pub answer_within: Duration,
     /// `client_may`: set-up fields that a client may set.
     pub client_may: ClientMay,
     /// `fallback_notice`: the file that is played when another agent takes over; [`BUILT_IN_CLIP`] for `"clip"`.
@@ -195,6 +206,7 @@ impl Default for Policy {
             send_ahead: Duration::from_millis(200),
             playout_max: Duration::from_secs(300),
             heard_wait: Duration::from_millis(250),
+            client_dtx: false,
             opus: OpusSettings::default(),
             speech_threshold_dbov: -45,
             speech_hangover: Duration::from_millis(300),
@@ -202,6 +214,8 @@ impl Default for Policy {
             idle: IdlePolicy { after: Duration::from_secs(120), prompt: None, grace: Duration::from_secs(15) },
             resume_window: Duration::from_secs(30),
             agent_ready: Duration::from_secs(5),
+            hedge: Duration::from_millis(1500),
+            answer_within: Duration::ZERO,
             client_may: ClientMay::default(),
             fallback_notice: None,
         }

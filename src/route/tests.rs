@@ -302,3 +302,19 @@ proptest! {
         let _ = template.fill(&noise);
     }
 }
+
+#[test]
+fn the_other_entries_of_a_pool_stand_behind_the_chosen_one_and_before_the_fallbacks() {
+    let router = router(
+        "[[route]]\nname = \"pool\"\nto = [{ agent = \"echo\", weight = 1 }, { agent = \"storyteller\", weight = 0 }, \
+         { agent = \"clip\", weight = 1 }]\nfallback = \"storyteller\"\nsticky = \"user\"\n",
+    );
+    let of = |user: &str| router.route(&RouteRequest { user: Some(user.into()), ..local() }, 0).unwrap();
+    let plans: Vec<Plan> = (0..20).map(|user| of(&format!("user-{user}"))).collect();
+    for plan in &plans {
+        let agents = agents(plan);
+        assert!(agents == ["echo", "clip", "storyteller"] || agents == ["clip", "echo", "storyteller"], "{agents:?}");
+        assert_eq!(plan.pool, 2, "an entry of weight 0 gets no calls");
+    }
+    assert!(plans.iter().any(|plan| agents(plan)[0] == "echo") && plans.iter().any(|plan| agents(plan)[0] == "clip"));
+}

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::ids::LinkId;
 use crate::message::{
-    AgentState, AgentStatus, CloseReason, ErrorCode, FromClient, Input, InputAction, Interrupt, Playout, SetState,
-    Setup, SpeechEvent, State, StateChange, TextMessage, ToAgent, ToClient, ToolResult, Transcript as Line, Update,
+    AgentState, AgentStatus, CloseReason, ErrorCode, FromClient, History, Input, InputAction, Interrupt, Playout,
+    SetState, Setup, SpeechEvent, State, StateChange, TextMessage, ToAgent, ToClient, Transcript as Line, Update,
 };
 use crate::message::{AgentTranscript, Granted, Role};
 use crate::route::plan::ClientMay;
@@ -13,6 +13,8 @@ use crate::session::event::{Carriage, LinkInfo, Measure, Output, Transport};
 use crate::session::{MAX_WAITING_MESSAGES, Session, Timer, error, means, unsupported};
 use crate::time::Micros;
 
+/// Utterances kept that the client told of; the oldest go first.
+const MAX_HISTORY: usize = 512;
 /// Transcript lines in the snapshot for a client that has lost touch.
 const SNAPSHOT_LINES: usize = 50;
 
@@ -36,6 +38,7 @@ impl Session {
             FromClient::Consent(consent) => self.totals.consent = Some(consent.recording == Granted::Granted),
             FromClient::App(app) => self.tell(ToAgent::App(app)),
             FromClient::Update(update) => self.take_update(update),
+            FromClient::History(history) => self.take_history(history),
             FromClient::Stats => self.say(ToClient::Stats(self.stats())),
             FromClient::End => self.close(CloseReason::ClientHangup, now),
             FromClient::Ping(ping) => self.say(ToClient::Pong(ping)),
@@ -47,7 +50,7 @@ impl Session {
         self.transcript.on_message(Role::User, message.text.clone(), now);
         match self.upstreams.ready() {
             Some((_, capabilities)) if !capabilities.text => self.say(ToClient::Error(unsupported("text messages"))),
-            Some(_) => self.tell(ToAgent::Message(message)),
+            Some(_) => self.tell_message(message, now),
             None if self.waiting.len() < MAX_WAITING_MESSAGES => self.waiting.push_back(message),
             None => {
                 let mut error =
@@ -123,17 +126,6 @@ impl Session {
         }
     }
 
-    fn take_tool_result(&mut self, result: ToolResult, now: Micros) {
-        self.touch(now);
-        if self.tools.remove(&result.call_id) {
-            return self.tell(ToAgent::ToolResult(result));
-        }
-        let text = format!("no tool call `{}` waits for a result", result.call_id);
-        let mut error = error(ErrorCode::NotFound, text);
-        error.field = Some("call_id".into());
-        self.say(ToClient::Error(error));
-    }
-
     fn take_update(&mut self, update: Update) {
         let (allowed, refused) = permitted(update.setup, self.plan.policy.client_may);
         for field in refused {
@@ -145,10 +137,25 @@ impl Session {
         }
     }
 
+    fn take_history(&mut self, history: History) {
+        if !self.plan.policy.client_may.context {
+            return self.refuse("context", "items".into());
+        }
+        self.history.extend(history.items.iter().cloned());
+        let forgotten = self.history.len().saturating_sub(MAX_HISTORY);
+        self.history.drain(..forgotten);
+        self.tell(ToAgent::History(history.items));
+    }
+
     pub(super) fn refuse_field(&mut self, field: &'static str) {
+        self.refuse(field, format!("setup.{field}"));
+    }
+
+    /// What the route does not let clients set; `at` is the message's field.
+    fn refuse(&mut self, field: &'static str, at: String) {
         let text = format!("the route does not let clients set `{field}`; list it in `client_may`");
         let mut error = error(ErrorCode::NotPermitted, text);
-        error.field = Some(format!("setup.{field}"));
+        error.field = Some(at);
         self.outputs.push_back(Output::Measure(Measure::Refused));
         self.say(ToClient::Error(error));
     }
@@ -162,6 +169,7 @@ impl Session {
         }
         self.outputs.rotate_left(queued);
         self.totals.interruptions += 1;
+        self.awaited = false;
         self.outputs.push_back(Output::Measure(Measure::Interruption));
         if !by_agent {
             self.tell(ToAgent::Cancel(turn));

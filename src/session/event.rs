@@ -205,6 +205,11 @@ pub enum Output {
         /// What for.
         role: UpstreamRole,
     },
+    /// What was dialled as [`UpstreamRole::Standby`] talks with the caller from now on.
+    Promote {
+        /// This upstream.
+        upstream: UpstreamId,
+    },
     /// Close the connection to an agent after what was said to it.
     Hangup {
         /// This upstream.
@@ -306,6 +311,8 @@ pub enum Measure {
     },
     /// Another agent took over.
     Fallback,
+    /// A fresh upstream of the same agent took over before the end of the one before.
+    Rollover,
     /// The agent was ready this long after it was dialled.
     UpstreamReady(Duration),
     /// An unknown message of a newer peer was ignored.

@@ -53,6 +53,15 @@ impl Session {
             Timer::Resume => self.close(CloseReason::ClientLost, now),
             Timer::Drain => self.close(CloseReason::Draining, now),
             Timer::Goodbye => self.close(CloseReason::AgentHangup, now),
+            Timer::Hedge => self.hedge(now),
+            Timer::Answer => {
+                let waited = self.plan.policy.answer_within.as_millis();
+                let message = format!("the agent gave no sign of an answer within {waited} ms");
+                let error = AgentError { class: FailureClass::Timeout, code: None, message };
+                self.lose_upstream(Some(error), now);
+            }
+            Timer::Rollover => self.rollover_due(now),
+            Timer::RolloverBy => self.rollover_by(now),
         }
     }
 

@@ -12,18 +12,20 @@ pub mod ledger;
 mod lifetime;
 pub mod links;
 mod record;
+mod rollover;
 pub mod state;
+mod tools;
 pub mod transcript;
 pub mod uplink;
 mod upstreams;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use crate::ids::{CallId, ConversationId, LinkId, SessionId, TurnId, UpstreamId};
+use crate::ids::{ConversationId, LinkId, SessionId, TurnId, UpstreamId};
 use crate::message::{
     AddedMs, AgentInfo, CloseReason, Error, ErrorCode, FromAgent, FromClient, Percentiles, Setup, Started, State,
     StateChange, Stats, TextMessage, ToAgent, ToClient,
@@ -40,14 +42,13 @@ use links::Links;
 pub use record::{AgentEntry, CallRecord, Codecs, Cost};
 use record::{MAX_FIRST_AUDIO, Totals};
 use state::Conversation;
+use tools::Tools;
 use transcript::Transcript;
 use uplink::{Uplink, UplinkOutput};
 use upstreams::Upstreams;
 
 /// Text messages kept while no agent is ready.
 const MAX_WAITING_MESSAGES: usize = 32;
-/// Tool calls that may run at once.
-const MAX_TOOL_CALLS: usize = 64;
 
 /// The timers of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +69,14 @@ enum Timer {
     Drain,
     /// The agent has hung up and its last words should have been played.
     Goodbye,
+    /// Another agent should be dialled beside one that is slow.
+    Hedge,
+    /// The agent should have given a sign of its answer.
+    Answer,
+    /// A fresh upstream of the agent should be dialled.
+    Rollover,
+    /// It takes over now at the latest.
+    RolloverBy,
 }
 
 impl TimerName for Timer {
@@ -80,6 +89,10 @@ impl TimerName for Timer {
         Timer::Resume,
         Timer::Drain,
         Timer::Goodbye,
+        Timer::Hedge,
+        Timer::Answer,
+        Timer::Rollover,
+        Timer::RolloverBy,
     ];
     fn index(self) -> usize {
         self as usize
@@ -97,6 +110,10 @@ impl Timer {
             Timer::Resume => "resume",
             Timer::Drain => "drain",
             Timer::Goodbye => "goodbye",
+            Timer::Hedge => "hedge",
+            Timer::Answer => "answer",
+            Timer::Rollover => "rollover",
+            Timer::RolloverBy => "rollover_by",
         }
     }
 }
@@ -120,11 +137,14 @@ pub struct Session {
     downlink: Downlink,
     conversation: Conversation,
     transcript: Transcript,
-    timers: Timers<Timer, 8>,
-    /// Tool calls that wait for a result.
-    tools: BTreeSet<CallId>,
+    timers: Timers<Timer, 12>,
+    tools: Tools,
     /// Text messages that wait for an agent.
     waiting: VecDeque<TextMessage>,
+    /// Text messages that the agent has been told and has not begun to answer.
+    told: VecDeque<TextMessage>,
+    /// The agent owes the caller something: an answer, or the rest of one.
+    awaited: bool,
     /// The last voiced moment of the caller that no answer has followed yet.
     unanswered: Option<Micros>,
     /// The caller speaks since then, by the relay's own finding.
@@ -158,8 +178,10 @@ impl Session {
             conversation: Conversation::default(),
             transcript: Transcript::new(now),
             timers: Timers::default(),
-            tools: BTreeSet::new(),
+            tools: Tools::default(),
             waiting: VecDeque::new(),
+            told: VecDeque::new(),
+            awaited: false,
             unanswered: None,
             voiced_since: None,
             totals: Totals::default(),
@@ -198,10 +220,14 @@ impl Session {
 
     /// An agent says something.
     pub fn on_agent(&mut self, upstream: UpstreamId, message: FromAgent, now: Micros) {
-        if self.closed || !self.upstreams.is_active(upstream) {
+        if self.closed {
             return;
         }
-        self.handle_agent(upstream, message, now);
+        if self.upstreams.is_active(upstream) {
+            self.handle_agent(upstream, message, now);
+        } else if self.upstreams.is_standby(upstream) {
+            self.handle_standby(message, now);
+        }
         self.check_invariants();
     }
 
@@ -217,7 +243,7 @@ impl Session {
             LinkChange::RoundTrip(rtt) => self.downlink.on_round_trip(rtt),
             LinkChange::Loss { share } => {
                 self.outputs.push_back(Output::Measure(Measure::PeerLoss(share)));
-                self.downlink.on_loss(share);
+                self.downlink.on_loss(share, now);
             }
             LinkChange::Acked { pos } => self.downlink.on_acked(pos, now),
         }
@@ -226,10 +252,12 @@ impl Session {
 
     /// An upstream changed.
     pub fn on_upstream(&mut self, upstream: UpstreamId, change: UpstreamChange, now: Micros) {
-        if self.closed || !self.upstreams.is_active(upstream) {
+        if self.closed {
             return;
         }
         match change {
+            change if self.upstreams.is_standby(upstream) => self.on_standby_change(upstream, change, now),
+            _ if !self.upstreams.is_active(upstream) => {}
             UpstreamChange::Connected(capabilities) => self.open_upstream(upstream, capabilities, now),
             UpstreamChange::Failed(error) => self.lose_upstream(Some(error), now),
         }
@@ -298,7 +326,7 @@ impl Session {
                 self.handle_uplink(output, now);
             } else if let Some(output) = self.downlink.poll(now) {
                 self.handle_downlink(output, now);
-            } else {
+            } else if !self.roll_over(now) {
                 return self.idle();
             }
         }
@@ -332,6 +360,7 @@ impl Session {
         match output {
             DownlinkOutput::Begun { turn, item } => {
                 self.totals.turns += 1;
+                self.tools.on_turn(turn);
                 if let Some(line) = self.transcript.on_agent_turn(turn, item, now) {
                     self.say(ToClient::Transcript(line));
                 }
@@ -353,6 +382,7 @@ impl Session {
             DownlinkOutput::Silence(audio) => self.say(ToClient::Audio(audio)),
             DownlinkOutput::Played(played) => {
                 self.transcript.on_played(played.turn, now);
+                self.tools.on_played(played.turn);
                 self.touch(now);
                 if !self.downlink.is_busy() {
                     self.end_of_answer(now);
@@ -433,7 +463,7 @@ impl Session {
 
     #[cfg(any(test, debug_assertions))]
     fn check_invariants(&self) {
-        assert!(self.tools.len() <= MAX_TOOL_CALLS && self.waiting.len() <= MAX_WAITING_MESSAGES);
+        assert!(self.tools.running() <= tools::MAX_RUNNING && self.waiting.len() <= MAX_WAITING_MESSAGES);
         assert_eq!(self.closed, self.conversation.state() == State::Ended, "a closed session has ended");
         let resumable = self.timers.deadline(Timer::Resume).is_some();
         assert!(self.closed || resumable == self.links.attached().is_none(), "somebody is here or awaited");

@@ -1,14 +1,14 @@
-//! Which agent talks with the caller, and which one would be next.
+//! Which agent talks with the caller, which one stands by to take over, and which one would be next.
 
 use std::time::Duration;
 
 use crate::agent::Capabilities;
 use crate::ids::UpstreamId;
-use crate::message::{AgentError, Ready};
+use crate::message::{AgentError, ContextItem, Ready};
 use crate::session::record::AgentEntry;
 use crate::time::Micros;
 
-/// The agent in use.
+/// An agent in use, or one that is kept ready to take over.
 #[derive(Debug)]
 pub struct Active {
     /// Its number.
@@ -21,28 +21,55 @@ pub struct Active {
     pub capabilities: Option<Capabilities>,
     /// Known once it is ready.
     pub ready: Option<Ready>,
+    /// What it was told at its start of the conversation so far.
+    pub told: Vec<ContextItem>,
+}
+
+impl Active {
+    fn new(id: UpstreamId, rung: usize, now: Micros) -> Active {
+        Active { id, rung, dialled: now, capabilities: None, ready: None, told: Vec::new() }
+    }
 }
 
 /// The upstreams of one session.
 #[derive(Debug, Default)]
 pub struct Upstreams {
     active: Option<Active>,
+    standby: Option<Active>,
     next: UpstreamId,
+    last_rung: Option<usize>,
     entries: Vec<AgentEntry>,
 }
 
 impl Upstreams {
-    /// Dials the agent on `rung`, whose name is for the call record.
-    pub fn dial(&mut self, rung: usize, name: &str, began: Micros, now: Micros) -> UpstreamId {
+    fn take_id(&mut self) -> UpstreamId {
         let id = self.next;
         self.next = id.next();
-        self.active = Some(Active { id, rung, dialled: now, capabilities: None, ready: None });
+        id
+    }
+
+    fn begin_entry(&mut self, name: &str, began: Micros, now: Micros) {
         self.entries.push(AgentEntry {
             name: name.to_owned(),
             from_ms: now.since(began).as_millis() as u64,
             ready_after_ms: None,
             ended: None,
         });
+    }
+
+    /// Dials the agent on `rung`, whose name is for the call record.
+    pub fn dial(&mut self, rung: usize, name: &str, began: Micros, now: Micros) -> UpstreamId {
+        let id = self.take_id();
+        self.last_rung = Some(rung);
+        self.active = Some(Active::new(id, rung, now));
+        self.begin_entry(name, began, now);
+        id
+    }
+
+    /// Dials the agent on `rung` so that it can take over later.
+    pub fn dial_standby(&mut self, rung: usize, now: Micros) -> UpstreamId {
+        let id = self.take_id();
+        self.standby = Some(Active::new(id, rung, now));
         id
     }
 
@@ -51,9 +78,24 @@ impl Upstreams {
         self.active.as_ref()
     }
 
+    /// The rung of the one in use, or of the last one that was.
+    pub fn last_rung(&self) -> Option<usize> {
+        self.last_rung
+    }
+
+    /// The one that is kept ready to take over.
+    pub fn standby(&self) -> Option<&Active> {
+        self.standby.as_ref()
+    }
+
     /// Whether `upstream` is the one in use.
     pub fn is_active(&self, upstream: UpstreamId) -> bool {
         self.active.as_ref().is_some_and(|active| active.id == upstream)
+    }
+
+    /// Whether `upstream` is the one that is kept ready to take over.
+    pub fn is_standby(&self, upstream: UpstreamId) -> bool {
+        self.standby.as_ref().is_some_and(|standby| standby.id == upstream)
     }
 
     /// The one in use, once it is ready.
@@ -62,10 +104,12 @@ impl Upstreams {
         Some((active.id, active.capabilities?))
     }
 
-    /// The socket of the one in use is open.
-    pub fn on_connected(&mut self, capabilities: Capabilities) {
-        if let Some(active) = &mut self.active {
-            active.capabilities = Some(capabilities);
+    /// The socket of an upstream is open, and it is told of the conversation so far.
+    pub fn on_connected(&mut self, upstream: UpstreamId, capabilities: Capabilities, told: Vec<ContextItem>) {
+        let both = [self.active.as_mut(), self.standby.as_mut()];
+        if let Some(connected) = both.into_iter().flatten().find(|one| one.id == upstream) {
+            connected.capabilities = Some(capabilities);
+            connected.told = told;
         }
     }
 
@@ -80,14 +124,47 @@ impl Upstreams {
         Some(took)
     }
 
-    /// The one in use is gone; gives its rung.
+    /// The one that is kept ready is ready.
+    pub fn on_standby_ready(&mut self, ready: Ready) {
+        if let Some(standby) = &mut self.standby {
+            standby.ready = Some(ready);
+        }
+    }
+
+    /// What the one in use announced when it was ready while it stood by, to be taken up now.
+    pub fn take_ready(&mut self) -> Option<Ready> {
+        self.active.as_mut()?.ready.take()
+    }
+
+    /// The one in use is gone.
     pub fn on_gone(&mut self, why: Option<&AgentError>) -> Option<Active> {
+        let failure = |error: &AgentError| format!("{}: {}", error.class.label(), error.message);
+        self.end_active(why.map_or_else(|| "ended".to_owned(), failure))
+    }
+
+    fn end_active(&mut self, why: String) -> Option<Active> {
         let active = self.active.take()?;
         if let Some(entry) = self.entries.last_mut() {
-            let failure = |error: &AgentError| format!("{}: {}", error.class.label(), error.message);
-            entry.ended = Some(why.map_or_else(|| "ended".to_owned(), failure));
+            entry.ended = Some(why);
         }
         Some(active)
+    }
+
+    /// The one that is kept ready is gone.
+    pub fn take_standby(&mut self) -> Option<Active> {
+        self.standby.take()
+    }
+
+    /// The one that was kept ready is the one in use from now on; gives the one before, if it is still there.
+    /// `why` is for the call record.
+    pub fn promote(&mut self, name: &str, why: &str, began: Micros, now: Micros) -> Option<Active> {
+        let before = self.end_active(why.to_owned());
+        if let Some(standby) = self.standby.take() {
+            self.last_rung = Some(standby.rung);
+            self.begin_entry(name, began, now);
+            self.active = Some(standby);
+        }
+        before
     }
 
     /// For the call record.

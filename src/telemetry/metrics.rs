@@ -11,6 +11,7 @@ use super::registry::{Registry, SecondsCounter};
 use crate::ids::{AgentName, RouteName};
 use crate::message::{Basis, CloseReason, Usage};
 use crate::session::{Direction, Measure, Queue, Transport};
+use crate::upstream::breaker::BreakerState;
 
 /// What the series of a session are told apart by. All values come from the configuration or a closed list.
 #[derive(Clone, Debug)]
@@ -279,6 +280,16 @@ impl SessionMetrics {
         self.agent.upstream_connect.record(took.as_secs_f64());
     }
 
+    /// A try to reach `agent` came to an end: `ready`, `failed` or `refused`.
+    pub fn record_attempt(&self, agent: &AgentName, result: &'static str, breaker: BreakerState) {
+        self.registry.counter(&names::ATTEMPTS, &[agent.as_str(), result]).increment(1);
+        self.registry.gauge(&names::BREAKER_STATE, &[agent.as_str()]).set(match breaker {
+            BreakerState::Closed => 0.0,
+            BreakerState::HalfOpen => 1.0,
+            BreakerState::Open => 2.0,
+        });
+    }
+
     /// The session is over.
     pub fn record_end(&self, reason: CloseReason, duration: Duration) {
         let (route, split) = (self.labels.route.as_str(), self.labels.label.as_deref().unwrap_or(""));
@@ -329,6 +340,9 @@ impl SessionMetrics {
             Measure::Fallback => {
                 let values = [self.labels.route.as_str(), self.labels.agent.as_str()];
                 self.registry.counter(&names::FALLBACKS, &values).increment(1);
+            }
+            Measure::Rollover => {
+                self.registry.counter(&names::ROLLOVERS, &[self.labels.agent.as_str()]).increment(1);
             }
             Measure::UpstreamReady(took) => self.agent.upstream_ready.record(took.as_secs_f64()),
             Measure::Ignored => self.ignored.increment(1),

@@ -15,7 +15,7 @@ use crate::message::{
 use crate::route::plan::{Plan, Policy, Rung};
 use crate::session::{
     CallRecord, Carriage, Command, LinkChange, LinkInfo, Measure, Output, Session, SessionParams, Transport,
-    UpstreamChange,
+    UpstreamChange, UpstreamRole,
 };
 use crate::testkit::client::{Client, ClientKind};
 use crate::testkit::network::{Impairment, Network};
@@ -58,6 +58,8 @@ pub struct WorldBuilder {
     pub policy: Policy,
     /// Names of the agents, best first; one that begins with `-` cannot be reached.
     pub agents: Vec<&'static str>,
+    /// How many of them are equals.
+    pub pool: usize,
 }
 
 impl Default for WorldBuilder {
@@ -81,6 +83,7 @@ impl Default for WorldBuilder {
             network: Impairment { delay: Duration::from_millis(20), ordered: true, ..Impairment::default() },
             policy: Policy::default(),
             agents: vec!["agent"],
+            pool: 1,
         }
     }
 }
@@ -109,18 +112,26 @@ pub struct World {
     pub agent_audio: Vec<(Micros, crate::message::AgentAudioOut)>,
     /// Rungs that were dialled.
     pub dialled: Vec<usize>,
+    /// Upstreams that were hung up.
+    pub hung_up: Vec<UpstreamId>,
     /// How links were closed.
     pub detached: Vec<(LinkId, u16)>,
     /// Set once the session is over.
     pub ended: Option<(CloseReason, Box<CallRecord>)>,
     build: WorldBuilder,
     link: LinkId,
-    upstream: UpstreamId,
+    /// The agent in use.
+    pub upstream: UpstreamId,
+    /// Dialled to take over, and what it was told.
+    pub standby: Option<(UpstreamId, Vec<ToAgent>)>,
     up: Network<Up>,
     down: Network<Down>,
+    /// Agents that are dialled do not get ready by themselves.
+    pub hold_ready: bool,
+    refused_dials: u32,
     deadline: Option<Micros>,
     last_probe: Micros,
-    pending_dials: VecDeque<(UpstreamId, usize)>,
+    pending_dials: VecDeque<(UpstreamId, usize, UpstreamRole)>,
     tokens: u32,
 }
 
@@ -128,7 +139,14 @@ impl World {
     fn new(build: WorldBuilder) -> World {
         let now = Micros::from_millis(5_000);
         let rungs = build.agents.iter().map(|name| rung(name)).collect();
-        let plan = Plan { route: "test".into(), label: None, rungs, taps: Vec::new(), policy: build.policy.clone() };
+        let plan = Plan {
+            route: "test".into(),
+            label: None,
+            rungs,
+            pool: build.pool,
+            taps: Vec::new(),
+            policy: build.policy.clone(),
+        };
         let params = SessionParams {
             id: SessionId::from("s"),
             conversation_id: "c".into(),
@@ -146,10 +164,14 @@ impl World {
             told_agent: Vec::new(),
             agent_audio: Vec::new(),
             dialled: Vec::new(),
+            hung_up: Vec::new(),
             detached: Vec::new(),
             ended: None,
             link: LinkId(0),
             upstream: UpstreamId(0),
+            standby: None,
+            hold_ready: false,
+            refused_dials: 0,
             up: Network::new(build.network, build.seed),
             down: Network::new(
                 Impairment { ordered: build.carriage == Carriage::Ordered, ..build.network },
@@ -248,18 +270,24 @@ impl World {
             match self.session.poll(self.now) {
                 Output::ToClient { link, message, .. } => self.carry(link, message),
                 Output::ToAgent { upstream, message } => self.agent_hears(upstream, message),
-                Output::Dial { upstream, rung, .. } => {
+                Output::Dial { upstream, rung, role } => {
                     self.dialled.push(rung);
-                    self.pending_dials.push_back((upstream, rung));
+                    self.pending_dials.push_back((upstream, rung, role));
                 }
-                Output::Hangup { .. } => {}
+                Output::Promote { upstream } => {
+                    let (id, told) = self.standby.take().expect("somebody stands by");
+                    assert_eq!(id, upstream);
+                    self.upstream = upstream;
+                    self.told_agent.extend(told.into_iter().map(|message| (self.now, message)));
+                }
+                Output::Hangup { upstream } => self.hung_up.push(upstream),
                 Output::Detach { link, code, .. } => self.detached.push((link, code)),
                 Output::Measure(measure) => self.measures.push(measure),
                 Output::Close { reason, record } => self.ended = Some((reason, record)),
                 Output::Idle { deadline, .. } => {
                     self.deadline = deadline;
-                    let Some((upstream, rung)) = self.pending_dials.pop_front() else { return };
-                    self.connect(upstream, rung);
+                    let Some((upstream, rung, role)) = self.pending_dials.pop_front() else { return };
+                    self.connect(upstream, rung, role);
                 }
             }
         }
@@ -275,23 +303,40 @@ impl World {
         }
     }
 
-    fn connect(&mut self, upstream: UpstreamId, rung: usize) {
-        self.upstream = upstream;
-        if self.build.agents[rung].starts_with('-') {
+    fn connect(&mut self, upstream: UpstreamId, rung: usize, role: UpstreamRole) {
+        match role {
+            UpstreamRole::Standby => self.standby = Some((upstream, Vec::new())),
+            _ => self.upstream = upstream,
+        }
+        let refused = self.refused_dials > 0;
+        self.refused_dials = self.refused_dials.saturating_sub(1);
+        if refused || self.build.agents[rung].starts_with('-') {
+            self.standby.take_if(|(standby, _)| *standby == upstream);
             let error = AgentError { class: FailureClass::Unreachable, code: None, message: "refused".into() };
             return self.session.on_upstream(upstream, UpstreamChange::Failed(error), self.now);
         }
         self.session.on_upstream(upstream, UpstreamChange::Connected(self.build.capabilities), self.now);
-        if self.build.agents[rung].starts_with('?') {
+        if self.hold_ready || self.build.agents[rung].starts_with('?') {
             return;
         }
+        self.is_ready(upstream);
+    }
+
+    /// The agent server that was dialled as `upstream` is ready.
+    pub fn is_ready(&mut self, upstream: UpstreamId) {
         let (uplink, downlink) = self.build.agent_formats;
         self.session.on_agent(upstream, FromAgent::Ready(Ready { uplink, downlink, delay: None }), self.now);
+        self.drain();
     }
 
     fn agent_hears(&mut self, upstream: UpstreamId, message: ToAgent) {
-        assert_eq!(upstream, self.upstream, "only the agent in use is spoken to");
         match message {
+            message if self.standby.as_ref().is_some_and(|(standby, _)| *standby == upstream) => {
+                assert!(!matches!(message, ToAgent::Audio(_)), "who stands by hears nothing");
+                self.standby.as_mut().expect("just seen").1.push(message);
+            }
+            ToAgent::End => self.told_agent.push((self.now, ToAgent::End)),
+            _ if upstream != self.upstream => panic!("only the agent in use is spoken to: {message:?}"),
             ToAgent::Audio(audio) => self.agent_audio.push((self.now, audio)),
             other => self.told_agent.push((self.now, other)),
         }
@@ -329,6 +374,11 @@ impl World {
     pub fn command(&mut self, command: Command) {
         self.session.on_command(command, self.now);
         self.drain();
+    }
+
+    /// The next `dials` fail.
+    pub fn refuse_dials(&mut self, dials: u32) {
+        self.refused_dials = dials;
     }
 
     /// The client takes nothing from the network for `span`.
@@ -372,6 +422,7 @@ fn rung(name: &str) -> Rung {
         display: serde_json::Value::Null,
         zone: None,
         max_sessions: None,
+        session_max: None,
         price: None,
     };
     Rung { agent: Arc::new(agent), setup: Setup::default() }

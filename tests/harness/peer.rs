@@ -36,6 +36,7 @@ pub struct Peer {
     pub heard: Vec<(u32, bool, Vec<u8>, u16)>,
     pub told: Vec<Value>,
     pub closed: bool,
+    leaving: bool,
     /// The signalling resource.
     pub resource: String,
     pub etag: String,
@@ -82,6 +83,7 @@ impl Peer {
             heard: Vec::new(),
             told: Vec::new(),
             closed: false,
+            leaving: false,
             resource: header(&head, "location").unwrap().to_owned(),
             etag: header(&head, "etag").unwrap().to_owned(),
             answer,
@@ -161,12 +163,15 @@ impl Peer {
         let mut buffer = vec![0; 2000];
         loop {
             let timeout = loop {
-                match self.rtc.poll_output().unwrap() {
-                    Output::Timeout(at) => break at,
-                    Output::Transmit(transmit) => {
+                match self.rtc.poll_output() {
+                    Ok(Output::Timeout(at)) => break at,
+                    Ok(Output::Transmit(transmit)) => {
                         self.socket.send_to(&transmit.contents, transmit.destination).await.unwrap();
                     }
-                    Output::Event(event) => self.on_event(event),
+                    Ok(Output::Event(event)) => self.on_event(event),
+                    // Its own goodbye came before its data channel was there: SCTP has nothing to shut down.
+                    Err(_) if self.leaving => return,
+                    Err(error) => panic!("{error}"),
                 }
             };
             let now = Instant::now();
@@ -201,6 +206,7 @@ impl Peer {
 
     /// Hangs up as browsers do.
     pub async fn close(mut self) {
+        self.leaving = true;
         self.rtc.close().unwrap();
         self.live(Duration::from_millis(5)).await;
     }

@@ -101,14 +101,15 @@ fn resource(model: &str) -> String {
     if model.contains('/') { model.to_owned() } else { format!("models/{model}") }
 }
 
-/// The conversation so far (`clientContent`); it asks for no answer.
-pub(super) fn history(context: &[ContextItem]) -> Value {
+/// What was said (`clientContent`); it asks for no answer. `complete` ends the history that the set-up announced; later
+/// on it would ask for an answer.
+pub(super) fn history(context: &[ContextItem], complete: bool) -> Value {
     let turn = |item: &ContextItem| {
         let role = if item.role == Role::User { "user" } else { "model" };
         json!({ "role": role, "parts": [{ "text": item.text }] })
     };
     let turns: Vec<Value> = context.iter().map(turn).collect();
-    json!({ "clientContent": { "turns": turns, "turnComplete": true } })
+    json!({ "clientContent": { "turns": turns, "turnComplete": complete } })
 }
 
 /// What makes the agent speak first.

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::dialect::native::codec;
-use crate::message::{AgentStart, AudioFormats, Greeting, Start};
+use crate::message::{AgentStart, AudioFormats, ContextItem, FromClient, Greeting, History, Start};
 
 /// Room that is left for what a server may add when it passes a `start` on.
 const MAX_BYTES: usize = codec::MAX_CONTROL_BYTES - 4096;
@@ -33,6 +33,19 @@ pub(crate) fn opening(start: AgentStart, audio: AudioFormats, vendor: &Value) ->
     }
     message.history.drain(..skip);
     text(&message, vendor)
+}
+
+/// The `history` message; if it would be longer than a control message may be, the oldest utterances are left out.
+pub(crate) fn history(items: Vec<ContextItem>) -> FromClient {
+    let mut message = FromClient::History(History { items });
+    let length = |message: &FromClient| codec::encode_from_client(message).map_or(0, |text| text.len());
+    let mut over = length(&message).saturating_sub(MAX_BYTES);
+    if let FromClient::History(history) = &mut message {
+        while over > 0 && !history.items.is_empty() {
+            over = over.saturating_sub(history.items.remove(0).text.len());
+        }
+    }
+    message
 }
 
 fn text(start: &Start, vendor: &Value) -> String {

@@ -393,6 +393,7 @@ fn whatever_a_session_says_is_understood_by_an_antiphon() {
         (ToAgent::ToolResult(result), "ToolResult"),
         (ToAgent::App(App { name: "a".into(), data: json!(1) }), "App"),
         (ToAgent::Update(Setup::default()), "Update"),
+        (ToAgent::History(vec![ContextItem { role: Role::User, text: "Hi".into() }]), "History"),
         (playout(20, None), "Playout"),
         (ToAgent::End, "End"),
     ] {
@@ -461,6 +462,7 @@ fn build_makes_websocket_agents_and_explains_what_it_cannot_make() {
         display: Value::Null,
         zone: None,
         max_sessions: None,
+        session_max: None,
         price: None,
     };
     let agent =

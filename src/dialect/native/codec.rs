@@ -101,6 +101,7 @@ pub fn decode_from_client(text: &str) -> Result<Decoded<ClientMessage>, Error> {
     let message = match &*kind {
         "start" => ClientMessage::Start(fields.read_with_setup()?),
         "update" => ClientMessage::Other(FromClient::Update(fields.read_with_setup()?)),
+        "history" => ClientMessage::Other(FromClient::History(fields.read()?)),
         "message" => ClientMessage::Other(FromClient::Message(fields.read()?)),
         "typing" => ClientMessage::Other(FromClient::Typing(fields.read()?)),
         "interrupt" => ClientMessage::Other(FromClient::Interrupt(fields.read()?)),

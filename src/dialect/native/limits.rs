@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::dialect::native::codec::bad;
 use crate::media::format::{Format, FormatError};
-use crate::message::{Error, ErrorCode, FromClient, Setup, Start};
+use crate::message::{ContextItem, Error, ErrorCode, FromClient, Setup, Start};
 
 /// Longest id and name, in characters.
 pub const MAX_ID_CHARS: usize = 128;
@@ -36,9 +36,7 @@ pub(crate) fn check_start(start: &Start) -> Result<(), Error> {
     json("metadata", start.metadata.as_ref(), MAX_METADATA_BYTES)?;
     bytes("token", start.token.as_deref(), MAX_TOKEN_BYTES)?;
     bytes("resume", start.resume.as_deref(), MAX_TOKEN_BYTES)?;
-    if start.history.len() > MAX_HISTORY_ITEMS {
-        return Err(over("history", start.history.len(), MAX_HISTORY_ITEMS, "utterances"));
-    }
+    utterances("history", &start.history)?;
     start.setup.as_ref().map_or(Ok(()), |setup| check_setup(setup, "setup"))
 }
 
@@ -56,9 +54,17 @@ pub(crate) fn check(message: &FromClient) -> Result<(), Error> {
         FromClient::ToolResult(result) => id("call_id", Some(result.call_id.as_str())),
         FromClient::App(app) => id("name", Some(&app.name)),
         FromClient::Update(update) => check_setup(&update.setup, "setup"),
+        FromClient::History(history) => utterances("items", &history.items),
         FromClient::Dtmf(dtmf) => digits(&dtmf.digits),
         _ => Ok(()),
     }
+}
+
+fn utterances(field: &str, items: &[ContextItem]) -> Result<(), Error> {
+    if items.len() > MAX_HISTORY_ITEMS {
+        return Err(over(field, items.len(), MAX_HISTORY_ITEMS, "utterances"));
+    }
+    Ok(())
 }
 
 fn check_setup(setup: &Setup, at: &str) -> Result<(), Error> {

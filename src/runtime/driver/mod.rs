@@ -310,6 +310,7 @@ impl Driver {
                 }
                 Output::ToAgent { upstream, message } => self.send_to_agent(upstream, message, now),
                 Output::Dial { upstream, rung, role } => self.dial(upstream, rung, role, now),
+                Output::Promote { upstream } => self.promote(upstream),
                 Output::Hangup { upstream } => self.hang_up(upstream, now),
                 Output::Detach { link, code, reason } => self.detach(link, code, reason),
                 Output::Measure(measure) => self.measure(measure),
@@ -333,12 +334,20 @@ impl Driver {
             }
             Some(Happened::Upstream(id, change)) => {
                 if matches!(change, UpstreamChange::Failed(_)) {
-                    self.upstreams.retain(|upstream| upstream.id != id);
+                    self.forget(id, now);
                 }
                 self.session.on_upstream(id, change, now);
                 true
             }
             None => self.poll_agents(now),
+        }
+    }
+
+    /// An upstream has failed.
+    fn forget(&mut self, id: UpstreamId, now: Micros) {
+        if let Some(index) = self.upstreams.iter().position(|upstream| upstream.id == id) {
+            let mut upstream = self.upstreams.remove(index);
+            self.give_up(&mut upstream, now);
         }
     }
 

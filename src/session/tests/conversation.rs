@@ -169,6 +169,27 @@ fn a_tool_call_is_answered_once() {
 }
 
 #[test]
+fn a_tool_runs_once_though_its_agent_dies_and_the_next_one_gets_the_result() {
+    let mut world = WorldBuilder { agents: vec!["first", "second"], ..WorldBuilder::default() }.start();
+    let call = |id: &str| ToolCall { call_id: id.into(), name: "look_up".into(), arguments: "{}".into() };
+    world.agent_says(FromAgent::ToolCall(call("c1")));
+    world.run(ms(100));
+    world.lose_agent();
+    world.run(ms(100));
+    world.agent_says(FromAgent::ToolCall(call("x9")));
+    let result = ToolResult { call_id: "c1".into(), output: "42".into(), is_error: false };
+    world.client_says(FromClient::ToolResult(result));
+    world.run(ms(100));
+    let calls = world.client.messages.iter().filter(|m| matches!(m, ToClient::ToolCall(_))).count();
+    assert_eq!((calls, errors(&world)), (1, vec![]));
+    let answer = world.told_agent.iter().find_map(|(_, message)| match message {
+        ToAgent::ToolResult(result) => Some((result.call_id.as_str(), result.output.as_str())),
+        _ => None,
+    });
+    assert_eq!(answer, Some(("x9", "42")), "as the second agent knows the call");
+}
+
+#[test]
 fn a_set_up_field_that_the_route_does_not_open_is_refused_by_name() {
     let mut build = WorldBuilder::default();
     build.policy.client_may.voice = true;

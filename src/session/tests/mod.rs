@@ -1,8 +1,10 @@
 //! Scenarios in virtual time.
 
 mod conversation;
+mod failover;
 mod heard;
 mod lifetime;
+mod rollover;
 
 use std::time::Duration;
 

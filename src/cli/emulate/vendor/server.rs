@@ -31,6 +31,7 @@ use crate::agent::Wire;
 use crate::cli::emulate::Log;
 use crate::cli::emulate::vendor::actor::Heard;
 use crate::config::vendor::VendorKind;
+use crate::runtime::certificate::{Certificates, Identity};
 use crate::runtime::stream::Stream;
 use crate::runtime::tls;
 
@@ -109,7 +110,9 @@ fn acceptor(folder: &Path) -> io::Result<TlsAcceptor> {
     let (certificate, key) = (folder.join("cert.pem"), folder.join("key.pem"));
     std::fs::write(&certificate, made.cert.pem())?;
     std::fs::write(&key, made.signing_key.serialize_pem())?;
-    Ok(TlsAcceptor::from(tls::server_config(&certificate, &key).map_err(io::Error::other)?))
+    let identity = Identity::from_files(&certificate, &key).map_err(io::Error::other)?;
+    let certificates = Certificates::new(Some(Arc::new(identity)), 0).map_err(io::Error::other)?;
+    Ok(TlsAcceptor::from(tls::server_config(Arc::new(certificates)).map_err(io::Error::other)?))
 }
 
 impl Shared {

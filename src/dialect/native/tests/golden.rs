@@ -60,6 +60,7 @@ fn from_client() -> Vec<FromClient> {
         FromClient::Consent(Consent { recording: Granted::Granted }),
         FromClient::App(App { name: "cart".into(), data: json!({"items": 2}) }),
         FromClient::Update(Update { setup: brief }),
+        FromClient::History(History { items: vec![ContextItem { role: Role::Agent, text: "Hello.".into() }] }),
         FromClient::Stats,
         FromClient::End,
         FromClient::Ping(Ping { t: 1_718_000_000_000 }),

@@ -162,6 +162,9 @@ fn from_client() -> impl Strategy<Value = FromClient> {
         recording.prop_map(|recording| FromClient::Consent(Consent { recording })),
         (id(), data()).prop_map(|(name, data)| FromClient::App(App { name, data })),
         setup().prop_map(|setup| FromClient::Update(Update { setup })),
+        prop::collection::vec((role(), text()), 0..4).prop_map(|items| FromClient::History(History {
+            items: items.into_iter().map(|(role, text)| ContextItem { role, text }).collect()
+        })),
         Just(FromClient::Stats),
         Just(FromClient::End),
         any::<u64>().prop_map(|t| FromClient::Ping(Ping { t })),
