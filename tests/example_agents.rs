@@ -80,7 +80,7 @@ impl Caller {
                 AgentOutput::Event(event) => events.push(event),
                 AgentOutput::Redial => panic!("nothing was lost"),
                 AgentOutput::Idle { .. } => return events,
-                AgentOutput::Redial => panic!("only some agents dial again"),
+                AgentOutput::Request(_) | AgentOutput::Abort(_) => panic!("it has one socket"),
             }
         }
     }

@@ -9,7 +9,6 @@ mod opening;
 mod renewal;
 #[cfg(test)]
 mod tests;
-mod turns;
 mod wire;
 
 use std::collections::VecDeque;
@@ -18,8 +17,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::agent::carry::Carry;
-use crate::agent::{Agent, AgentOutput, Capabilities, Endpoint, Wire, audio_json};
-use crate::config::vendor::VendorAgent;
+use crate::agent::turns::{Place, Turns};
+use crate::agent::{Agent, AgentOutput, Before, Capabilities, Endpoint, Wire, audio_json};
+use crate::config::vendor::{VendorAgent, VendorAuth};
 use crate::dialect::native::codec;
 use crate::media::format::Format;
 use crate::message::{
@@ -30,7 +30,6 @@ use crate::time::Micros;
 
 use keep::{Kept, Memory};
 pub use opening::SETUP;
-use turns::{Place, Turns};
 use wire::{Content, Said};
 
 /// What it hears.
@@ -217,7 +216,7 @@ impl Gemini {
         if let Some(piece) = content.input_transcription {
             let text = piece.text.map(|text| text.0).unwrap_or_default();
             if !text.is_empty() || piece.finished {
-                let line = self.turns.said(&text, piece.finished);
+                let line = self.turns.said(&text, true, piece.finished);
                 self.transcribe(line);
             }
         }
@@ -382,8 +381,13 @@ impl Agent for Gemini {
 
     fn endpoint(&self) -> Option<Endpoint> {
         let settings = &self.settings;
+        let before = match &settings.auth {
+            VendorAuth::Token(command) => Some(Before::Token(command.clone())),
+            VendorAuth::Usual | VendorAuth::Bearer | VendorAuth::ApiKey => None,
+        };
         Some(Endpoint {
             headers: settings.headers.iter().cloned().chain(settings.key_header()).collect(),
+            before,
             ..Endpoint::new(settings.url_with(&[]), settings.connect_timeout)
         })
     }

@@ -3,6 +3,7 @@
 
 pub mod audio_json;
 mod carry;
+pub mod chat;
 pub mod clip;
 pub mod closing;
 pub mod deepgram;
@@ -11,10 +12,12 @@ pub mod elevenlabs;
 pub mod gemini;
 pub mod native;
 pub mod openai;
+pub mod pipecat;
 pub mod plain;
 pub mod setup;
 pub mod standing;
 pub mod storyteller;
+mod turns;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +29,7 @@ use crate::agent::clip::AfterClip;
 use crate::config::settings::{AgentKind, AgentSettings, WebsocketAgent, WebsocketProtocol};
 use crate::config::vendor::{TokenCommand, VendorAgent, VendorKind};
 use crate::media::format::{Format, FormatError};
-use crate::message::{FromAgent, Setup, ToAgent};
+use crate::message::{AgentError, FromAgent, Setup, ToAgent};
 use crate::time::Micros;
 
 /// One message on a wire, either way, of a WebSocket or a channel like it.
@@ -137,11 +140,46 @@ pub enum AgentOutput {
     /// The connection is given up and another one made to [`Agent::endpoint`]; [`Agent::handle_open`] follows. The
     /// session does not learn of it, unless it fails.
     Redial,
+    /// An HTTP request, for an agent without a socket; [`Agent::handle_http`] tells what comes of it. It replaces the
+    /// one that runs, if there is one.
+    Request(HttpRequest),
+    /// The HTTP request with this number is of no interest any more.
+    Abort(u32),
     /// Nothing more to do until something arrives or the deadline passes.
     Idle {
         /// When to call [`Agent::handle_deadline`].
         deadline: Option<Micros>,
     },
+}
+
+/// An HTTP request (RFC 9110): a `POST` with a JSON body.
+#[derive(Clone, Debug)]
+pub struct HttpRequest {
+    /// The agent's number for it.
+    pub id: u32,
+    /// `http://` or `https://`.
+    pub url: url::Url,
+    /// Beside the usual ones.
+    pub headers: Vec<(String, SecretString)>,
+    /// JSON.
+    pub body: Bytes,
+    /// Time for name, TCP and TLS.
+    pub connect_timeout: Duration,
+    /// Time for all of it.
+    pub deadline: Duration,
+    /// Bytes that an answer may have.
+    pub most: usize,
+}
+
+/// What comes of an HTTP request.
+#[derive(Clone, Debug)]
+pub enum HttpEvent {
+    /// A piece of the answer's body; its status was one of success.
+    Data(Bytes),
+    /// The answer is complete.
+    End,
+    /// There is no answer, or no more of it.
+    Failed(AgentError),
 }
 
 /// An agent's side of one conversation, sans-IO: handle something, then poll until idle.
@@ -163,6 +201,11 @@ pub trait Agent: Send {
     /// The wire brought something. Built-in agents never get any.
     fn handle_wire(&mut self, wire: Wire, now: Micros) {
         let _ = (wire, now);
+    }
+
+    /// Something came of an HTTP request. Agents that make none never get any.
+    fn handle_http(&mut self, request: u32, event: HttpEvent, now: Micros) {
+        let _ = (request, event, now);
     }
 
     /// A deadline given by [`AgentOutput::Idle`] has passed.
@@ -256,11 +299,13 @@ fn build_vendor(settings: &AgentSettings, vendor: &VendorAgent, setup: &Setup) -
     }
     let own = settings.vendor.clone();
     Ok(match vendor.kind {
+        VendorKind::Chat => Box::new(chat::Chat::new(vendor, own)),
         VendorKind::Deepgram => Box::new(deepgram::Deepgram::new(vendor, own)),
         VendorKind::Elevenlabs => Box::new(elevenlabs::ElevenLabs::new(vendor, own)),
         VendorKind::Gemini => Box::new(gemini::Gemini::new(vendor, own)),
         VendorKind::Openai => Box::new(openai::OpenaiAgent::new(vendor, own, setup.model.clone())),
-        VendorKind::Live | VendorKind::Pipecat | VendorKind::Chat => {
+        VendorKind::Pipecat => Box::new(pipecat::Pipecat::new(vendor, own)),
+        VendorKind::Live => {
             let kind = vendor.kind.label().to_owned();
             return Err(BuildError::NotBuilt { agent: settings.name.to_string(), kind });
         }

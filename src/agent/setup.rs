@@ -13,7 +13,9 @@ pub fn table(kind: VendorKind) -> &'static [SetupRow] {
         VendorKind::Elevenlabs => crate::agent::elevenlabs::SETUP,
         VendorKind::Gemini => crate::agent::gemini::SETUP,
         VendorKind::Openai => crate::agent::openai::opening::SETUP,
-        VendorKind::Live | VendorKind::Pipecat | VendorKind::Chat => &[],
+        VendorKind::Pipecat => crate::agent::pipecat::SETUP,
+        VendorKind::Chat => crate::agent::chat::SETUP,
+        VendorKind::Live => &[],
     }
 }
 

@@ -48,8 +48,14 @@ const OWN_KINDS: [(&str, &[&str]); 5] = [
 ];
 
 /// Kinds of vendors that this build serves; the others are parsed and checked.
-pub const SERVED: &[VendorKind] =
-    &[VendorKind::Deepgram, VendorKind::Elevenlabs, VendorKind::Gemini, VendorKind::Openai];
+pub const SERVED: &[VendorKind] = &[
+    VendorKind::Chat,
+    VendorKind::Deepgram,
+    VendorKind::Elevenlabs,
+    VendorKind::Gemini,
+    VendorKind::Openai,
+    VendorKind::Pipecat,
+];
 
 /// Kinds that the configuration knows and whose keys it does not.
 pub const OTHER_KINDS: [&str; 2] = ["http", "mux"];

@@ -19,13 +19,14 @@ use tokio_tungstenite::tungstenite::{Error, error::ProtocolError};
 use tokio_util::task::AbortOnDropHandle;
 use url::Url;
 
-use crate::agent::{Before, Endpoint};
+use crate::agent::{Before, Endpoint, HttpRequest};
 use crate::message::{AgentError, FailureClass};
 use crate::runtime::sockets;
 use crate::runtime::stream::Stream;
 use crate::runtime::tls::TlsError;
 use crate::runtime::websocket::{Bounds, WebSocket};
 use crate::upstream::fetch::fetch;
+use crate::upstream::request::{self, Exchange};
 use crate::upstream::token::Tokens;
 
 use super::Socket;
@@ -37,6 +38,8 @@ const ADDRESS_DEADLINE: Duration = Duration::from_millis(1500);
 
 /// URLs that are fetched at once; the others wait, within their own deadlines.
 const MAX_FETCHES: usize = 64;
+/// HTTP requests of agents that run at once; the others wait, within their own deadlines.
+const MAX_REQUESTS: usize = 1024;
 
 /// Dials agents. Its clones share their connections over QUIC.
 #[derive(Clone, Debug)]
@@ -46,6 +49,7 @@ pub struct Dialer {
     /// Where URLs are fetched; `None`: where it is dialled.
     control: Option<Handle>,
     fetches: Arc<Semaphore>,
+    requests: Arc<Semaphore>,
     tokens: Tokens,
 }
 
@@ -56,6 +60,7 @@ impl Default for Dialer {
             pool: Arc::default(),
             control: None,
             fetches: Arc::new(Semaphore::new(MAX_FETCHES)),
+            requests: Arc::new(Semaphore::new(MAX_REQUESTS)),
             tokens: Tokens::default(),
         }
     }
@@ -70,6 +75,16 @@ impl Dialer {
     /// One for another worker: it trusts the same, and has connections of its own.
     pub fn for_another_worker(&self) -> Dialer {
         Dialer { pool: Arc::default(), ..self.clone() }
+    }
+
+    /// Begins an HTTP request on the control runtime.
+    ///
+    /// # Errors
+    /// If TLS cannot be set up.
+    pub fn request(&self, wanted: HttpRequest) -> Result<Exchange, AgentError> {
+        let runtime = self.control.clone().unwrap_or_else(Handle::current);
+        let tls = self.trust.tcp(None).map_err(distrust)?;
+        Ok(request::begin(&runtime, tls, self.requests.clone(), wanted))
     }
 
     /// Opens a WebSocket (RFC 6455), or a session on a shared connection (`quic://`), to `endpoint`.

@@ -94,7 +94,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::runtime::tls;
+    use crate::upstream::trust::Trust;
 
     /// What comes of an answer, and the request that it answers.
     async fn asked(answer: String) -> (Result<Url, AgentError>, String) {
@@ -112,7 +112,7 @@ mod tests {
             let _ = tcp.write_all(answer.replace("HOST", &at.to_string()).as_bytes()).await;
             String::from_utf8(request[..count].to_vec()).unwrap()
         };
-        let fetching = fetch(tls::client_config(&[]).unwrap(), Arc::new(Semaphore::new(1)), wanted);
+        let fetching = fetch(Trust::default().tcp(None).unwrap(), Arc::new(Semaphore::new(1)), wanted);
         let fetching = tokio::time::timeout(Duration::from_secs(5), fetching);
         let (url, request) = tokio::join!(fetching, serving);
         (url.expect("an answer"), request)

@@ -4,9 +4,11 @@ pub mod breaker;
 pub mod dial;
 mod fetch;
 pub mod quic;
+mod request;
 pub mod socket;
 mod token;
 pub mod trust;
 
 pub use dial::Dialer;
+pub use request::Exchange;
 pub use socket::Socket;

@@ -48,12 +48,32 @@ pub fn replay(name: &str, agent: &mut dyn Agent) {
 impl Replay<'_> {
     fn arrive(&mut self, text: &str) {
         let mut words = text.splitn(3, ' ');
+        if let Some(event) = text.strip_prefix("http ") {
+            return self.answer(event);
+        }
         let wire = match (words.next(), words.next().and_then(|word| word.parse::<usize>().ok())) {
             (Some("bytes"), Some(count)) => Wire::Binary(vec![0; count].into()),
             (Some("close"), Some(code)) => Wire::Close(code as u16, words.next().unwrap_or_default().to_owned()),
             _ => Wire::Text(with_audio(text)),
         };
         self.agent.handle_wire(wire, self.now);
+    }
+
+    /// `http ID data TEXT`, `http ID end`, `http ID failed CLASS` (a line of data; what stands in it).
+    fn answer(&mut self, text: &str) {
+        let mut words = text.splitn(3, ' ');
+        let id = words.next().and_then(|word| word.parse().ok()).unwrap();
+        let event = match (words.next(), words.next().unwrap_or_default()) {
+            (Some("data"), text) => HttpEvent::Data(format!("{text}\n").into()),
+            (Some("end"), _) => HttpEvent::End,
+            (Some("failed"), class) => HttpEvent::Failed(AgentError {
+                class: serde_json::from_value(class.into()).unwrap(),
+                code: None,
+                message: "as recorded".to_owned(),
+            }),
+            other => panic!("{other:?}"),
+        };
+        self.agent.handle_http(id, event, self.now);
     }
 
     fn say(&mut self, text: &str) {
@@ -109,6 +129,10 @@ impl Replay<'_> {
                 }
                 AgentOutput::Event(event) => format!("= {event:?}"),
                 AgentOutput::Redial => "> redial".to_owned(),
+                AgentOutput::Request(request) => {
+                    format!("> POST {} {}", request.id, String::from_utf8_lossy(&request.body))
+                }
+                AgentOutput::Abort(request) => format!("> abort {request}"),
             };
             self.lines.push(line);
         }

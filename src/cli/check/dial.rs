@@ -14,10 +14,9 @@ use crate::config::settings::{AgentKind, AgentSettings, Settings};
 use crate::config::source::Sources;
 use crate::message::{AgentError, AgentStart, FailureClass, FromAgent, Greeting, Ready, ToAgent};
 use crate::runtime::clip_file;
-use crate::runtime::tls;
-use crate::runtime::websocket::{Received, SocketError, WebSocket};
+use crate::runtime::websocket::{Received, SocketError};
 use crate::time::Micros;
-use crate::upstream::Dialer;
+use crate::upstream::{Dialer, Socket};
 
 /// From the open socket until the agent is ready.
 const READY: Duration = Duration::from_secs(10);
@@ -34,10 +33,7 @@ struct Found {
 
 /// Connects to every agent that is reached over a network, without saying anything to it that it would answer.
 pub async fn dial(settings: &Settings, sources: &Sources) -> Answer {
-    let dialer = match tls::client_config(&[]) {
-        Ok(tls) => Dialer::new(tls),
-        Err(error) => return Answer::bad(format!("error: {error}"), 2),
-    };
+    let dialer = Dialer::default();
     let visits = settings.agents.values().map(|agent| {
         let (agent, dialer) = (agent.clone(), dialer.clone());
         async move { (visit(&agent, &dialer).await, agent) }
@@ -101,7 +97,7 @@ fn blame(out: &mut String, agent: &Arc<AgentSettings>, error: &AgentError, sourc
 
 async fn visit(settings: &AgentSettings, dialer: &Dialer) -> Result<Option<Found>, AgentError> {
     let failed = |class, message: String| AgentError { class, code: None, message };
-    let agent = agent::build(settings, 0, clip_file::read)
+    let agent = agent::build(settings, &settings.setup, 0, clip_file::read)
         .map_err(|error| failed(FailureClass::BadRequest, error.to_string()))?;
     let Some(endpoint) = agent.endpoint() else { return Ok(None) };
     let begun = Instant::now();
@@ -116,7 +112,7 @@ async fn visit(settings: &AgentSettings, dialer: &Dialer) -> Result<Option<Found
 /// A connection to one agent.
 struct Visit {
     agent: Box<dyn Agent>,
-    socket: WebSocket,
+    socket: Socket,
     begun: Instant,
     connect: Duration,
     first: Option<Duration>,
@@ -198,7 +194,7 @@ impl Visit {
                         message: "it hung up before it was ready".to_owned(),
                     }));
                 }
-                AgentOutput::Event(_) | AgentOutput::Redial => {}
+                AgentOutput::Event(_) | AgentOutput::Redial | AgentOutput::Request(_) | AgentOutput::Abort(_) => {}
             }
         }
     }

@@ -12,8 +12,8 @@ use crate::runtime::websocket::{PushError, Received, SocketError};
 use crate::session::{Direction, UpstreamChange, UpstreamRole};
 use crate::telemetry::NodeQueue;
 use crate::time::Micros;
-use crate::upstream::Socket;
 use crate::upstream::breaker::Attempt;
+use crate::upstream::{Exchange, Socket};
 
 use super::{Driver, Happened, TURN_BYTES, TURN_MESSAGES};
 
@@ -30,6 +30,8 @@ pub(super) struct Upstream {
     pub(super) unflushed: Vec<Micros>,
     agent: Box<dyn Agent>,
     channel: Channel,
+    /// The HTTP request that runs.
+    exchange: Option<Exchange>,
     dialled: Micros,
     /// The session knows it as connected.
     opened: bool,
@@ -112,6 +114,7 @@ impl Driver {
             unflushed: Vec::with_capacity(16),
             agent,
             channel,
+            exchange: None,
             dialled: now,
             opened: false,
             restless: false,
@@ -152,6 +155,7 @@ impl Driver {
                 self.on_dialled(id, result, now);
             }
             self.poll_upstream(id, cx);
+            self.poll_exchange(id, cx);
             if self.upstreams.get(index).is_some_and(|upstream| upstream.id == id) {
                 index += 1;
             }
@@ -220,6 +224,22 @@ impl Driver {
         self.turn.again = true;
     }
 
+    fn poll_exchange(&mut self, id: UpstreamId, cx: &mut Context<'_>) {
+        for _ in 0..TURN_MESSAGES {
+            let Some(upstream) = self.upstreams.iter_mut().find(|upstream| upstream.id == id) else { return };
+            let Some(exchange) = &mut upstream.exchange else { return };
+            let Poll::Ready(event) = exchange.poll(cx) else { return };
+            let (request, now) = (exchange.id, self.around.clock.now());
+            match event {
+                Some(event) => upstream.agent.handle_http(request, event, now),
+                None => upstream.exchange = None,
+            }
+            upstream.restless = true;
+            self.drain(now);
+        }
+        self.turn.again = true;
+    }
+
     /// The agent's server has closed the socket. An agent that took this for its end has been hung up by now, and one
     /// that goes on over another connection is dialling.
     fn on_closed(&mut self, id: UpstreamId, code: u16, reason: &str, now: Micros) {
@@ -273,6 +293,16 @@ impl Driver {
             }
             AgentOutput::Wire(wire) => self.push(id, wire, None),
             AgentOutput::Redial => self.redial(id, now),
+            AgentOutput::Request(request) => {
+                match self.around.dialer.request(request) {
+                    Ok(exchange) => upstream.exchange = Some(exchange),
+                    Err(error) => self.happened.push_back(Happened::Upstream(id, UpstreamChange::Failed(error))),
+                }
+                self.turn.again = true;
+            }
+            AgentOutput::Abort(request) => {
+                upstream.exchange.take_if(|exchange| exchange.id == request);
+            }
             AgentOutput::Audio { wire, ready } => {
                 let from = self.turn.counts_from(ready);
                 self.push(id, wire, Some(from));
@@ -338,7 +368,7 @@ impl Driver {
         while let Some(upstream) = self.upstreams.iter_mut().find(|upstream| upstream.id == id && upstream.restless) {
             match upstream.agent.poll(now) {
                 AgentOutput::Idle { .. } => break,
-                AgentOutput::Event(_) | AgentOutput::Redial => {}
+                AgentOutput::Event(_) | AgentOutput::Redial | AgentOutput::Request(_) | AgentOutput::Abort(_) => {}
                 AgentOutput::Wire(wire) | AgentOutput::Audio { wire, .. } => self.push(id, wire, None),
             }
         }

@@ -4,9 +4,12 @@
 //! A kind is one file with a [`Wiring`], and a line in [`connect`].
 
 pub mod actor;
+mod chat;
 mod deepgram;
 mod elevenlabs;
+mod gemini;
 mod openai;
+mod pipecat;
 pub mod script;
 mod server;
 
@@ -127,12 +130,14 @@ fn connect(
     origin: &str,
     args: &VendorArgs,
 ) -> Answered {
-    let _ = body;
     match kind {
+        VendorKind::Chat => chat::connect(request, body, args),
         VendorKind::Deepgram => deepgram::connect(request),
         VendorKind::Elevenlabs => elevenlabs::connect(request, origin, args),
         VendorKind::Openai => openai::connect(request),
-        VendorKind::Live | VendorKind::Gemini | VendorKind::Pipecat | VendorKind::Chat => Answered::Http(not_found()),
+        VendorKind::Gemini => gemini::connect(request),
+        VendorKind::Pipecat => pipecat::connect(),
+        VendorKind::Live => Answered::Http(not_found()),
     }
 }
 

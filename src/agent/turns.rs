@@ -1,4 +1,4 @@
-//! Answers and utterances: the service names none, so this side does.
+//! Answers and utterances of agents that name none: this side does.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ const STALE_PAUSE: Duration = Duration::from_millis(500);
 
 /// The present answer of the agent, and the present utterance of the caller.
 #[derive(Debug, Default)]
-pub(super) struct Turns {
+pub(crate) struct Turns {
     answers: u32,
     utterances: u32,
     answer: Option<Answer>,
@@ -45,7 +45,7 @@ struct Utterance {
 
 /// Where audio belongs.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(crate) enum Place {
     /// To the answer that is being given.
     Present(ItemId),
     /// To a new answer.
@@ -114,6 +114,13 @@ impl Turns {
         closed
     }
 
+    /// The agent begins to speak: what comes from now on is not of an answer that was interrupted.
+    pub fn begins(&mut self) {
+        if let Some(answer) = self.answer.as_mut().filter(|answer| answer.stage == Stage::Interrupted) {
+            answer.stage = Stage::Complete;
+        }
+    }
+
     /// The caller has interrupted: the answer is void, and a new utterance has begun.
     pub fn interrupted(&mut self, now: Micros) {
         if let Some(answer) = self.answer.as_mut().filter(|answer| answer.stage != Stage::Complete) {
@@ -131,9 +138,9 @@ impl Turns {
         (true, answer.has_text.then(|| last(answer.item.clone(), Role::Agent)))
     }
 
-    /// A piece of the caller's words came.
-    pub fn said(&mut self, text: &str, finished: bool) -> AgentTranscript {
-        let append = self.utterance.is_some();
+    /// Words of the caller came: a piece more, or (without `more`) all that is known of the utterance.
+    pub fn said(&mut self, text: &str, more: bool, finished: bool) -> AgentTranscript {
+        let append = more && self.utterance.is_some();
         let utterances = &mut self.utterances;
         let utterance = self.utterance.get_or_insert_with(|| {
             *utterances += 1;
