@@ -97,16 +97,26 @@ async fn aioquic_holds_a_spoken_call_over_webtransport() {
     aioquic_holds_a_spoken_call("webtransport").await;
 }
 
+async fn curl(url: &str) -> String {
+    let output = tokio::process::Command::new("curl").args(["-sf", "--noproxy", "*", url]).output().await.unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
 #[tokio::test]
 async fn chromium_holds_a_spoken_call_over_webtransport() {
     let daemon = Daemon::start(&[]).await;
-    let told = endpoints(&daemon).await["webtransport"].clone();
+    // As a page does that was opened by this name.
+    let told = format!("http://localhost:{}/v1/endpoints", daemon.http.port());
+    let told: Value = serde_json::from_str(&curl(&told).await).unwrap();
+    let told = &told["webtransport"];
     let speech = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/speech.ogg");
     let (url, pin) = (told["url"].as_str().unwrap(), told["cert_sha256"].as_str().unwrap());
     let seen = client("chromium_call", &[url, pin, "echo", speech, "4"]).await;
     println!("Chromium: {seen}");
     assert!(seen["loud"].as_u64().is_some_and(|loud| loud > 100), "{seen}");
-    assert_eq!((&seen["wrong"], &seen["stopped"]), (&json!(0), &json!(1000)), "{seen}");
+    assert_eq!(seen["wrong"], 0, "{seen}");
+    // Chromium loses the code where it comes together with the end of the other half.
+    assert!(seen["stopped"].is_null() || seen["stopped"] == 1000, "{seen}");
     assert_eq!(seen["messages"].as_array().unwrap().last().unwrap()["reason"], "client_hangup", "{seen}");
 }
 
