@@ -62,11 +62,11 @@ async fn a_caller_hears_itself_in_datagrams_and_hangs_up() {
     assert!(daemon.metric("antiphon_added_latency_seconds_count", "transport=\"quic\"").await > 50.0);
 }
 
-/// Runs the client on aioquic, which shares no code with ours; `.venv` comes from `./setup`.
-async fn aioquic(arguments: &[&str]) -> Value {
-    let python = concat!(env!("CARGO_MANIFEST_DIR"), "/.venv/bin/python");
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/quic/aioquic_call.py");
-    let output = tokio::process::Command::new(python).arg(script).args(arguments).output();
+/// Runs a client that shares no code with ours; `.venv` comes from `./setup`.
+async fn client(script: &str, arguments: &[&str]) -> Value {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/");
+    let mut command = tokio::process::Command::new(format!("{root}.venv/bin/python"));
+    let output = command.arg(format!("{root}tests/quic/{script}.py")).args(arguments).output();
     let output = output.await.expect("run ./setup first: it makes .venv");
     let text = String::from_utf8_lossy(&output.stdout);
     serde_json::from_str(text.trim()).unwrap_or_else(|_| panic!("{text}\n{}", String::from_utf8_lossy(&output.stderr)))
@@ -76,7 +76,7 @@ async fn aioquic_holds_a_spoken_call(mode: &str) {
     let daemon = Daemon::start(&[]).await;
     let pin = endpoints(&daemon).await[mode]["cert_sha256"].as_str().unwrap().to_owned();
     let speech = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/speech.ogg");
-    let seen = aioquic(&[mode, &daemon.quic.unwrap().to_string(), &pin, "echo", speech, "5"]).await;
+    let seen = client("aioquic_call", &[mode, &daemon.quic.unwrap().to_string(), &pin, "echo", speech, "5"]).await;
     println!("{mode}: {seen}");
     assert!(seen["packets"].as_u64().unwrap() > 150, "{seen}");
     assert_eq!((&seen["wrong"], &seen["missing"]), (&json!(0), &json!(0)), "{seen}");
@@ -97,15 +97,66 @@ async fn aioquic_holds_a_spoken_call_over_webtransport() {
     aioquic_holds_a_spoken_call("webtransport").await;
 }
 
+async fn curl(url: &str) -> String {
+    let output = tokio::process::Command::new("curl").args(["-sf", "--noproxy", "*", url]).output().await.unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[tokio::test]
+async fn chromium_holds_a_spoken_call_over_webtransport() {
+    let daemon = Daemon::start(&[]).await;
+    // As a page does that was opened by this name.
+    let told = format!("http://localhost:{}/v1/endpoints", daemon.http.port());
+    let told: Value = serde_json::from_str(&curl(&told).await).unwrap();
+    let told = &told["webtransport"];
+    let speech = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/speech.ogg");
+    let (url, pin) = (told["url"].as_str().unwrap(), told["cert_sha256"].as_str().unwrap());
+    let seen = client("chromium_call", &[url, pin, "echo", speech, "4"]).await;
+    println!("Chromium: {seen}");
+    assert!(seen["loud"].as_u64().is_some_and(|loud| loud > 100), "{seen}");
+    assert_eq!(seen["wrong"], 0, "{seen}");
+    // Chromium loses the code where it comes together with the end of the other half.
+    assert!(seen["stopped"].is_null() || seen["stopped"] == 1000, "{seen}");
+    assert_eq!(seen["messages"].as_array().unwrap().last().unwrap()["reason"], "client_hangup", "{seen}");
+}
+
 #[tokio::test]
 async fn webtransport_is_refused_to_foreign_pages_and_at_other_paths() {
     let daemon = Daemon::start(&[]).await;
     let pin = endpoints(&daemon).await["webtransport"]["cert_sha256"].as_str().unwrap().to_owned();
     let address = daemon.quic.unwrap().to_string();
-    let refused = async |path, origin| aioquic(&["refused", &address, &pin, path, origin]).await["status"].clone();
+    let refused =
+        async |path, origin| client("aioquic_call", &["refused", &address, &pin, path, origin]).await["status"].clone();
     assert_eq!(refused("/v1/session", "https://evil.example").await, 403);
     assert_eq!(refused("/elsewhere", "http://localhost").await, 404);
     assert_eq!(daemon.metric("antiphon_handshakes_refused_total", "reason=\"origin\"").await, 1.0);
+}
+
+#[tokio::test]
+async fn what_was_heard_of_an_interrupted_answer_is_exact_to_one_frame() {
+    let daemon = Daemon::start(&[]).await;
+    let client = Client::connect(&daemon).await;
+    let mut session = client.open(1, &start("storyteller")).await;
+    let turn = session.hear_type("turn").await;
+    let first = turn["pos"].as_u64().unwrap();
+    let (mut heard, mut frames) = (first, Vec::new());
+    for count in 1..=60 {
+        let (_, packet) = client.datagram().await;
+        // What arrives leaves the speaker 80 ms later.
+        heard = u64::from(packet.header.timestamp).saturating_sub(4 * 320).max(first);
+        frames.push((u64::from(packet.header.timestamp), packet.payload));
+        if count % 5 == 0 {
+            session.say(&json!({ "type": "playout", "pos": heard, "buffered_ms": 80 })).await;
+        }
+    }
+    session.say(&json!({ "type": "interrupt" })).await;
+    let flush = session.hear_type("flush").await;
+    session.say(&json!({ "type": "playout", "pos": heard, "buffered_ms": 0, "flush": flush["id"] })).await;
+    let told = session.hear_type("heard").await;
+    assert_eq!((&told["basis"], &told["error_ms"], &told["turn"]), (&json!("reported"), &json!(20), &turn["turn"]));
+    // A voice that paused, as when this machine is busy, had silence in between.
+    let spoken = frames.iter().filter(|(pos, frame)| *pos < heard && frame.iter().any(|&byte| byte != 0)).count();
+    assert!(told["ms"].as_u64().unwrap().abs_diff(spoken as u64 * 20) <= 20, "{told}, {spoken} frames");
 }
 
 async fn answers(session: &mut Session) {
@@ -189,11 +240,12 @@ async fn fifty(client: Client, first: u16, broken: Option<u16>) -> Vec<usize> {
     }
     let mut ticks = tokio::time::interval(Duration::from_millis(60));
     let mut heard = vec![0; 50];
-    let deadline = Instant::now() + Duration::from_millis(3500);
-    let mut round = 0;
-    while Instant::now() < deadline {
+    let (deadline, mut round) = (Instant::now() + PATIENCE, 0u8);
+    let deaf =
+        |heard: &[usize]| heard.iter().enumerate().any(|(index, &count)| count < 15 && Some(index as u16) != broken);
+    while round < 20 || (deaf(&heard) && Instant::now() < deadline) {
         tokio::select! {
-            _ = ticks.tick(), if round < 20 => {
+            _ = ticks.tick() => {
                 for (session, &number) in sessions.iter_mut().zip(&numbers) {
                     let header = session.header(PCMU, u32::from(round) * 480);
                     client.speak(number.into(), header, &marked(number, round));
@@ -201,7 +253,7 @@ async fn fifty(client: Client, first: u16, broken: Option<u16>) -> Vec<usize> {
                 if round == 5 && let Some(broken) = broken {
                     sessions[usize::from(broken)].send.write_all(&[0]).await.unwrap();
                 }
-                round += 1;
+                round = round.saturating_add(1);
             }
             Ok((flow, packet)) = timeout(Duration::from_millis(100), client.datagram()) => {
                 let index = numbers.iter().position(|&number| u64::from(number) == flow).expect("a flow of this connection");
@@ -240,11 +292,10 @@ async fn five_hundred_sessions_on_ten_connections_hear_only_themselves_and_a_bro
         connections.spawn(fifty(client, index * 50, broken));
     }
     let heard: Vec<Vec<usize>> = connections.join_all().await;
-    let least = heard.iter().flatten().filter(|&&count| count > 0).min().unwrap();
-    let deaf = heard.iter().flatten().filter(|&&count| count == 0).count();
+    let deaf = heard.iter().flatten().filter(|&&count| count < 15).count();
     let all: usize = heard.iter().flatten().sum();
-    println!("500 sessions heard {all} frames, each at least {least}");
-    assert!(deaf <= 1, "{deaf} sessions heard nothing");
+    println!("500 sessions heard {all} frames");
+    assert!(deaf <= 1, "{deaf} sessions heard hardly anything, besides the broken one");
     assert_eq!(daemon.metric("antiphon_sessions_started_total", "transport=\"quic\"").await, 500.0);
 }
 

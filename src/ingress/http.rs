@@ -1,5 +1,6 @@
 //! HTTP/1.1 requests of the public listener. Errors are problem details (RFC 9457).
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -136,17 +137,31 @@ fn endpoints(shared: &Shared, headers: &HeaderMap) -> serde_json::Value {
         endpoints["whip"] = format!("{}{}", base_url(shared, headers), signalling::WHIP_PATH).into();
     }
     if let Some(bound) = shared.node.bound.get().and_then(|bound| bound.quic) {
-        let name = host(headers).map_or_else(|| bound.ip().to_string(), |host| without_port(host).to_owned());
+        let pinned = shared.node.certificates.pin().is_some();
+        let place = quic_place(bound, host(headers).map(without_port), pinned);
         let mut add = |transport: &str, key: &str, place: String| {
             endpoints[transport][key] = place.into();
             if let Some(pin) = shared.node.certificates.pin() {
                 endpoints[transport]["cert_sha256"] = pin.to_string().into();
             }
         };
-        add("quic", "addr", format!("{name}:{}", bound.port()));
-        add("webtransport", "url", format!("https://{name}:{}{SESSION_PATH}", bound.port()));
+        add("webtransport", "url", format!("https://{place}{SESSION_PATH}"));
+        add("quic", "addr", place);
     }
     endpoints
+}
+
+/// Where QUIC is, for a client that knows us as `name`. It may be told an address instead where the certificate is known
+/// by its hash and not by its name: of `localhost` browsers try one address only, which may be that of the other family.
+fn quic_place(bound: SocketAddr, name: Option<&str>, pinned: bool) -> String {
+    match name {
+        Some(name) if !(pinned && (bound.ip().is_loopback() || name == "localhost")) => {
+            format!("{name}:{}", bound.port())
+        }
+        _ if bound.ip().is_unspecified() && bound.is_ipv4() => format!("127.0.0.1:{}", bound.port()),
+        _ if bound.ip().is_unspecified() => format!("[::1]:{}", bound.port()),
+        _ => bound.to_string(),
+    }
 }
 
 /// The name in a `Host` header.
@@ -281,4 +296,22 @@ pub(super) fn json(status: StatusCode, kind: &'static str, body: &serde_json::Va
     *answer.status_mut() = status;
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_browser_on_this_machine_is_told_an_address_and_others_the_name_that_they_know() {
+        let place = |bound: &str, name, pinned| quic_place(bound.parse().unwrap(), name, pinned);
+        assert_eq!(place("127.0.0.1:8083", Some("localhost"), true), "127.0.0.1:8083");
+        assert_eq!(place("[::1]:8083", Some("localhost"), true), "[::1]:8083");
+        assert_eq!(place("0.0.0.0:8083", Some("localhost"), true), "127.0.0.1:8083");
+        assert_eq!(place("[::]:8083", Some("localhost"), true), "[::1]:8083");
+        assert_eq!(place("0.0.0.0:8083", Some("relay.example"), true), "relay.example:8083");
+        assert_eq!(place("10.0.0.5:8083", Some("relay.example"), true), "relay.example:8083");
+        assert_eq!(place("127.0.0.1:8083", Some("localhost"), false), "localhost:8083", "its certificate has a name");
+        assert_eq!(place("127.0.0.1:8083", None, false), "127.0.0.1:8083");
+    }
 }

@@ -197,6 +197,9 @@ impl Session {
         let acks = info.transport == Transport::Websocket && info.carriage == Carriage::Ordered;
         self.uplink.set_link(Some((info.audio.uplink, info.carriage)), now);
         let spoken = self.downlink.attach(info.audio.downlink, info.carriage, acks, now);
+        if info.transport != Transport::Webrtc {
+            self.downlink.on_own_player();
+        }
         let have = resumed.flatten();
         let missed: Option<Vec<_>> = have.and_then(|have| Some(self.links.missed(have)?.collect()));
         let complete = resumed.is_some().then_some(missed.is_some());

@@ -58,6 +58,8 @@ pub enum Credit {
 pub struct Ledger {
     clock: u32,
     carriage: Carriage,
+    /// Whether the client plays by itself, so that it knows which sample leaves its loudspeaker.
+    plays_itself: bool,
     handed: u64,
     segments: VecDeque<Segment>,
     /// A speaker that plays as early as it possibly can: it began at `base` with position `base_pos`.
@@ -85,6 +87,7 @@ impl Ledger {
         Ledger {
             clock,
             carriage,
+            plays_itself: carriage == Carriage::Ordered,
             handed: 0,
             segments: VecDeque::with_capacity(16),
             base: now,
@@ -98,6 +101,11 @@ impl Ledger {
             void_limit: 0,
             before_flush: Figure { pos: 0, basis: Basis::Paced, error: Duration::ZERO },
         }
+    }
+
+    /// The client plays by itself, whatever carries its audio.
+    pub fn on_own_player(&mut self) {
+        self.plays_itself = true;
     }
 
     fn ticks(&self, span: Duration) -> u64 {
@@ -314,10 +322,11 @@ impl Ledger {
         Figure { pos, basis: Basis::Reported, error: GRAIN }
     }
 
-    /// How far a report may be off that was sent while audio plays. On RTP the client knows its position by statistics
-    /// of its jitter buffer; how much lies between that and its loudspeaker it finds out at a flush only.
+    /// How far a report may be off that was sent while audio plays. Where a WebRTC engine plays, the client knows its
+    /// position by statistics of a jitter buffer; how much lies between that and its loudspeaker it finds out at a flush
+    /// only.
     fn reported_error(&self) -> Duration {
-        if self.carriage == Carriage::Rtp { 2 * GRAIN } else { GRAIN }
+        if self.plays_itself { GRAIN } else { 2 * GRAIN }
     }
 
     /// How much of `turn` lies before `pos`: the offset in it that `pos` falls on.
@@ -446,6 +455,14 @@ mod tests {
         }
         let took = dues[49] - dues[0];
         assert!(took <= Duration::from_micros(49 * 20_000 + 800), "late wake-ups do not add up: {took:?}");
+    }
+
+    #[test]
+    fn a_client_that_plays_by_itself_is_exact_on_rtp_too() {
+        let mut ledger = Ledger::new(48_000, Carriage::Rtp, false, ms(0));
+        assert_eq!(ledger.exact(960).error, 2 * GRAIN);
+        ledger.on_own_player();
+        assert_eq!(ledger.exact(960).error, GRAIN);
     }
 
     #[test]

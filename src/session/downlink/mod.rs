@@ -207,6 +207,13 @@ impl Downlink {
         self.make_framer()
     }
 
+    /// The client on the link plays by itself: its reports are exact.
+    pub fn on_own_player(&mut self) {
+        if let Some(speaker) = &mut self.speaker {
+            speaker.ledger.on_own_player();
+        }
+    }
+
     /// The link is gone: playback goes on from the last reported position on the next one.
     pub fn detach(&mut self, now: Micros) {
         self.resolve(None, now);
