@@ -31,6 +31,7 @@ use crate::runtime::tls::TlsError;
 use crate::runtime::worker::Workers;
 use crate::telemetry::logs::{self, LogError, Logs};
 use crate::telemetry::{CallRecordSink, Telemetry};
+use crate::upstream::Dialer;
 use crate::{control, ingress};
 
 /// How long workers may take to end after they were told to.
@@ -108,11 +109,12 @@ fn try_run(args: &RunArgs) -> Result<(), RunError> {
     };
     let workers = Workers::start(count, clock)?;
     let records = CallRecordSink::open(settings.log.call_record.as_str().into(), &telemetry)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let dialer = Dialer::default().fetching_on(runtime.handle().clone());
     telemetry.node().record_config_taken(&hash(&settings), SystemTime::now());
     let in_force = InForce::new(settings)?;
-    let node = Arc::new(Node::new(clock, in_force, telemetry, workers.all().to_vec(), records)?);
+    let node = Arc::new(Node::new(clock, in_force, telemetry, workers.all().to_vec(), dialer, records)?);
     let app = App { args, begun, node, workers, logs };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(app.serve(http, control, (prepared, quic), bound));
     runtime.shutdown_timeout(Duration::from_millis(100));
     result

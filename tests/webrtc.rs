@@ -236,10 +236,9 @@ async fn aiortc_holds_a_spoken_call() {
     }
 }
 
-/// A browser, with a file for its microphone.
-#[tokio::test]
-async fn chromium_holds_a_spoken_call() {
-    let daemon = Daemon::start(&[]).await;
+/// A call of headless Chromium, with a file for its microphone; what the page saw. `lost_of_100` packets are lost on
+/// their way to the daemon.
+async fn chromium_call(daemon: &Daemon, seconds: &str, lost_of_100: &str) -> Value {
     let python = concat!(env!("CARGO_MANIFEST_DIR"), "/.venv/bin/python");
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/webrtc/chromium_call.py");
     let speech = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/speech.ogg");
@@ -252,7 +251,7 @@ for frame in av.open(sys.argv[1]).decode(audio=0):
     let made = tokio::process::Command::new(python).args(["-c", code, speech, &microphone]).status().await;
     assert!(made.expect("run ./setup first: it makes .venv").success());
     let output = tokio::process::Command::new(python)
-        .args([script, &format!("http://{}", daemon.http), "echo", &microphone, "5"])
+        .args([script, &format!("http://{}", daemon.http), "echo", &microphone, seconds, lost_of_100])
         .output()
         .await
         .unwrap();
@@ -265,7 +264,40 @@ for frame in av.open(sys.argv[1]).decode(audio=0):
         (Some(201), Some("echo")),
         "{seen}"
     );
+    seen
+}
+
+/// A browser.
+#[tokio::test]
+async fn chromium_holds_a_spoken_call() {
+    let daemon = Daemon::start(&[]).await;
+    let seen = chromium_call(&daemon, "5", "0").await;
     assert!(seen["inbound"][0].as_u64().unwrap() > 100 && seen["inbound"][1] == 0, "{seen}");
     assert!(seen["loud_ms"].as_u64().unwrap() > 1000, "the echo is heard: {seen}");
     assert!(seen["messages"].as_array().unwrap().iter().any(|message| message["type"] == "ended"), "{seen}");
+}
+
+#[tokio::test]
+async fn chromium_retransmits_lost_audio_in_time_where_the_route_is_accurate() {
+    let route = "[[route]]\nname = \"all\"\nanonymous = true\nto = \"requested\"\naudio.gap = \"accurate\"\n";
+    let daemon = Daemon::start_with(Some(route), &[]).await;
+    let seen = chromium_call(&daemon, "6", "10").await;
+    assert!(seen["answer"].as_str().unwrap().contains("a=rtcp-fb:111 nack\r\n"), "{}", seen["answer"]);
+    let [lost, again] = ["lost", "came_again"].map(|kind| seen["relay"][kind].as_u64().unwrap());
+    println!(
+        "{lost} packets lost, {again} sent again; Chromium counts {} of {}",
+        seen["retransmitted"], seen["outbound"]
+    );
+    // Nobody misses the packets before the first that came and after the last.
+    assert!(lost >= 15 && again >= lost * 3 / 4, "{again} of {lost} were sent again");
+    let stats = seen["messages"].as_array().unwrap().iter().find(|message| message["type"] == "stats").unwrap();
+    assert!(stats["lost"].as_u64().unwrap() <= 2, "what was sent again filled the gaps: {stats}");
+}
+
+#[tokio::test]
+async fn nack_is_agreed_only_where_the_route_is_accurate() {
+    let daemon = Daemon::start(&[]).await;
+    let seen = chromium_call(&daemon, "4", "10").await;
+    assert!(!seen["answer"].as_str().unwrap().contains("nack"), "{}", seen["answer"]);
+    assert_eq!(seen["relay"]["came_again"], 0, "{seen}");
 }

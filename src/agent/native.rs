@@ -26,7 +26,7 @@ use crate::message::{
 };
 use crate::time::Micros;
 
-pub(crate) use opening::opening;
+pub(crate) use opening::{merge, opening};
 use rtp_line::{Next, RtpLine};
 use turns::TurnLog;
 use wire::Said;
@@ -89,6 +89,7 @@ impl NativeAgent {
             connect_timeout: settings.connect_timeout,
             authorities: settings.authorities.clone(),
             sessions_per_connection: settings.sessions_per_connection,
+            before: None,
         };
         let audio = AudioFormats { uplink: settings.uplink, downlink: settings.downlink, flow: None };
         let rtp = RtpLine::new(settings.downlink, (seed >> 32) as u32 ^ seed as u32);
@@ -443,6 +444,7 @@ pub(crate) fn endpoint(settings: &WebsocketAgent, subprotocols: Vec<String>) -> 
         connect_timeout: settings.connect_timeout,
         authorities: settings.authorities.clone(),
         sessions_per_connection: 1,
+        before: None,
     }
 }
 

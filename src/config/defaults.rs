@@ -3,6 +3,7 @@
 use figment::value::{Dict, Value};
 use serde_json::{Value as Json, json};
 
+use crate::config::vendor::{self, VendorKind};
 use crate::media::format::Format;
 use crate::route::plan::{GapMode, Policy};
 
@@ -74,7 +75,7 @@ pub fn of_kind(kind: &str) -> Dict {
                 "audio_in": format, "audio_out": format, "connect_timeout_ms": 5000, "sessions_per_connection": 50,
             }))
         }
-        _ => Dict::new(),
+        other => VendorKind::named(other).map(vendor::defaults).unwrap_or_default(),
     }
 }
 
@@ -96,7 +97,7 @@ pub fn route() -> Dict {
             "gap": gap, "gap_wait_ms": ms(policy.gap_wait), "stall_ms": ms(policy.stall),
             "uplink_max_ms": ms(policy.uplink_max), "preroll_ms": ms(policy.preroll),
             "send_ahead_ms": ms(policy.send_ahead), "playout_max_s": policy.playout_max.as_secs(),
-            "heard_wait_ms": ms(policy.heard_wait),
+            "heard_wait_ms": ms(policy.heard_wait), "client_dtx": policy.client_dtx,
             "opus": {
                 "complexity": policy.opus.complexity, "bitrate": policy.opus.bitrate,
                 "application": policy.opus.application, "max_bandwidth": policy.opus.max_bandwidth,

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::config::network::{Network, OriginRule};
 pub use crate::config::quic::QuicSettings;
+use crate::config::vendor::VendorAgent;
 use crate::ids::AgentName;
 use crate::media::format::Format;
 use crate::message::Setup;
@@ -432,6 +433,8 @@ pub enum AgentKind {
     Websocket(WebsocketAgent),
     /// `antiphon.v1` over QUIC.
     Quic(QuicAgent),
+    /// An agent of a vendor.
+    Vendor(VendorAgent),
     /// A kind that the configuration knows and this build does not serve yet.
     NotBuilt {
         /// Its name.
@@ -496,6 +499,7 @@ impl AgentKind {
             AgentKind::Storyteller => "storyteller",
             AgentKind::Websocket(_) => "websocket",
             AgentKind::Quic(_) => "quic",
+            AgentKind::Vendor(vendor) => vendor.kind.label(),
             AgentKind::NotBuilt { kind } => kind,
         }
     }

@@ -10,7 +10,7 @@ use super::websocket::Head;
 use crate::ids::{ConversationId, SessionId};
 use crate::message::{AudioFormats, Error, ErrorCode, Start, Started};
 use crate::route::RouteRequest;
-use crate::route::plan::Plan;
+use crate::route::plan::{Plan, Policy};
 use crate::runtime::driver::{Driver, Setup, Surroundings};
 use crate::runtime::node::Node;
 use crate::runtime::registry::{Mail, NewLink, ResumeError};
@@ -199,6 +199,11 @@ pub(super) fn plan(
 }
 
 impl Planned {
+    /// How its route has audio handled.
+    pub(super) fn policy(&self) -> &Policy {
+        &self.params.plan.policy
+    }
+
     /// What the client is told of the session.
     pub(super) fn started(&self) -> Started {
         self.params.started()

@@ -15,6 +15,8 @@ pub const RATES: [u32; 5] = [8_000, 12_000, 16_000, 24_000, 48_000];
 const MAX_SHORT_PACKET: usize = 1276;
 /// Room for longer packets, as libopus recommends.
 const MAX_PACKET: usize = 4000;
+/// Bits per second that libopus takes at most.
+const MAX_BITRATE: u32 = 512_000;
 /// Frame lengths that may be encoded, in units of 2.5 ms.
 const FRAME_UNITS: [usize; 6] = [1, 2, 4, 8, 16, 24];
 /// Room taken at once for coded frames, so that a buffer is shared by many.
@@ -154,7 +156,7 @@ impl OpusEncoder {
         };
         let mut inner = opus::Encoder::new(rate, Channels::Mono, application)?;
         inner.set_complexity(i32::from(settings.complexity.min(10)))?;
-        inner.set_bitrate(Bitrate::Bits(settings.bitrate.min(512_000) as i32))?;
+        inner.set_bitrate(Bitrate::Bits(settings.bitrate.min(MAX_BITRATE) as i32))?;
         inner.set_max_bandwidth(bandwidth)?;
         inner.set_inband_fec(settings.fec)?;
         inner.set_dtx(settings.dtx)?;
@@ -194,6 +196,12 @@ impl OpusEncoder {
     pub fn set_expected_loss(&mut self, percent: u8) {
         let done = self.inner.set_packet_loss_perc(i32::from(percent.min(100)));
         debug_assert!(done.is_ok(), "0 to 100 is in range");
+    }
+
+    /// Bits per second; more than 512,000 counts as that.
+    pub fn set_bitrate(&mut self, bitrate: u32) {
+        let done = self.inner.set_bitrate(Bitrate::Bits(bitrate.min(MAX_BITRATE) as i32));
+        debug_assert!(done.is_ok(), "libopus takes any bitrate above zero");
     }
 
     /// Look-ahead: how much later than its sample a sound leaves the decoder.

@@ -2,7 +2,9 @@
 //!
 //! An agent listens, it is not a loudspeaker: jitter is not smoothed. A packet that is next in sequence passes at
 //! once; a missing one is waited for from the arrival of the first packet after it, then it is recovered from the
-//! redundancy (LBRR) in its successor, or concealed. A timestamp jump without a sequence gap is DTX, not loss
+//! redundancy (LBRR) in its successor, or concealed. Redundancy at hand is not waited beyond for longer than this
+//! network has lately delayed a packet past its successor: it is worse than the packet itself, and on a network that
+//! keeps the order nothing but the packet's loss explains its absence. A timestamp jump without a sequence gap is DTX, not loss
 //! (RFC 3550 section 5.1, RFC 7587 section 4.2). Restarted senders are followed after two packets in sequence
 //! (RFC 3550 appendix A.1).
 
@@ -30,6 +32,8 @@ const RESTART_AFTER: Duration = Duration::from_secs(1);
 const RESTART_RUN: u32 = 5;
 /// A timestamp further away than this says nothing.
 const MAX_JUMP: Duration = Duration::from_secs(600);
+/// What was seen of reordering counts for so long at least, and at most for twice as long.
+const REORDERING_PERIOD: Duration = Duration::from_secs(5);
 /// Longest Opus packet (RFC 6716 section 3.2.5), for timestamps that cannot be right.
 const MAX_PACKET: Duration = Duration::from_millis(120);
 
@@ -125,6 +129,35 @@ pub struct OrderCounters {
     pub overflows: u64,
 }
 
+/// How far this network has lately brought packets out of order.
+#[derive(Debug, Default)]
+struct Reordering {
+    /// The most by which a packet came after its successor, in this period and in the one before.
+    latest: Duration,
+    before: Duration,
+    period: Micros,
+}
+
+impl Reordering {
+    fn on_overtaken(&mut self, by: Duration, at: Micros) {
+        self.expire(at);
+        self.latest = self.latest.max(by);
+    }
+
+    fn expire(&mut self, now: Micros) {
+        if now - self.period >= REORDERING_PERIOD * 2 {
+            (self.before, self.latest, self.period) = (Duration::ZERO, Duration::ZERO, now);
+        } else if now - self.period >= REORDERING_PERIOD {
+            (self.before, self.latest, self.period) = (self.latest, Duration::ZERO, now);
+        }
+    }
+
+    /// How long a packet may still be under way after its successor came: a quarter more than lately seen.
+    fn wait(&self) -> Duration {
+        self.latest.max(self.before) * 5 / 4
+    }
+}
+
 /// Puts packets in order.
 #[derive(Debug)]
 pub struct Order {
@@ -145,7 +178,9 @@ pub struct Order {
     last_taken: Micros,
     /// The last packet with a number far off or in the past, and how many came in sequence up to it.
     stray: Option<(Packet, u32)>,
-    given_up: VecDeque<u64>,
+    /// Given-up numbers, ascending, and since when each was waited for.
+    given_up: VecDeque<(u64, Micros)>,
+    reordering: Reordering,
     out: VecDeque<Ordered>,
     counters: OrderCounters,
 }
@@ -171,6 +206,7 @@ impl Order {
             last_taken: Micros::ZERO,
             stray: None,
             given_up: VecDeque::with_capacity(REMEMBERED),
+            reordering: Reordering::default(),
             out: VecDeque::with_capacity(16),
             counters: OrderCounters::default(),
         }
@@ -201,7 +237,7 @@ impl Order {
 
     /// When to call [`Order::poll`] although nothing arrived.
     pub fn deadline(&self) -> Option<Micros> {
-        self.gap_since.map(|since| since + self.wait)
+        self.gap_since.map(|since| since + self.patience())
     }
 
     /// Whether packets are held behind a gap.
@@ -222,6 +258,13 @@ impl Order {
         self.counters
     }
 
+    /// How long the present gap is waited for.
+    fn patience(&self) -> Duration {
+        let recoverable = self.mode == GapMode::Fast
+            && self.held.front().zip(self.next).is_some_and(|(head, (next, _))| head.lbrr && head.seq - next == 1);
+        if recoverable { self.reordering.wait().min(self.wait) } else { self.wait }
+    }
+
     fn place(&mut self, packet: Packet) -> Pushed {
         let Some((next, next_timestamp)) = self.next else {
             self.start_at(packet);
@@ -231,6 +274,7 @@ impl Order {
             self.last_taken = packet.arrival;
             self.stray = None;
             if let Some(since) = self.gap_since.take() {
+                self.reordering.on_overtaken(packet.arrival - since, packet.arrival);
                 self.out.push_back(Ordered::GapEnded { waited: packet.arrival - since });
             }
             self.release(packet);
@@ -250,7 +294,7 @@ impl Order {
             self.restart_with(packet);
             return Pushed::Taken;
         }
-        let pushed = self.judge_past(packet.seq, next);
+        let pushed = self.judge_past(packet.seq, packet.arrival, next);
         self.stray = Some((packet, run));
         pushed
     }
@@ -295,9 +339,13 @@ impl Order {
         self.release(packet);
     }
 
-    fn judge_past(&mut self, seq: u64, next: u64) -> Pushed {
-        if let Ok(at) = self.given_up.binary_search(&seq) {
-            self.given_up.remove(at);
+    fn judge_past(&mut self, seq: u64, arrival: Micros, next: u64) -> Pushed {
+        if let Ok(at) = self.given_up.binary_search_by_key(&seq, |&(seq, _)| seq) {
+            if let Some((_, since)) = self.given_up.remove(at)
+                && arrival - since <= self.wait
+            {
+                self.reordering.on_overtaken(arrival - since, arrival);
+            }
             return Pushed::Late;
         }
         if seq < next && seq >= self.first && next - seq <= MAX_DROPOUT { Pushed::Duplicate } else { Pushed::Stray }
@@ -336,16 +384,14 @@ impl Order {
     }
 
     fn give_up_if_due(&mut self, now: Micros) {
-        let (Some(since), Some((next, _)), Some(head)) = (self.gap_since, self.next, self.held.front()) else {
-            return;
-        };
-        let recoverable = self.mode == GapMode::Fast && head.lbrr && head.seq - next == 1;
+        let Some(since) = self.gap_since else { return };
+        self.reordering.expire(now);
         let held = Duration::from_micros(self.held_ticks * 1_000_000 / u64::from(self.clock));
         let overflow = held > MAX_HELD || self.held.len() > MAX_HELD_PACKETS;
         if overflow {
             self.counters.overflows += 1;
         }
-        if recoverable || overflow || now >= since + self.wait {
+        if overflow || now >= since + self.patience() {
             self.give_up(now);
         }
     }
@@ -361,9 +407,8 @@ impl Order {
         let recovered_ticks = if head.lbrr { head.ticks.min(lost_ticks) } else { 0 };
         let concealed_ticks = lost_ticks - recovered_ticks;
         let (ready, head_timestamp) = (head.arrival, head.timestamp);
-        if let Some(since) = self.gap_since {
-            self.out.push_back(Ordered::GapEnded { waited: now - since });
-        }
+        let since = self.gap_since.unwrap_or(now);
+        self.out.push_back(Ordered::GapEnded { waited: now - since });
         if concealed_ticks > 0 {
             let packets = lost as u32 - u32::from(recovered_ticks > 0);
             self.out.push_back(Ordered::Conceal { packets, ticks: concealed_ticks, ready });
@@ -382,7 +427,7 @@ impl Order {
             if self.given_up.len() == REMEMBERED {
                 self.given_up.pop_front();
             }
-            self.given_up.push_back(seq);
+            self.given_up.push_back((seq, since));
         }
         self.next = Some((to, head_timestamp));
         self.release_held();
@@ -512,6 +557,37 @@ mod tests {
         assert_eq!(drain(&mut order, 139), "", "two lost: the wait is on");
         assert_eq!(drain(&mut order, 140), "c1 r1 6");
         assert_eq!(order.counters(), OrderCounters { received: 3, given_up: 3, recovered: 2, ..Default::default() });
+    }
+
+    #[test]
+    fn redundancy_waits_as_long_as_packets_have_lately_been_overtaken() {
+        let mut order = fast();
+        push(&mut order, 1, 0);
+        order.push(packet(3, 40, true));
+        assert_eq!(drain(&mut order, 40), "r1 3", "nothing is known of this network");
+        assert_eq!(order.push(packet(2, 52, true)), Pushed::Late, "12 ms after its successor");
+        order.push(packet(5, 80, true));
+        assert_eq!(drain(&mut order, 94), "");
+        assert_eq!(order.deadline(), Some(Micros::from_millis(95)));
+        order.push(packet(4, 94, true));
+        assert_eq!(drain(&mut order, 94), "4 5");
+        order.push(packet(7, 200, true));
+        assert_eq!(drain(&mut order, 217), "");
+        assert_eq!(drain(&mut order, 218), "r1 7", "a quarter longer than 14 ms");
+        order.push(packet(9, 12_000, true));
+        assert_eq!(drain(&mut order, 12_000), "r1 9", "that was long ago");
+    }
+
+    #[test]
+    fn redundancy_never_waits_longer_than_without_it() {
+        let mut order = fast();
+        push(&mut order, 1, 0);
+        order.push(packet(3, 40, false));
+        order.push(packet(2, 79, false));
+        assert_eq!(drain(&mut order, 79), "2 3");
+        order.push(packet(5, 100, true));
+        assert_eq!(drain(&mut order, 139), "");
+        assert_eq!(drain(&mut order, 140), "r1 5");
     }
 
     #[test]

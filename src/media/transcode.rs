@@ -307,6 +307,13 @@ impl Encoder {
         }
     }
 
+    /// Bits per second of Opus; ignored by other codecs.
+    pub fn set_bitrate(&mut self, bitrate: u32) {
+        if let Sink::Opus(encoder) = &mut self.sink {
+            encoder.set_bitrate(bitrate);
+        }
+    }
+
     /// Delay of the coder, resampler and look-ahead together.
     pub fn delay(&self) -> Duration {
         let coder = match &self.sink {

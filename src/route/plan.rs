@@ -69,7 +69,7 @@ pub struct OpusSettings {
     pub application: OpusApplication,
     /// Upper audio bandwidth.
     pub max_bandwidth: OpusBandwidth,
-    /// In-band FEC (LBRR).
+    /// In-band FEC (LBRR), as much of it as the reported loss calls for: none where nothing is lost.
     pub fec: bool,
     /// Discontinuous transmission.
     pub dtx: bool,
@@ -83,7 +83,7 @@ impl Default for OpusSettings {
             bitrate: 48_000,
             application: OpusApplication::Voip,
             max_bandwidth: OpusBandwidth::Wide,
-            fec: false,
+            fec: true,
             dtx: false,
         }
     }
@@ -137,6 +137,8 @@ pub struct Policy {
     pub playout_max: Duration,
     /// `audio.heard_wait_ms`: how long an interruption waits for the client's final report.
     pub heard_wait: Duration,
+    /// `audio.client_dtx`: WebRTC clients are asked to send nothing while nobody speaks.
+    pub client_dtx: bool,
     /// `audio.opus`: the encoder towards the client.
     pub opus: OpusSettings,
     /// `audio.end_of_speech`: level in dBov (negative) above which a frame is voiced.
@@ -204,6 +206,7 @@ impl Default for Policy {
             send_ahead: Duration::from_millis(200),
             playout_max: Duration::from_secs(300),
             heard_wait: Duration::from_millis(250),
+            client_dtx: false,
             opus: OpusSettings::default(),
             speech_threshold_dbov: -45,
             speech_hangover: Duration::from_millis(300),

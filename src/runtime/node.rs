@@ -102,6 +102,7 @@ impl Node {
         in_force: InForce,
         telemetry: Telemetry,
         workers: Vec<Arc<Worker>>,
+        dialer: Dialer,
         records: CallRecordSink,
     ) -> Result<Node, TlsError> {
         let certificates = Certificates::new(in_force.identity.clone(), clock.unix_seconds(Duration::ZERO))?;
@@ -112,7 +113,7 @@ impl Node {
             clock,
             telemetry,
             registry: Arc::default(),
-            dialers: iter::successors(Some(Dialer::default()), |first| Some(first.for_another_worker()))
+            dialers: iter::successors(Some(dialer), |first| Some(first.for_another_worker()))
                 .take(workers.len())
                 .collect(),
             workers,

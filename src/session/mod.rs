@@ -243,7 +243,7 @@ impl Session {
             LinkChange::RoundTrip(rtt) => self.downlink.on_round_trip(rtt),
             LinkChange::Loss { share } => {
                 self.outputs.push_back(Output::Measure(Measure::PeerLoss(share)));
-                self.downlink.on_loss(share);
+                self.downlink.on_loss(share, now);
             }
             LinkChange::Acked { pos } => self.downlink.on_acked(pos, now),
         }

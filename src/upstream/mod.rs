@@ -1,6 +1,8 @@
 //! Sockets to agents.
 
+pub mod breaker;
 pub mod dial;
+mod fetch;
 pub mod quic;
 pub mod socket;
 pub mod trust;

@@ -22,6 +22,17 @@ const SAID: [(&str, &str); 2] = [
     ("de+f3", "Guten Tag, ich wüsste gern, wo meine Bestellung geblieben ist."),
 ];
 
+/// What else is said where more voices are wanted.
+const ALSO_SAID: [(&str, &str); 7] = [
+    ("en-us+f2", "I would like to move my appointment to Thursday afternoon, if you still have a place."),
+    ("en-gb-scotland", "The parcel was left in the rain, and half of the books are ruined."),
+    ("de", "Können Sie mir bitte sagen, wann der nächste Zug nach Hamburg fährt?"),
+    ("fr-fr+f4", "Bonjour, je voudrais changer mon adresse et mon numéro de téléphone."),
+    ("es", "Quisiera saber cuánto cuesta el envío y cuándo llega a mi casa."),
+    ("it+f5", "Buongiorno, ho perso la chiave della camera e non riesco ad entrare."),
+    ("pl", "Proszę mi powiedzieć, o której godzinie otwiera się jutro apteka."),
+];
+
 /// A stretch of speech.
 #[derive(Clone)]
 pub struct Utterance {
@@ -33,9 +44,18 @@ pub struct Utterance {
 
 /// Two voices made by espeak-ng and the recording that `antiphon call` speaks, at `rate` Hz.
 pub fn utterances(rate: u32) -> Vec<Utterance> {
-    let spoken = SAID.map(|(voice, text)| (voice.to_owned(), espeak(voice, text)));
+    said(&SAID, rate)
+}
+
+/// Ten utterances: those of [`utterances`], and more voices.
+pub fn corpus(rate: u32) -> Vec<Utterance> {
+    said(&[&SAID[..], &ALSO_SAID].concat(), rate)
+}
+
+fn said(sentences: &[(&str, &str)], rate: u32) -> Vec<Utterance> {
+    let spoken = sentences.iter().map(|&(voice, text)| (voice.to_owned(), espeak(voice, text)));
     let recorded = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/speech.ogg")).unwrap();
-    let all = spoken.into_iter().chain([("speech.ogg".to_owned(), Clip::parse(&recorded).unwrap())]);
+    let all = spoken.chain([("speech.ogg".to_owned(), Clip::parse(&recorded).unwrap())]);
     let utterances: Vec<_> = all
         .map(|(name, clip)| {
             let mut clip = clip.resampled(rate).unwrap();

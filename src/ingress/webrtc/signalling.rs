@@ -20,8 +20,9 @@ use crate::ingress::connection::Shared;
 use crate::ingress::http::{Answer, busy, json, problem};
 use crate::ingress::websocket::Head;
 use crate::message::{AudioFormats, Error, ErrorCode, Start, Started};
+use crate::route::plan::{GapMode, Policy};
 use crate::runtime::peer::switchboard::{Inbound, Resource, Route};
-use crate::runtime::peer::{Credentials, PeerError};
+use crate::runtime::peer::{Credentials, PeerError, Wishes};
 use crate::session::{Carriage, LinkInfo, Transport};
 use crate::telemetry::{NodeQueue, Refusal};
 
@@ -227,6 +228,10 @@ fn refused(error: &Error) -> Answer {
     problem(status, code.as_ref().and_then(|code| code.as_str()).unwrap_or_default(), &error.message)
 }
 
+fn wishes_of(policy: &Policy) -> Wishes {
+    Wishes { nack: policy.gap == GapMode::Accurate, dtx: policy.client_dtx }
+}
+
 /// Routes the call, answers the offer and parks the answer.
 #[allow(clippy::result_large_err, reason = "an answer, moved once")]
 fn answer(shared: &Shared, webrtc: &Webrtc, caller: &Caller, offered: Offered) -> Result<Answered, Answer> {
@@ -237,15 +242,16 @@ fn answer(shared: &Shared, webrtc: &Webrtc, caller: &Caller, offered: Offered) -
     };
     let Offered { sdp, start } = offered;
     let now = node.clock.now();
-    let (peer, negotiated) = webrtc.engine.answer(&sdp, node.clock.instant(now).into_std()).map_err(|error| {
-        node.telemetry.node().record_refusal(Refusal::BadRequest);
-        let status = match error {
-            PeerError::Sdp(_) => StatusCode::BAD_REQUEST,
-            PeerError::NoAudio => StatusCode::UNPROCESSABLE_ENTITY,
-            PeerError::Engine(_) => StatusCode::INTERNAL_SERVER_ERROR,
-        };
-        problem(status, "bad_offer", &error.to_string())
-    })?;
+    let (mut peer, mut negotiated) =
+        webrtc.engine.answer(&sdp, node.clock.instant(now).into_std()).map_err(|error| {
+            node.telemetry.node().record_refusal(Refusal::BadRequest);
+            let status = match error {
+                PeerError::Sdp(_) => StatusCode::BAD_REQUEST,
+                PeerError::NoAudio => StatusCode::UNPROCESSABLE_ENTITY,
+                PeerError::Engine(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            };
+            problem(status, "bad_offer", &error.to_string())
+        })?;
     let format = negotiated.format;
     let link = LinkInfo {
         transport: Transport::Webrtc,
@@ -254,14 +260,16 @@ fn answer(shared: &Shared, webrtc: &Webrtc, caller: &Caller, offered: Offered) -
         resume_token: admit::secret(),
         have: start.have,
     };
-    let (purpose, started) = match start.resume.clone() {
-        Some(token) => (Purpose::Resume(token), None),
+    let (purpose, started, wishes) = match start.resume.clone() {
+        // What its route wishes is known to the session only. To ask for a lost packet again does no harm.
+        Some(token) => (Purpose::Resume(token), None, Wishes { nack: true, dtx: false }),
         None => {
             let planned = admit::plan(node, caller, start, &link, webrtc.board.waiting()).map_err(refuse)?;
-            let started = planned.started();
-            (Purpose::Start(Box::new(planned)), Some(started))
+            let (started, wishes) = (planned.started(), wishes_of(planned.policy()));
+            (Purpose::Start(Box::new(planned)), Some(started), wishes)
         }
     };
+    peer.agree(wishes, &mut negotiated);
     let parked = Parked { peer: Box::new(peer), format, channel: negotiated.channel, purpose, link };
     let (resource, ufrag) = (admit::secret(), negotiated.credentials.ufrag);
     webrtc.board.park(ufrag.clone(), resource.clone(), parked, now, now + PARKED_FOR).map_err(|_| {

@@ -14,7 +14,7 @@ use str0m::net::{Protocol, Receive};
 use str0m::rtp::{Extension, RtpPacket, RtpWrite, Ssrc};
 use str0m::{Candidate, Event, Input, Output, Rtc};
 
-use super::{Credentials, Negotiated, PeerError, PeerEvent, PeerTransport, Report};
+use super::{Credentials, Negotiated, PeerError, PeerEvent, PeerTransport, Report, Wishes};
 use crate::dialect::native::SUBPROTOCOL;
 use crate::media::format::Format;
 use crate::message::RtpMeta;
@@ -143,6 +143,8 @@ pub struct Peer {
     next_seq: u64,
     source: Source,
     report: Report,
+    /// Whether lost packets are asked for again.
+    nack: bool,
 }
 
 /// Where the peer's packets stand: another SSRC goes on where the last one ended.
@@ -187,7 +189,28 @@ impl Peer {
             next_seq: 1,
             source: Source::default(),
             report: Report::default(),
+            nack: false,
         }
+    }
+
+    /// Puts into the answer what the route wishes and the offer allows.
+    pub fn agree(&mut self, wishes: Wishes, negotiated: &mut Negotiated) {
+        let Some(pt) = self.payload_type.filter(|_| self.format == Some(Format::OPUS)) else { return };
+        let offered = [format!("a=rtcp-fb:{pt} nack"), "a=rtcp-fb:* nack".to_owned()];
+        self.nack = wishes.nack && self.offer.lines().any(|line| offered.iter().any(|known| line.trim_end() == known));
+        let (map, parameters) = (format!("a=rtpmap:{pt} "), format!("a=fmtp:{pt} "));
+        let mut answer = String::with_capacity(negotiated.answer.len() + 64);
+        for line in negotiated.answer.lines() {
+            answer += line;
+            if wishes.dtx && line.starts_with(&parameters) {
+                answer += ";usedtx=1";
+            }
+            answer += "\r\n";
+            if self.nack && line.starts_with(&map) {
+                answer += &format!("a=rtcp-fb:{pt} nack\r\n");
+            }
+        }
+        negotiated.answer = answer;
     }
 
     /// Finds the first payload type of the first audio that is served here.
@@ -216,6 +239,13 @@ impl Peer {
         let format = self.format?;
         if Some(packet.header.payload_type) != self.payload_type || packet.payload.is_empty() {
             return None;
+        }
+        if self.nack && self.source.ssrc != Some(packet.header.ssrc) {
+            // The engine does this by itself only where a stream for retransmissions was agreed (RFC 4588), which is
+            // for video: audio is retransmitted as it was.
+            if let Some(stream) = self.rtc.direct_api().stream_rx(&packet.header.ssrc) {
+                stream.suppress_nack(false);
+            }
         }
         let (seq, timestamp) = self.source.place(packet, format.clock());
         let level = packet.header.ext_vals.audio_level.map(|level| level.unsigned_abs().min(127));

@@ -125,6 +125,15 @@ pub struct Report {
     pub jitter: Option<Duration>,
 }
 
+/// What a route wants of a peer's audio beyond the answer that every peer gets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wishes {
+    /// Lost packets are asked for again (generic NACK, RFC 4585 section 6.2.1), if the peer has offered that.
+    pub nack: bool,
+    /// The peer is asked to send nothing while nobody speaks (`usedtx`, RFC 7587 section 6.1).
+    pub dtx: bool,
+}
+
 /// What was agreed in offer and answer.
 #[derive(Clone, Debug)]
 pub struct Negotiated {

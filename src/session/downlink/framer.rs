@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
+use super::loss::Setting;
 use crate::ids::TurnId;
 use crate::media::format::{Codec, Format};
 use crate::media::playout::Playout;
@@ -112,10 +113,11 @@ impl Framer {
         self.to.time_to_ticks(FRAME)
     }
 
-    /// The loss that the client reports, in percent: decides the share of FEC.
-    pub fn set_expected_loss(&mut self, percent: u8) {
+    /// Sets the encoder to what the client's reports of loss call for.
+    pub fn follow(&mut self, setting: Setting) {
         if let Some(coder) = &mut self.coder {
-            coder.encoder.set_expected_loss(percent);
+            coder.encoder.set_expected_loss(setting.loss);
+            coder.encoder.set_bitrate(setting.bitrate);
         }
     }
 

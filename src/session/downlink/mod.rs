@@ -2,7 +2,10 @@
 
 mod cut;
 mod framer;
+mod loss;
 mod pace;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -19,6 +22,7 @@ use crate::session::{Carriage, Direction, Measure, Queue};
 use crate::time::Micros;
 
 use framer::Framer;
+use loss::LossResponse;
 
 /// An agent without item ids that was interrupted and pauses so long has begun a new answer.
 const STALE_PAUSE: Duration = Duration::from_millis(400);
@@ -139,8 +143,7 @@ pub struct Downlink {
     deepest: Duration,
     outputs: VecDeque<DownlinkOutput>,
     wake: Option<Micros>,
-    /// The loss that the client reports, in percent.
-    expected_loss: u8,
+    loss: LossResponse,
 }
 
 impl Downlink {
@@ -168,7 +171,7 @@ impl Downlink {
             deepest: Duration::ZERO,
             outputs: VecDeque::with_capacity(16),
             wake: None,
-            expected_loss: 0,
+            loss: LossResponse::new(policy.opus.bitrate),
         }
     }
 
@@ -200,7 +203,7 @@ impl Downlink {
     pub fn attach(&mut self, format: Format, carriage: Carriage, acks: bool, now: Micros) -> Result<(), MediaError> {
         let ledger = Ledger::new(format.clock(), carriage, acks, now);
         self.speaker = Some(Speaker { ledger, format, carriage, framer: None, announced: None, tail: 0, tail_at: now });
-        self.expected_loss = 0;
+        self.loss = LossResponse::new(self.opus.bitrate);
         self.make_framer()
     }
 
@@ -221,9 +224,7 @@ impl Downlink {
     fn make_framer(&mut self) -> Result<(), MediaError> {
         let (Some(speaker), Some(store)) = (&mut self.speaker, &self.store) else { return Ok(()) };
         let mut framer = Framer::new(store.format(), speaker.format, speaker.carriage, &self.opus)?;
-        if self.expected_loss > 0 {
-            framer.set_expected_loss(self.expected_loss);
-        }
+        framer.follow(self.loss.setting());
         let measure = |measure| DownlinkOutput::Measure(measure);
         self.outputs.push_back(measure(Measure::CodecDelay { direction: Direction::Down, delay: framer.delay() }));
         if let Some(complexity) = framer.complexity() {
@@ -415,13 +416,13 @@ impl Downlink {
         }
     }
 
-    /// The client reports that it lost this share (0 to 1) of what it was sent: FEC follows, down at once to nothing
-    /// and up with the worst that was seen lately.
-    pub fn on_loss(&mut self, share: f32) {
-        let now = (share.clamp(0.0, 1.0) * 100.0).round() as u8;
-        self.expected_loss = now.max(self.expected_loss - self.expected_loss.div_ceil(8));
-        if let Some(framer) = self.speaker.as_mut().and_then(|speaker| speaker.framer.as_mut()) {
-            framer.set_expected_loss(self.expected_loss);
+    /// The client reports that it lost this share (0 to 1) of what it was sent since its last report.
+    pub fn on_loss(&mut self, share: f32, now: Micros) {
+        let before = self.loss.setting();
+        self.loss.on_report(share, now);
+        let framer = self.speaker.as_mut().and_then(|speaker| speaker.framer.as_mut());
+        if let Some(framer) = framer.filter(|_| self.loss.setting() != before) {
+            framer.follow(self.loss.setting());
         }
     }
 

@@ -239,7 +239,8 @@ fn under_loss_and_jitter_agent_time_runs_on_and_what_is_lost_is_concealed_and_no
         assert_eq!(filled, Duration::ZERO, "seed {seed}: loss is no pause");
         let waits = rig.frames.iter().map(|(at, frame)| at - frame.ready.0);
         assert!(waits.clone().all(|wait| wait <= 40 * MS), "seed {seed}: no gap waits longer");
-        assert!(waits.filter(|&wait| wait == 0).count() > 2600, "seed {seed}: nothing in order waits");
+        let at_once = waits.filter(|&wait| wait == 0).count();
+        assert!(at_once > 2300, "seed {seed}: only {at_once} of 3000 did not wait; what is in order never does");
         assert!(rig.sent(PCM24) >= 59_900 * MS, "seed {seed}: sent {}", rig.sent(PCM24));
     }
 }

@@ -151,6 +151,7 @@ fn endpoint(address: SocketAddr, made: &Made, sessions: u32) -> Endpoint {
         connect_timeout: Duration::from_secs(2),
         authorities: Some(made.pem.clone()),
         sessions_per_connection: sessions,
+        before: None,
     }
 }
 
