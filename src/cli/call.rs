@@ -7,6 +7,7 @@ mod meter;
 mod microphone;
 mod narrator;
 pub mod player;
+mod quic;
 mod recorder;
 mod report;
 mod script;
@@ -96,6 +97,10 @@ pub enum CallTransport {
     Websocket,
     /// WebRTC.
     Webrtc,
+    /// QUIC, ALPN antiphon/1.
+    Quic,
+    /// WebTransport over HTTP/3.
+    Webtransport,
 }
 
 impl CallTransport {
@@ -103,6 +108,8 @@ impl CallTransport {
         match self {
             CallTransport::Websocket => "websocket",
             CallTransport::Webrtc => "webrtc",
+            CallTransport::Quic => "quic",
+            CallTransport::Webtransport => "webtransport",
         }
     }
 }
@@ -212,7 +219,11 @@ async fn call(args: &CallArgs, prepared: Prepared, report: &mut Report) {
     let narrator = Narrator::new(args.json, microphone.frames() as u64);
     narrator.say(format_args!("calling {url} with {format}"));
     let audio = AudioFormats { uplink: format, downlink: format, flow: None };
-    let start = Start { agent: args.agent.as_deref().map(AgentName::from), audio: Some(audio), ..Start::default() };
+    let mut start = Start { agent: args.agent.as_deref().map(AgentName::from), audio: Some(audio), ..Start::default() };
+    if args.transport == CallTransport::Quic {
+        // There is no header that it could stand in.
+        start.token = args.token.as_ref().map(|token| token.0.clone());
+    }
     match dial(args, &url, &start, format, report).await {
         Ok(called) => Conversation::new(called, format, microphone, recorder, &narrator).run(&start, report).await,
         Err(error) => report.error = Some(error.to_string()),
@@ -245,7 +256,22 @@ async fn dial(
             report.stages_ms.media = ms(stages.media);
             Ok(Called { carrier: Carrier::Webrtc(Box::new(peer)), begun: offered, started: Some(started) })
         }
+        CallTransport::Quic => dial_quic(quic::Kind::Quic, url, token, format, report).await,
+        CallTransport::Webtransport => dial_quic(quic::Kind::WebTransport, url, token, format, report).await,
     }
+}
+
+async fn dial_quic(
+    kind: quic::Kind,
+    url: &Url,
+    token: Option<&str>,
+    format: Format,
+    report: &mut Report,
+) -> Result<Called, ConnectError> {
+    let (call, stages) = quic::connect(kind, url, token, format).await?;
+    report.stages_ms.endpoints = Some(stages.endpoints.as_micros() as f64 / 1e3);
+    report.stages_ms.connect = Some(stages.connect.as_micros() as f64 / 1e3);
+    Ok(Called { carrier: Carrier::Quic(Box::new(call)), begun: Instant::now(), started: None })
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ pub mod line;
 pub mod node;
 pub mod pacemaker;
 pub mod peer;
+pub mod pinned;
 pub mod pulse;
 pub mod quic;
 pub mod registry;

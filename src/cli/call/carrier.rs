@@ -9,6 +9,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
 use super::connect::Socket;
+use super::quic::QuicCall;
 use super::webrtc::Peer;
 
 /// An open connection to a relay: control messages and audio both ways.
@@ -17,6 +18,8 @@ pub enum Carrier {
     WebSocket(Box<Socket>),
     /// A WebRTC peer: audio on a track, control messages on a data channel.
     Webrtc(Box<Peer>),
+    /// QUIC or WebTransport: audio in datagrams, control messages on a stream.
+    Quic(Box<QuicCall>),
 }
 
 /// What came from the relay.
@@ -55,6 +58,7 @@ impl Carrier {
         match self {
             Carrier::WebSocket(socket) => socket.send(Message::text(text)).await.map_err(not_sent),
             Carrier::Webrtc(peer) => peer.send_message(&text).await,
+            Carrier::Quic(call) => call.send_message(&text).await,
         }
     }
 
@@ -66,6 +70,7 @@ impl Carrier {
         match self {
             Carrier::WebSocket(socket) => socket.send(Message::Binary(payload)).await.map_err(not_sent),
             Carrier::Webrtc(peer) => peer.send_audio(payload).await,
+            Carrier::Quic(call) => call.send_audio(payload).await,
         }
     }
 
@@ -85,6 +90,7 @@ impl Carrier {
                 None => Arrived::Closed("it ended".to_owned()),
             },
             Carrier::Webrtc(peer) => peer.next().await,
+            Carrier::Quic(call) => call.next().await,
         }
     }
 
@@ -94,6 +100,7 @@ impl Carrier {
             match self {
                 Carrier::WebSocket(socket) => drop(WebSocketStream::close(socket, None).await),
                 Carrier::Webrtc(peer) => peer.close().await,
+                Carrier::Quic(call) => call.close().await,
             }
         };
         let _ = timeout(Duration::from_secs(1), closing).await;

@@ -83,6 +83,9 @@ pub enum ConnectError {
     /// WebRTC failed after or before the answer.
     #[error("no WebRTC with {0}: {1}")]
     Webrtc(String, String),
+    /// QUIC or WebTransport, which is named, failed.
+    #[error("no {0} with {1}: {2}")]
+    Quic(&'static str, String, String),
     /// A token that cannot stand in a header.
     #[error("the token holds characters that cannot stand in an HTTP header")]
     Token,

@@ -349,7 +349,7 @@ impl<'a> Conversation<'a> {
         let stages = &mut report.stages_ms;
         stages.admission = stages.admission.or(self.started.map(ms));
         stages.agent = self.started.zip(self.ready).map(|(started, ready)| ms(Micros::ZERO + (ready - started)));
-        let each = [stages.connect, stages.upgrade, stages.admission, stages.media, stages.agent];
+        let each = [stages.endpoints, stages.connect, stages.upgrade, stages.admission, stages.media, stages.agent];
         let sum: f64 = each.iter().flatten().sum();
         report.setup_ms = self.started.map(|_| to_micros(sum));
         report.first_audio_ms = self.first_audio.map(ms);

@@ -12,7 +12,7 @@ use crate::message::{AddedMs, Heard, Percentiles};
 pub struct Report {
     /// Whether the call was set up, brought audio back and ended in order.
     pub ok: bool,
-    /// `websocket` or `webrtc`.
+    /// `websocket`, `webrtc`, `quic` or `webtransport`.
     pub transport: &'static str,
     /// The base URL's session URL.
     pub url: String,
@@ -51,7 +51,9 @@ pub struct Report {
 /// Stages of the set-up, in ms; each from the end of the one before.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct StagesMs {
-    /// Name and TCP.
+    /// Over QUIC and WebTransport: to learn from `/v1/endpoints` where they are served.
+    pub endpoints: Option<f64>,
+    /// Name and TCP; over QUIC and WebTransport name and handshake.
     pub connect: Option<f64>,
     /// TLS and WebSocket.
     pub upgrade: Option<f64>,
@@ -126,6 +128,7 @@ impl fmt::Display for Report {
 impl fmt::Display for StagesMs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let stages = [
+            ("endpoints", self.endpoints),
             ("connect", self.connect),
             ("upgrade", self.upgrade),
             ("admission", self.admission),

@@ -50,6 +50,24 @@ impl Carrier {
         }
     }
 
+    /// Opens a bidirectional stream.
+    ///
+    /// # Errors
+    /// If the connection has ended.
+    pub async fn open(&self) -> Result<Stream, Closed> {
+        match self {
+            Carrier::Quic(connection) => match connection.open_bi().await {
+                Ok((send, recv)) => Ok(Stream { send: SendHalf::Quic(send), recv: RecvHalf::Quic(recv) }),
+                Err(error) => Err(closed(&error)),
+            },
+            Carrier::WebTransport(connection) => {
+                let opening = connection.open_bi().await.map_err(|error| closed_web(&error))?;
+                let (send, recv) = opening.await.map_err(|_| Closed(None))?;
+                Ok(Stream { send: SendHalf::WebTransport(send), recv: RecvHalf::WebTransport(recv) })
+            }
+        }
+    }
+
     /// The next datagram of the peer.
     ///
     /// # Errors
