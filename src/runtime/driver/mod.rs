@@ -291,6 +291,8 @@ impl Driver {
                 let info = new.info.clone();
                 self.links.push(Link::new(id, *new, &self.around, now));
                 self.session.on_link(id, LinkChange::Attached(info), now);
+                // Nothing wakes this task for a link that it has not looked at yet.
+                self.turn.again = true;
             }
         }
         self.drain(now);
