@@ -149,6 +149,12 @@ impl App<'_> {
         };
         let webrtc = webrtc.map(|prepared| prepared.start(&self.node)).transpose()?;
         quic.map(|prepared| prepared.start(&self.node)).transpose()?;
+        let webrtc = webrtc.map(|(webrtc, accepting)| {
+            for accept in accepting {
+                tasks.spawn(async move { why("the WebRTC listener", accept.await) });
+            }
+            webrtc
+        });
         if let Some(webrtc) = webrtc.clone() {
             let node = self.node.clone();
             tasks.spawn(async move {

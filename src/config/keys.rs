@@ -63,6 +63,7 @@ pub const RANGES: &[(&str, f64, f64)] = &[
     ("tool.*.filler.after_ms", 0.0, 60_000.0),
     ("limit.*.burst", 0.0, 1e12),
     ("limit.*.block_s", 0.0, 86_400.0),
+    ("webrtc.grace_s", 1.0, 3600.0),
     ("hook.*.timeout_ms", 1.0, 60_000.0),
     ("hook.*.cache_s", 0.0, 86_400.0),
 ];

@@ -190,12 +190,19 @@ impl Default for RawClaims {
     }
 }
 
-#[derive(Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RawWebrtc {
+    pub grace_s: u64,
     pub ice_servers: Vec<RawIceServer>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub certificate: Option<String>,
+}
+
+impl Default for RawWebrtc {
+    fn default() -> Self {
+        Self { grace_s: 15, ice_servers: Vec::new(), certificate: None }
+    }
 }
 
 #[derive(Default, Serialize, Deserialize, JsonSchema)]

@@ -144,7 +144,8 @@ pub fn webrtc(raw: &RawWebrtc, check: &mut Checker<'_>) -> WebrtcSettings {
         }
     });
     let ice_servers = servers.collect();
-    WebrtcSettings { ice_servers, certificate: raw.certificate.as_ref().map(Into::into) }
+    let grace = Duration::from_secs(raw.grace_s);
+    WebrtcSettings { grace, ice_servers, certificate: raw.certificate.as_ref().map(Into::into) }
 }
 
 pub fn redis(raw: &RawRedis, check: &mut Checker<'_>) -> RedisSettings {

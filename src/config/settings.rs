@@ -205,8 +205,11 @@ pub struct AuthSettings {
 }
 
 /// `[webrtc]`.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct WebrtcSettings {
+    /// How long a peer may be silent before its link counts as lost; ICE restarts and changes of network are waited for
+    /// so long.
+    pub grace: Duration,
     /// Given to clients.
     pub ice_servers: Vec<IceServer>,
     /// Where the DTLS certificate is kept, so that clients that pinned it meet it again after a restart; made there if

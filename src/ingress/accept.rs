@@ -14,7 +14,7 @@ use crate::runtime::node::Node;
 use crate::telemetry::{NodeQueue, Refusal};
 
 /// Pause when the process has no descriptor left: the connection stays in the kernel's queue.
-const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+pub(super) const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts until the process ends.
 ///
@@ -40,13 +40,14 @@ pub async fn accept(node: Arc<Node>, webrtc: Option<Arc<Webrtc>>, listener: std:
     }
 }
 
-fn is_of_one_connection(error: &io::Error) -> bool {
+/// Whether accepting failed for this one connection only.
+pub(super) fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, PermissionDenied, TimedOut};
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted | PermissionDenied | TimedOut)
 }
 
 /// ENFILE, EMFILE, ENOBUFS and ENOMEM of accept(2).
-fn is_exhaustion(error: &io::Error) -> bool {
+pub(super) fn is_exhaustion(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(23 | 24 | 105 | 12))
 }
 

@@ -101,6 +101,17 @@ pub(super) fn link(
     Ok(LinkInfo { transport, carriage, audio, resume_token: secret(), have: start.have })
 }
 
+/// Whether a resume token leads to a session now; what attaches to it comes later.
+///
+/// # Errors
+/// What its client is to be told.
+pub(super) fn can_resume(node: &Node, token: &str) -> Result<(), Refused> {
+    node.registry.can_resume(token, ANONYMOUS).map_err(|error| {
+        node.telemetry.node().record_resume(ResumeOutcome::Refused);
+        Refused::new(ErrorCode::ResumeFailed, error.to_string()).field(Some("resume"))
+    })
+}
+
 /// Brings a link to the session that its token names, whatever worker that runs on.
 pub(super) fn resume(node: &Node, token: &str, link: Box<NewLink>) -> Result<(), (Box<NewLink>, Refused)> {
     let refused = |code, message: String| {

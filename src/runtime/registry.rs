@@ -111,6 +111,17 @@ impl Registry {
         Ok(mailbox)
     }
 
+    /// Whether [`Registry::resume`] would find a session; the token stays valid.
+    ///
+    /// # Errors
+    /// As for [`Registry::resume`].
+    pub fn can_resume(&self, token: &str, principal: &str) -> Result<(), ResumeError> {
+        let state = self.state();
+        let id = state.tokens.get(token).ok_or(ResumeError::Unknown)?;
+        let entry = state.sessions.get(id).ok_or(ResumeError::Unknown)?;
+        if &*entry.principal == principal { Ok(()) } else { Err(ResumeError::Principal) }
+    }
+
     /// Sessions that run now.
     pub fn len(&self) -> usize {
         self.state().sessions.len()
@@ -212,6 +223,8 @@ mod tests {
         let registry = Arc::new(Registry::default());
         let (seat, _mail) = registry.enter("s".into(), "first".into(), "ann".into());
         assert_eq!(registry.resume("first", "bob", "x").unwrap_err(), ResumeError::Principal);
+        assert_eq!(registry.can_resume("first", "bob").unwrap_err(), ResumeError::Principal);
+        registry.can_resume("first", "ann").unwrap();
         registry.resume("first", "ann", "second").unwrap();
         assert_eq!(registry.resume("first", "ann", "x").unwrap_err(), ResumeError::Unknown);
         registry.resume("second", "ann", "third").unwrap();

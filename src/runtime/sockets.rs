@@ -86,19 +86,40 @@ impl Inherited {
     /// # Errors
     /// If it cannot be bound; the message names the key, who has the port, and the way out.
     pub fn listen(&self, name: &str, address: SocketAddr) -> Result<TcpListener, ListenError> {
-        let (key, variable) = (format!("listen.{name}"), format!("ANTIPHON_LISTEN__{}", name.to_uppercase()));
         let bound = self.take(name).unwrap_or_else(|| bind(address)).and_then(|listener| {
             listener.set_nonblocking(true)?;
             Ok(listener)
         });
-        bound.map_err(|source| {
-            if source.kind() == io::ErrorKind::AddrInUse {
-                let holder = holder_of(address).map(|holder| format!(" by {holder}")).unwrap_or_default();
-                ListenError::Taken { key, address, holder, variable }
-            } else {
-                ListenError::Bind { key, address, source, variable }
-            }
-        })
+        bound.map_err(|source| unbound(name, address, source))
+    }
+}
+
+/// A TCP listener on the port of `[listen] name`, for one family only.
+///
+/// # Errors
+/// If the port is taken or cannot be bound; the message names the key and the way out.
+pub fn stream_listener(name: &str, address: SocketAddr) -> Result<TcpListener, ListenError> {
+    let bound = || -> io::Result<TcpListener> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(socket.into())
+    };
+    bound().map_err(|source| unbound(name, address, source))
+}
+
+fn unbound(name: &str, address: SocketAddr, source: io::Error) -> ListenError {
+    let (key, variable) = (format!("listen.{name}"), format!("ANTIPHON_LISTEN__{}", name.to_uppercase()));
+    if source.kind() == io::ErrorKind::AddrInUse {
+        let holder = holder_of(address).map(|holder| format!(" by {holder}")).unwrap_or_default();
+        ListenError::Taken { key, address, holder, variable }
+    } else {
+        ListenError::Bind { key, address, source, variable }
     }
 }
 

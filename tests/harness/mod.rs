@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 pub mod agent;
+pub mod forward;
 pub mod peer;
 pub mod program;
 pub mod quic;

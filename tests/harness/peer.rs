@@ -1,17 +1,20 @@
 //! A WebRTC client for tests: `str0m` on one socket, controlling ICE.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use str0m::change::{SdpAnswer, SdpPendingOffer};
 use str0m::channel::ChannelId;
 use str0m::media::{Direction, MediaKind, Mid};
-use str0m::net::{Protocol, Receive};
+use str0m::net::{Protocol, Receive, TcpType};
 use str0m::rtp::RtpWrite;
 use str0m::{Candidate, Event, Input, Output, Rtc};
-use tokio::net::UdpSocket;
+use tokio::net::{TcpStream, UdpSocket};
+use tokio_util::codec::{Framed, LengthDelimitedCodec};
 
 use super::{Daemon, PATIENCE, ask, header};
 
@@ -27,6 +30,8 @@ pub struct Peer {
     pub rtc: Rtc,
     pub socket: Arc<UdpSocket>,
     pub local: SocketAddr,
+    /// With it nothing goes by UDP: the connection, and the candidate that the peer believes to talk to.
+    pub tcp: Option<(Framed<TcpStream, LengthDelimitedCodec>, SocketAddr)>,
     mid: Mid,
     channel: ChannelId,
     seq: u64,
@@ -37,6 +42,8 @@ pub struct Peer {
     pub told: Vec<Value>,
     pub closed: bool,
     leaving: bool,
+    /// Where the last datagram came from.
+    pub answered_by: Option<SocketAddr>,
     /// The signalling resource.
     pub resource: String,
     pub etag: String,
@@ -46,35 +53,84 @@ pub struct Peer {
 impl Peer {
     /// A client with its offer.
     pub async fn offer() -> (Rtc, Arc<UdpSocket>, SocketAddr, Mid, ChannelId, String, SdpPendingOffer) {
-        let socket = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+        Peer::offer_from(Ipv4Addr::LOCALHOST.into()).await
+    }
+
+    async fn offer_from(own: IpAddr) -> (Rtc, Arc<UdpSocket>, SocketAddr, Mid, ChannelId, String, SdpPendingOffer) {
+        let socket = Arc::new(UdpSocket::bind((own, 0)).await.unwrap());
         let local = socket.local_addr().unwrap();
         let mut rtc = Rtc::builder()
             .set_crypto_provider(Arc::new(str0m::crypto::from_feature_flags()))
             .set_rtp_mode(true)
             .build(Instant::now());
         rtc.add_local_candidate(Candidate::host(local, "udp").unwrap());
-        let mut api = rtc.sdp_api();
-        let mid = api.add_media(MediaKind::Audio, Direction::SendRecv, None, None, None);
-        let channel = api.add_channel("antiphon.v1".into());
-        let (offer, pending) = api.apply().unwrap();
-        let sdp = offer.to_sdp_string();
+        let (mid, channel, sdp, pending) = offer_media(&mut rtc);
         (rtc, socket, local, mid, channel, sdp, pending)
     }
 
     /// Offers a call with an agent, and takes the answer; nothing is sent over UDP yet.
     pub async fn signal(daemon: &Daemon, agent: &str) -> Peer {
-        let (mut rtc, socket, local, mid, channel, sdp, pending) = Peer::offer().await;
-        let body = json!({ "sdp": sdp, "start": { "agent": agent } }).to_string();
+        Peer::signal_with(daemon, json!({ "agent": agent })).await
+    }
+
+    /// As [`Peer::signal`], with a `start` of one's own.
+    pub async fn signal_with(daemon: &Daemon, start: Value) -> Peer {
+        let (rtc, socket, local, mid, channel, sdp, pending) = Peer::offer().await;
+        let mut peer = Peer::answered(daemon, start, rtc, (mid, channel), sdp, pending).await;
+        (peer.socket, peer.local) = (socket, local);
+        peer
+    }
+
+    /// A call with the echo from this address of ours to that one of the daemon, which it must announce.
+    pub async fn call_between(daemon: &Daemon, own: IpAddr, theirs: IpAddr) -> Peer {
+        let (rtc, socket, local, mid, channel, sdp, pending) = Peer::offer_from(own).await;
+        let start = json!({ "agent": "echo" });
+        let mut peer = Peer::answered_at(daemon, start, rtc, (mid, channel), sdp, pending, Some(theirs)).await;
+        (peer.socket, peer.local) = (socket, local);
+        peer.until(|peer| peer.open && peer.connected.is_some()).await;
+        peer
+    }
+
+    async fn answered(
+        daemon: &Daemon,
+        start: Value,
+        rtc: Rtc,
+        media: (Mid, ChannelId),
+        sdp: String,
+        pending: SdpPendingOffer,
+    ) -> Peer {
+        Peer::answered_at(daemon, start, rtc, media, sdp, pending, None).await
+    }
+
+    async fn answered_at(
+        daemon: &Daemon,
+        start: Value,
+        mut rtc: Rtc,
+        (mid, channel): (Mid, ChannelId),
+        sdp: String,
+        pending: SdpPendingOffer,
+        theirs: Option<IpAddr>,
+    ) -> Peer {
+        let body = json!({ "sdp": sdp, "start": start }).to_string();
         let kind = ["content-type: application/json"];
         let (status, head, body) = ask(daemon.http, "POST", "/v1/session/webrtc", &kind, &body).await;
         assert_eq!(status, 201, "{head}\n{body}");
         let answer: Value = serde_json::from_str(&body).unwrap();
-        let sdp = SdpAnswer::from_sdp_string(answer["sdp"].as_str().unwrap()).unwrap();
+        let sdp = answer["sdp"].as_str().unwrap();
+        let wanted = |line: &&str| {
+            let unwanted = theirs.is_some_and(|ip| !line.contains(&format!(" {ip} ")));
+            !(line.starts_with("a=candidate:") && unwanted)
+        };
+        let chosen: String = sdp.lines().filter(wanted).flat_map(|line| [line, "\r\n"]).collect();
+        assert!(chosen.contains("a=candidate:"), "{theirs:?} is not announced: {sdp}");
+        let sdp = SdpAnswer::from_sdp_string(&chosen).unwrap();
         rtc.sdp_api().accept_answer(pending, sdp).unwrap();
+        let socket = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
         Peer {
+            local: socket.local_addr().unwrap(),
             rtc,
             socket,
-            local,
+            tcp: None,
             mid,
             channel,
             seq: 1,
@@ -84,6 +140,7 @@ impl Peer {
             told: Vec::new(),
             closed: false,
             leaving: false,
+            answered_by: None,
             resource: header(&head, "location").unwrap().to_owned(),
             etag: header(&head, "etag").unwrap().to_owned(),
             answer,
@@ -94,6 +151,28 @@ impl Peer {
     pub async fn call(daemon: &Daemon, agent: &str) -> Peer {
         let mut peer = Peer::signal(daemon, agent).await;
         peer.until(|peer| peer.open && peer.connected.is_some()).await;
+        peer
+    }
+
+    /// As [`Peer::signal`], for a client that has only TCP (RFC 6544), and reaches the daemon through `through`.
+    pub async fn signal_by_tcp(daemon: &Daemon, agent: &str, through: SocketAddr) -> Peer {
+        let stream = TcpStream::connect(through).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let local = stream.local_addr().unwrap();
+        let mut rtc = Rtc::builder()
+            .set_crypto_provider(Arc::new(str0m::crypto::from_feature_flags()))
+            .set_rtp_mode(true)
+            .build(Instant::now());
+        let own = Candidate::builder().tcp().host(local).tcptype(TcpType::Active).build().unwrap();
+        rtc.add_local_candidate(own);
+        let (mid, channel, sdp, pending) = offer_media(&mut rtc);
+        let mut peer = Peer::answered(daemon, json!({ "agent": agent }), rtc, (mid, channel), sdp, pending).await;
+        let answer = peer.answer["sdp"].as_str().unwrap();
+        let passive = answer.lines().find(|line| line.contains(" tcp ") && line.contains("tcptype passive")).unwrap();
+        let remote = Candidate::from_sdp_string(passive.strip_prefix("a=").unwrap()).unwrap().addr();
+        let codec = LengthDelimitedCodec::builder().length_field_type::<u16>().new_codec();
+        peer.tcp = Some((Framed::new(stream, codec), remote));
+        peer.local = local;
         peer
     }
 
@@ -165,9 +244,15 @@ impl Peer {
             let timeout = loop {
                 match self.rtc.poll_output() {
                     Ok(Output::Timeout(at)) => break at,
-                    Ok(Output::Transmit(transmit)) => {
-                        self.socket.send_to(&transmit.contents, transmit.destination).await.unwrap();
-                    }
+                    Ok(Output::Transmit(transmit)) => match &mut self.tcp {
+                        Some((stream, _)) => {
+                            let sent = stream.send(Bytes::copy_from_slice(&transmit.contents)).await;
+                            assert!(sent.is_ok() || self.closed, "{sent:?}");
+                        }
+                        None => {
+                            self.socket.send_to(&transmit.contents, transmit.destination).await.unwrap();
+                        }
+                    },
                     Ok(Output::Event(event)) => self.on_event(event),
                     // Its own goodbye came before its data channel was there: SCTP has nothing to shut down.
                     Err(_) if self.leaving => return,
@@ -179,13 +264,31 @@ impl Peer {
                 return;
             }
             let wait = timeout.min(end).saturating_duration_since(now).max(Duration::from_millis(1));
-            match tokio::time::timeout(wait, self.socket.recv_from(&mut buffer)).await {
-                Ok(Ok((count, source))) => {
-                    if let Ok(receive) = Receive::new(Protocol::Udp, source, self.local, &buffer[..count]) {
+            match tokio::time::timeout(wait, self.receive(&mut buffer)).await {
+                Ok(Some((count, protocol, source))) => {
+                    if let Ok(receive) = Receive::new(protocol, source, self.local, &buffer[..count]) {
                         self.rtc.handle_input(Input::Receive(Instant::now(), receive)).unwrap();
                     }
                 }
                 _ => self.rtc.handle_input(Input::Timeout(Instant::now())).unwrap(),
+            }
+        }
+    }
+
+    async fn receive(&mut self, buffer: &mut [u8]) -> Option<(usize, Protocol, SocketAddr)> {
+        match &mut self.tcp {
+            Some((stream, remote)) => match stream.next().await {
+                Some(frame) => {
+                    let frame = frame.unwrap();
+                    buffer[..frame.len()].copy_from_slice(&frame);
+                    Some((frame.len(), Protocol::Tcp, *remote))
+                }
+                None => std::future::pending().await,
+            },
+            None => {
+                let (count, source) = self.socket.recv_from(buffer).await.ok()?;
+                self.answered_by = Some(source);
+                Some((count, Protocol::Udp, source))
             }
         }
     }
@@ -207,7 +310,20 @@ impl Peer {
     /// Hangs up as browsers do.
     pub async fn close(mut self) {
         self.leaving = true;
-        self.rtc.close().unwrap();
+        // The engine refuses while SCTP is being set up.
+        let deadline = Instant::now() + PATIENCE;
+        while self.rtc.close().is_err() {
+            assert!(Instant::now() < deadline, "it cannot hang up");
+            self.live(Duration::from_millis(5)).await;
+        }
         self.live(Duration::from_millis(5)).await;
     }
+}
+
+fn offer_media(rtc: &mut Rtc) -> (Mid, ChannelId, String, SdpPendingOffer) {
+    let mut api = rtc.sdp_api();
+    let mid = api.add_media(MediaKind::Audio, Direction::SendRecv, None, None, None);
+    let channel = api.add_channel("antiphon.v1".into());
+    let (offer, pending) = api.apply().unwrap();
+    (mid, channel, offer.to_sdp_string(), pending)
 }

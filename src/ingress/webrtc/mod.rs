@@ -1,4 +1,4 @@
-//! WebRTC: signalling over HTTP, and one UDP port for all calls.
+//! WebRTC: signalling over HTTP, and one port for all calls: UDP, and TCP for those whom UDP does not reach.
 //!
 //! The answer to an offer is parked under its ICE user name. The worker that gets the peer's first valid STUN request
 //! takes it, and runs the session from then on.
@@ -7,10 +7,12 @@ mod certificate;
 mod offer;
 pub(super) mod signalling;
 mod socket;
+mod tcp;
 mod turn;
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +22,7 @@ use crate::media::format::Format;
 use crate::runtime::node::Node;
 use crate::runtime::peer::PeerTransport;
 use crate::runtime::peer::engine::Engine;
+use crate::runtime::peer::link::Outlet;
 use crate::runtime::peer::switchboard::Switchboard;
 use crate::runtime::sockets::{self, ListenError};
 use crate::session::LinkInfo;
@@ -47,6 +50,8 @@ pub struct Webrtc {
     engine: Engine,
     board: Arc<Switchboard<Parked>>,
     bound: SocketAddr,
+    /// What the sessions of each worker send by.
+    outlets: Vec<Outlet>,
 }
 
 /// The sockets of one worker.
@@ -58,6 +63,7 @@ struct Sockets(Vec<UdpSocket>);
 pub struct Prepared {
     webrtc: Arc<Webrtc>,
     sockets: Vec<Sockets>,
+    listeners: Vec<TcpListener>,
 }
 
 /// An answer that waits for its peer.
@@ -83,23 +89,53 @@ enum Purpose {
 /// If the port or the certificate cannot be had.
 pub fn prepare(settings: &Settings, workers: usize) -> Result<Option<Prepared>, WebrtcError> {
     let Some(address) = settings.listen.webrtc else { return Ok(None) };
-    let first = sockets::datagrams("webrtc", address, workers)?;
-    let bound = first.first().map_or(Ok(address), UdpSocket::local_addr)?;
-    let mut families = vec![first];
-    if bound.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
-        let other = SocketAddr::from((Ipv4Addr::UNSPECIFIED, bound.port()));
-        families.push(sockets::datagrams("webrtc", other, workers)?);
-    }
+    let Ports { bound, families, listeners } = take_ports(address, workers)?;
     let mut of_workers: Vec<Sockets> = (0..workers).map(|_| Sockets(Vec::new())).collect();
     for family in families {
         for (of_worker, socket) in of_workers.iter_mut().zip(family) {
             of_worker.0.push(socket);
         }
     }
+    let outlets = of_workers.iter().map(|of_worker| Outlet::new(&of_worker.0)).collect::<io::Result<_>>()?;
     let certificate = certificate::load(settings.webrtc.certificate.as_deref())?;
     let announced = announced(&settings.listen.webrtc_public, bound);
-    let webrtc = Webrtc { engine: Engine::new(certificate, announced), board: Arc::default(), bound };
-    Ok(Some(Prepared { webrtc: Arc::new(webrtc), sockets: of_workers }))
+    let webrtc = Webrtc { engine: Engine::new(certificate, announced), board: Arc::default(), bound, outlets };
+    Ok(Some(Prepared { webrtc: Arc::new(webrtc), sockets: of_workers, listeners }))
+}
+
+/// One port number in both protocols, and in both families where all addresses are asked for.
+struct Ports {
+    bound: SocketAddr,
+    families: Vec<Vec<UdpSocket>>,
+    listeners: Vec<TcpListener>,
+}
+
+/// Any free number is good where none is given: it must be free in both protocols.
+const ATTEMPTS: usize = 16;
+
+fn take_ports(address: SocketAddr, workers: usize) -> Result<Ports, ListenError> {
+    for _ in 1..ATTEMPTS {
+        match try_take_ports(address, workers) {
+            Err(ListenError::Taken { .. }) if address.port() == 0 => {}
+            result => return result,
+        }
+    }
+    try_take_ports(address, workers)
+}
+
+fn try_take_ports(address: SocketAddr, workers: usize) -> Result<Ports, ListenError> {
+    let first = sockets::datagrams("webrtc", address, workers)?;
+    let bound = first.first().and_then(|socket| socket.local_addr().ok()).unwrap_or(address);
+    let mut addresses = vec![bound];
+    let mut families = vec![first];
+    if bound.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
+        let other = SocketAddr::from((Ipv4Addr::UNSPECIFIED, bound.port()));
+        families.push(sockets::datagrams("webrtc", other, workers)?);
+        addresses.push(other);
+    }
+    let listeners = addresses.into_iter().map(|address| sockets::stream_listener("webrtc", address));
+    let listeners = listeners.collect::<Result<_, _>>()?;
+    Ok(Ports { bound, families, listeners })
 }
 
 /// The addresses that clients are told: the configured ones, else the bound one, else those that packets leave by.
@@ -135,17 +171,22 @@ impl Prepared {
         self.webrtc.bound
     }
 
-    /// Begins to receive on every worker.
+    /// Begins to receive on every worker; gives what accepts connections, to be run as long as the process lives.
     ///
     /// # Errors
     /// If a worker takes no job, or a socket is unusable.
-    pub fn start(self, node: &Arc<Node>) -> io::Result<Arc<Webrtc>> {
+    pub fn start(self, node: &Arc<Node>) -> io::Result<(Arc<Webrtc>, Vec<Accepting>)> {
         for (worker, sockets) in node.workers.iter().zip(self.sockets) {
             socket::start(node, &self.webrtc, worker, sockets.0)?;
         }
-        Ok(self.webrtc)
+        let accepting = |listener| -> Accepting { Box::pin(tcp::accept(node.clone(), self.webrtc.clone(), listener)) };
+        let accepting = self.listeners.into_iter().map(accepting).collect();
+        Ok((self.webrtc, accepting))
     }
 }
+
+/// An accept loop; it ends only by an error.
+pub type Accepting = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
 
 impl Webrtc {
     /// Drops answers that nobody came for, for as long as the process lives.

@@ -68,8 +68,10 @@ pub(in crate::ingress) fn serves(path: &str) -> bool {
     [NATIVE_PATH, WHIP_PATH, REALTIME_PATH].contains(&path) || resource_of(path).is_some()
 }
 
+/// What stands for one call, below the endpoint that made it; both take the same requests.
 fn resource_of(path: &str) -> Option<&str> {
-    path.strip_prefix(WHIP_PATH)?.strip_prefix('/').filter(|id| !id.is_empty())
+    let below = |endpoint| path.strip_prefix(endpoint)?.strip_prefix('/').filter(|id| !id.is_empty());
+    below(NATIVE_PATH).or_else(|| below(WHIP_PATH))
 }
 
 /// Answers a request for WebRTC.
@@ -139,7 +141,10 @@ async fn post(shared: &Shared, webrtc: &Arc<Webrtc>, request: Request<Incoming>,
     let upgraded = node.clock.now();
     let caller = Caller { peer: shared.peer, head, accepted, tls: shared.tls, upgraded, opened: upgraded };
     match answer(shared, webrtc, &caller, offered) {
-        Ok(answered) => tell(shared, &answered, whip || media_type(&parts.headers) == SDP),
+        Ok(answered) => {
+            let endpoint = if whip { WHIP_PATH } else { NATIVE_PATH };
+            tell(shared, &answered, endpoint, whip || media_type(&parts.headers) == SDP)
+        }
         Err(answer) => answer,
     }
 }
@@ -262,7 +267,10 @@ fn answer(shared: &Shared, webrtc: &Webrtc, caller: &Caller, offered: Offered) -
     };
     let (purpose, started, wishes) = match start.resume.clone() {
         // What its route wishes is known to the session only. To ask for a lost packet again does no harm.
-        Some(token) => (Purpose::Resume(token), None, Wishes { nack: true, dtx: false }),
+        Some(token) => {
+            admit::can_resume(node, &token).map_err(refuse)?;
+            (Purpose::Resume(token), None, Wishes { nack: true, dtx: false })
+        }
         None => {
             let planned = admit::plan(node, caller, start, &link, webrtc.board.waiting()).map_err(refuse)?;
             let (started, wishes) = (planned.started(), wishes_of(planned.policy()));
@@ -281,7 +289,7 @@ fn answer(shared: &Shared, webrtc: &Webrtc, caller: &Caller, offered: Offered) -
 }
 
 /// The 201 of RFC 9725 section 4.2, with the answer as SDP or in JSON.
-fn tell(shared: &Shared, answered: &Answered, raw: bool) -> Answer {
+fn tell(shared: &Shared, answered: &Answered, endpoint: &str, raw: bool) -> Answer {
     let node = &shared.node;
     let in_force = node.in_force.load();
     let servers = &in_force.settings.webrtc.ice_servers;
@@ -305,7 +313,7 @@ fn tell(shared: &Shared, answered: &Answered, raw: bool) -> Answer {
     };
     *answer.status_mut() = StatusCode::CREATED;
     answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    let answer = with(answer, header::LOCATION, &format!("{WHIP_PATH}/{}", answered.resource));
+    let answer = with(answer, header::LOCATION, &format!("{endpoint}/{}", answered.resource));
     with(answer, header::ETAG, &etag(&answered.ufrag))
 }
 
@@ -357,13 +365,7 @@ async fn patch(webrtc: &Webrtc, request: Request<Incoming>, id: &str) -> Answer 
     };
     match restart(&route, peer).await {
         Some(own) => {
-            let candidates: String = webrtc
-                .engine
-                .announced()
-                .iter()
-                .filter_map(|&address| str0m::Candidate::host(address, "udp").ok())
-                .map(|candidate| format!("a={}\r\n", candidate.to_sdp_string()))
-                .collect();
+            let candidates = webrtc.engine.candidate_lines();
             let body = format!(
                 "a=ice-lite\r\na=ice-ufrag:{}\r\na=ice-pwd:{}\r\nm=audio 9 UDP/TLS/RTP/SAVPF 0\r\na=mid:0\r\n{candidates}a=end-of-candidates\r\n",
                 own.ufrag, own.password

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, IoSliceMut};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,8 +17,9 @@ use crate::ingress::admit;
 use crate::message::CloseReason;
 use crate::runtime::line::Line;
 use crate::runtime::node::Node;
-use crate::runtime::peer::link::{Outlet, PeerLink, is_stun};
+use crate::runtime::peer::link::{PeerLink, Way, is_stun};
 use crate::runtime::peer::switchboard::{Datagram, Inbound, Lookup, Place, Route};
+use crate::runtime::peer::{Path, Protocol};
 use crate::runtime::registry::NewLink;
 use crate::runtime::worker::Worker;
 use crate::telemetry::{NodeQueue, Refusal};
@@ -36,24 +37,10 @@ pub(super) fn start(
     worker: &Arc<Worker>,
     sockets: Vec<UdpSocket>,
 ) -> io::Result<()> {
-    let mut outlet = Outlet::default();
-    for socket in &sockets {
-        let shared = Some(Arc::new(socket.try_clone()?));
-        if socket.local_addr()?.is_ipv4() { outlet.v4 = shared } else { outlet.v6 = shared }
-    }
     for socket in sockets {
-        let ipv4 = socket.local_addr()?.is_ipv4();
-        // ICE knows us by an announced address, whatever address of ours a datagram was sent to.
-        let told = webrtc.engine.announced().iter().find(|address| address.is_ipv4() == ipv4);
-        let receiver = Receiver {
-            node: node.clone(),
-            webrtc: webrtc.clone(),
-            worker: worker.clone(),
-            outlet: outlet.clone(),
-            local: told.copied().unwrap_or(webrtc.bound),
-            known: HashMap::new(),
-            version: 0,
-        };
+        let bound = socket.local_addr()?;
+        let router = Router::new(node, webrtc, worker);
+        let receiver = Receiver { router, bound: bound.ip(), known: HashMap::new(), version: 0 };
         let job = async move {
             if let Err(error) = receiver.run(socket).await {
                 tracing::error!(%error, "a WebRTC socket cannot be used");
@@ -64,13 +51,18 @@ pub(super) fn start(
     Ok(())
 }
 
-/// Receives from one socket.
-struct Receiver {
-    node: Arc<Node>,
+/// Finds the session of what arrives on a worker, and begins those that were waited for.
+pub(super) struct Router {
+    pub node: Arc<Node>,
     webrtc: Arc<Webrtc>,
     worker: Arc<Worker>,
-    outlet: Outlet,
-    local: SocketAddr,
+}
+
+/// Receives from one socket.
+struct Receiver {
+    router: Router,
+    /// The address of the socket; unspecified, if it takes what is sent to any.
+    bound: IpAddr,
     /// Who sends from where; made anew whenever the switchboard changes.
     known: HashMap<SocketAddr, Route>,
     version: u64,
@@ -82,7 +74,7 @@ impl Receiver {
         let socket = tokio::net::UdpSocket::from_std(socket)?;
         let mut buffers: Vec<Vec<u8>> = (0..BATCH).map(|_| vec![0; RUN_BYTES]).collect();
         let mut metas = [RecvMeta::default(); BATCH];
-        let stopping = self.node.stopping.clone();
+        let (clock, stopping) = (self.router.node.clock, self.router.node.stopping.clone());
         loop {
             let receive = socket.async_io(Interest::READABLE, || {
                 let mut slices = buffers.iter_mut().map(|buffer| IoSliceMut::new(buffer));
@@ -96,35 +88,31 @@ impl Receiver {
             };
             // An error tells of one datagram that could not be delivered, not of the socket.
             let Ok(count) = received else { continue };
-            let now = self.node.clock.now();
+            let now = clock.now();
             for (meta, buffer) in metas.iter().zip(&buffers).take(count) {
-                let at = meta.timestamp.map_or(now, |stamp| self.node.clock.at_stamp(stamp, now));
+                let at = meta.timestamp.map_or(now, |stamp| clock.at_stamp(stamp, now));
                 for bytes in buffer[..meta.len].chunks(meta.stride.max(1)) {
-                    self.on_datagram(bytes, meta.addr, at);
+                    self.on_datagram(bytes, meta, at);
                 }
             }
         }
     }
 
-    fn on_datagram(&mut self, bytes: &[u8], source: SocketAddr, at: Micros) {
-        let route = if is_stun(bytes) { self.route_of_stun(bytes, source, at) } else { self.route_of(source) };
-        let Some(route) = route else { return self.drop_counted(NodeQueue::UnknownPeer) };
-        if route.worker != self.worker.index {
-            self.node.telemetry.node().record_forwarded();
-        }
-        let datagram = Datagram { at, source, local: self.local, bytes: Bytes::copy_from_slice(bytes) };
-        if let Err(TrySendError::Full(_)) = route.try_send(Inbound::Datagram(datagram)) {
-            self.drop_counted(NodeQueue::PeerInbox);
-        }
-    }
-
-    fn drop_counted(&self, queue: NodeQueue) {
-        self.node.telemetry.node().record_dropped(queue);
+    fn on_datagram(&mut self, bytes: &[u8], meta: &RecvMeta, at: Micros) {
+        let source = meta.addr;
+        // Where any address of ours is listened on, the answer must leave by the one that was called.
+        let to = meta.dst_ip.filter(|_| self.bound.is_unspecified());
+        let path = Path { protocol: Protocol::Udp, peer: source, local: self.router.local(source.is_ipv4(), to) };
+        let route =
+            if is_request(bytes) { self.router.route_of_request(bytes, path, at) } else { self.route_of(source) };
+        let Some(route) = route else { return self.router.drop_counted(NodeQueue::UnknownPeer) };
+        let bytes = Bytes::copy_from_slice(bytes);
+        self.router.hand_over(&route, Datagram { at, path, way: Way::Udp { from: to }, bytes });
     }
 
     /// Only addresses that have proved themselves by STUN are known: nobody else's DTLS or SRTP gets further.
     fn route_of(&mut self, source: SocketAddr) -> Option<Route> {
-        let version = self.webrtc.board.version();
+        let version = self.router.webrtc.board.version();
         if self.version != version {
             self.version = version;
             self.known.clear();
@@ -132,24 +120,60 @@ impl Receiver {
         if let Some(route) = self.known.get(&source) {
             return Some(route.clone());
         }
-        let route = self.webrtc.board.find(&source)?;
+        let route = self.router.webrtc.board.find(&source)?;
         self.known.insert(source, route.clone());
         Some(route)
     }
+}
+
+/// Whether this looks like a STUN binding request (RFC 8489 section 5).
+pub(super) fn is_request(bytes: &[u8]) -> bool {
+    is_stun(bytes) && bytes[..2] == [0, 1]
+}
+
+impl Router {
+    pub fn new(node: &Arc<Node>, webrtc: &Arc<Webrtc>, worker: &Arc<Worker>) -> Router {
+        Router { node: node.clone(), webrtc: webrtc.clone(), worker: worker.clone() }
+    }
+
+    /// When what is read from a stream now arrived, as far as can be told.
+    pub fn now(&self) -> Micros {
+        let now = self.node.clock.now();
+        now.before(self.worker.pulse.wait_before(now))
+    }
+
+    /// The candidate that a packet was sent to. ICE knows us by announced addresses: by the one it was sent to, else by
+    /// the first of the family.
+    pub fn local(&self, ipv4: bool, to: Option<IpAddr>) -> SocketAddr {
+        let announced = self.webrtc.engine.announced();
+        let called = announced.iter().find(|address| Some(address.ip()) == to);
+        let told = called.or_else(|| announced.iter().find(|address| address.is_ipv4() == ipv4));
+        told.copied().unwrap_or(self.webrtc.bound)
+    }
+
+    pub fn drop_counted(&self, queue: NodeQueue) {
+        self.node.telemetry.node().record_dropped(queue);
+    }
+
+    pub fn hand_over(&self, route: &Route, datagram: Datagram) {
+        if route.worker != self.worker.index {
+            self.node.telemetry.node().record_forwarded();
+        }
+        if let Err(TrySendError::Full(_)) = route.try_send(Inbound::Datagram(datagram)) {
+            self.drop_counted(NodeQueue::PeerInbox);
+        }
+    }
 
     /// The user name of a request wins over its source: ports are used again by other peers.
-    fn route_of_stun(&mut self, bytes: &[u8], source: SocketAddr, at: Micros) -> Option<Route> {
-        let message = StunMessage::parse(bytes).ok()?;
-        if !message.is_binding_request() {
-            return self.route_of(source);
-        }
+    pub fn route_of_request(&self, bytes: &[u8], path: Path, at: Micros) -> Option<Route> {
+        let message = StunMessage::parse(bytes).ok().filter(StunMessage::is_binding_request)?;
         let (ufrag, _) = message.split_username()?;
         let instant = self.node.clock.instant(at).into_std();
-        let local = self.local;
-        match self.webrtc.board.look_up(ufrag, |parked| parked.peer.accepts(instant, source, local, bytes)) {
+        match self.webrtc.board.look_up(ufrag, |parked| parked.peer.accepts(instant, path, bytes)) {
             Lookup::Peer(route) => Some(route),
             Lookup::Waiting => {
-                let (parked, place) = self.webrtc.board.take(ufrag, source, self.worker.index)?;
+                let address = (path.protocol == Protocol::Udp).then_some(path.peer);
+                let (parked, place) = self.webrtc.board.take(ufrag, address, self.worker.index)?;
                 let route = place.route().clone();
                 self.begin(parked, place);
                 Some(route)
@@ -158,13 +182,14 @@ impl Receiver {
         }
     }
 
-    /// The peer of an answer is there: its session runs on this worker.
     fn begin(&self, parked: Parked, place: Place<Parked>) {
-        let (node, worker, outlet) = (self.node.clone(), self.worker.clone(), self.outlet.clone());
+        let (node, worker) = (self.node.clone(), self.worker.clone());
+        let outlet = self.webrtc.outlets.get(worker.index).cloned().unwrap_or_default();
+        let grace = node.in_force.load().settings.webrtc.grace;
         let job = async move {
             let Parked { peer, format, channel, purpose, link } = parked;
             let (clock, telemetry) = (node.clock, node.telemetry.clone());
-            let peer = PeerLink::new(peer, Box::new(place), outlet, clock, telemetry, channel);
+            let peer = PeerLink::new(peer, Box::new(place), outlet, clock, telemetry, channel, grace);
             let link = NewLink {
                 line: Line::Peer(Box::new(peer)),
                 dialect: Box::new(Native::started(format)),

@@ -8,13 +8,15 @@ use bytes::Bytes;
 use str0m::change::{SdpAnswer, SdpOffer};
 use str0m::channel::ChannelId;
 use str0m::config::{CryptoProvider, DtlsCert};
+use str0m::error::IceError;
 use str0m::format::Codec;
+use str0m::ice::StunMessage;
 use str0m::media::{Mid, Pt};
-use str0m::net::{Protocol, Receive};
+use str0m::net::{self, Receive, TcpType};
 use str0m::rtp::{Extension, RtpPacket, RtpWrite, Ssrc};
 use str0m::{Candidate, Event, Input, Output, Rtc};
 
-use super::{Credentials, Negotiated, PeerError, PeerEvent, PeerTransport, Report, Wishes};
+use super::{Credentials, Negotiated, Path, PeerError, PeerEvent, PeerTransport, Protocol, Report, Wishes};
 use crate::dialect::native::SUBPROTOCOL;
 use crate::media::format::Format;
 use crate::message::RtpMeta;
@@ -77,6 +79,12 @@ impl Engine {
         &self.announced
     }
 
+    /// The candidates as lines of SDP (RFC 8839 section 5.1).
+    pub fn candidate_lines(&self) -> String {
+        let all = self.announced.iter().filter_map(|&address| candidates(address).ok()).flatten();
+        all.map(|candidate| format!("a={}\r\n", candidate.to_sdp_string())).collect()
+    }
+
     /// Answers an offer.
     ///
     /// # Errors
@@ -100,8 +108,9 @@ impl Engine {
             .set_sctp_max_buffered_amount(CHANNEL_BACKLOG)
             .build(now);
         for &address in &self.announced {
-            let candidate = Candidate::host(address, "udp").map_err(|error| PeerError::Engine(error.to_string()))?;
-            rtc.add_local_candidate(candidate);
+            for candidate in candidates(address)? {
+                rtc.add_local_candidate(candidate);
+            }
         }
         let answer = accept(&mut rtc, offer)?;
         let credentials = credentials_of(&mut rtc);
@@ -113,6 +122,22 @@ impl Engine {
         let channel = offer.lines().any(|line| line.starts_with("m=application"));
         Ok((peer, Negotiated { answer, format, channel, credentials }))
     }
+}
+
+/// One address takes datagrams, and connections (RFC 6544 section 4.5: a passive candidate).
+fn candidates(address: SocketAddr) -> Result<[Candidate; 2], PeerError> {
+    let udp = Candidate::builder().udp().host(address).build();
+    let tcp = Candidate::builder().tcp().host(address).tcptype(TcpType::Passive).build();
+    let wrong = |error: IceError| PeerError::Engine(error.to_string());
+    Ok([udp.map_err(wrong)?, tcp.map_err(wrong)?])
+}
+
+fn receive(path: Path, datagram: &[u8]) -> Option<Receive<'_>> {
+    let protocol = match path.protocol {
+        Protocol::Udp => net::Protocol::Udp,
+        Protocol::Tcp => net::Protocol::Tcp,
+    };
+    Receive::new(protocol, path.peer, path.local, datagram).ok()
 }
 
 /// The identification tags (RFC 5888) of the audio in an offer.
@@ -292,13 +317,16 @@ fn ticks_to_time(ticks: u32, clock: u32) -> Duration {
 }
 
 impl PeerTransport for Peer {
-    fn accepts(&self, at: Instant, source: SocketAddr, local: SocketAddr, datagram: &[u8]) -> bool {
-        Receive::new(Protocol::Udp, source, local, datagram)
-            .is_ok_and(|receive| self.rtc.accepts(&Input::Receive(at, receive)))
+    fn accepts(&self, at: Instant, path: Path, datagram: &[u8]) -> bool {
+        receive(path, datagram).is_some_and(|receive| self.rtc.accepts(&Input::Receive(at, receive)))
     }
 
-    fn handle_packet(&mut self, at: Instant, source: SocketAddr, local: SocketAddr, datagram: &[u8]) {
-        let Ok(receive) = Receive::new(Protocol::Udp, source, local, datagram) else { return };
+    fn is_nomination(&self, datagram: &[u8]) -> bool {
+        StunMessage::parse(datagram).is_ok_and(|message| message.is_binding_request() && message.use_candidate())
+    }
+
+    fn handle_packet(&mut self, at: Instant, path: Path, datagram: &[u8]) {
+        let Some(receive) = receive(path, datagram) else { return };
         if let Err(error) = self.rtc.handle_input(Input::Receive(at, receive)) {
             // Nothing that a third party can send ends up here: STUN, DTLS and SRTP are authenticated.
             tracing::debug!(%error, "a peer's packet was not understood");
@@ -314,13 +342,16 @@ impl PeerTransport for Peer {
     fn drain(
         &mut self,
         now: Instant,
-        send: &mut dyn FnMut(&[u8], SocketAddr),
+        send: &mut dyn FnMut(&[u8], Protocol, SocketAddr),
         tell: &mut dyn FnMut(PeerEvent),
     ) -> Option<Instant> {
         let mut again = false;
         loop {
             match self.rtc.poll_output() {
-                Ok(Output::Transmit(transmit)) => send(&transmit.contents, transmit.destination),
+                Ok(Output::Transmit(transmit)) => {
+                    let protocol = if transmit.proto == net::Protocol::Udp { Protocol::Udp } else { Protocol::Tcp };
+                    send(&transmit.contents, protocol, transmit.destination);
+                }
                 Ok(Output::Event(event)) => {
                     if let Some(event) = self.on_event(event) {
                         tell(event);

@@ -1,17 +1,20 @@
 //! One WebRTC peer as a session's link: datagrams in, audio and control messages out, never waiting.
 
 use std::collections::VecDeque;
-use std::net::{SocketAddr, UdpSocket};
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use quinn_udp::{Transmit, UdpSocketState};
 use tokio::time::Sleep;
 
+use super::stream::StreamOutlet;
 use super::switchboard::{Datagram, Inbound, Seated};
-use super::{PeerEvent, PeerTransport, Report};
+use super::{PeerEvent, PeerTransport, Protocol, Report};
 use crate::agent::Wire;
 use crate::message::{AudioIn, AudioOut};
 use crate::runtime::clock::Clock;
@@ -19,9 +22,6 @@ use crate::runtime::websocket::{PushError, SocketError};
 use crate::telemetry::{NodeQueue, Telemetry};
 use crate::time::Micros;
 
-/// A peer that sent nothing valid for so long is gone. ICE asks for consent every five seconds at the latest (RFC 7675
-/// section 5.1).
-const VANISHED: Duration = Duration::from_secs(15);
 /// Control messages that wait for the data channel at most, in bytes.
 const WAITING_BYTES: usize = 256 << 10;
 /// Audio frames that wait for DTLS at most: one second.
@@ -29,20 +29,112 @@ const WAITING_FRAMES: usize = 50;
 /// How long the last words may take to be acknowledged.
 const LAST_WORDS: Duration = Duration::from_millis(300);
 
+/// Ways to a peer that are kept at once; the oldest go first.
+const MAX_WAYS: usize = 8;
+
 /// The sockets that a peer's datagrams leave by: its worker's.
 #[derive(Clone, Debug, Default)]
 pub struct Outlet {
-    /// For IPv4 destinations.
-    pub v4: Option<Arc<UdpSocket>>,
-    /// For IPv6 destinations.
-    pub v6: Option<Arc<UdpSocket>>,
+    v4: Option<Arc<Exit>>,
+    v6: Option<Arc<Exit>>,
+}
+
+#[derive(Debug)]
+struct Exit {
+    socket: UdpSocket,
+    state: UdpSocketState,
 }
 
 impl Outlet {
-    /// Sends at once; `false` if the socket's buffer is full or there is no such socket.
-    pub fn send(&self, datagram: &[u8], to: SocketAddr) -> bool {
-        let socket = if to.is_ipv4() { &self.v4 } else { &self.v6 };
-        socket.as_ref().is_some_and(|socket| socket.send_to(datagram, to).is_ok())
+    /// An outlet by these sockets, one of each family at most.
+    ///
+    /// # Errors
+    /// If a socket is unusable.
+    pub fn new(sockets: &[UdpSocket]) -> io::Result<Outlet> {
+        let mut outlet = Outlet::default();
+        for socket in sockets {
+            let socket = socket.try_clone()?;
+            let state = UdpSocketState::new((&socket).into())?;
+            let ipv4 = socket.local_addr()?.is_ipv4();
+            let exit = Some(Arc::new(Exit { socket, state }));
+            if ipv4 { outlet.v4 = exit } else { outlet.v6 = exit }
+        }
+        Ok(outlet)
+    }
+
+    /// Sends at once, from this address of ours if it is told; `false` if the socket's buffer is full or there is no
+    /// such socket.
+    pub fn send(&self, datagram: &[u8], to: SocketAddr, from: Option<IpAddr>) -> bool {
+        let exit = if to.is_ipv4() { &self.v4 } else { &self.v6 };
+        let Some(exit) = exit else { return false };
+        if from.is_none() {
+            return exit.socket.send_to(datagram, to).is_ok();
+        }
+        let transmit = Transmit { destination: to, ecn: None, contents: datagram, segment_size: None, src_ip: from };
+        exit.state.try_send((&exit.socket).into(), &transmit).is_ok()
+    }
+}
+
+/// How to answer a packet.
+#[derive(Clone, Debug)]
+pub enum Way {
+    /// By the worker's socket.
+    Udp {
+        /// From this address of ours, where there are several.
+        from: Option<IpAddr>,
+    },
+    /// On the connection that it came on.
+    Tcp(StreamOutlet),
+}
+
+impl Way {
+    fn protocol(&self) -> Protocol {
+        match self {
+            Way::Udp { .. } => Protocol::Udp,
+            Way::Tcp(_) => Protocol::Tcp,
+        }
+    }
+}
+
+/// How to reach each of a peer's addresses that has proved itself by STUN.
+#[derive(Debug, Default)]
+struct Ways {
+    known: Vec<(SocketAddr, Way)>,
+    /// Where the peer sends from by its own last word. The engine stays with the path before as long as that may still
+    /// be alive; but a client that has moved on does not come back.
+    nominated: Option<(Protocol, SocketAddr)>,
+}
+
+impl Ways {
+    fn find(&self, protocol: Protocol, peer: SocketAddr) -> Option<&Way> {
+        let known = self.known.iter().find(|(address, way)| *address == peer && way.protocol() == protocol);
+        known.map(|(_, way)| way)
+    }
+
+    fn learn(&mut self, peer: SocketAddr, way: &Way) {
+        let protocol = way.protocol();
+        match self.known.iter_mut().find(|(address, known)| *address == peer && known.protocol() == protocol) {
+            Some((_, known)) => known.clone_from(way),
+            None => {
+                if self.known.len() == MAX_WAYS {
+                    self.known.remove(0);
+                }
+                self.known.push((peer, way.clone()));
+            }
+        }
+    }
+
+    fn send(&self, outlet: &Outlet, datagram: &[u8], protocol: Protocol, to: SocketAddr) -> bool {
+        let (protocol, to) = match self.nominated {
+            Some(nominated) if !is_stun(datagram) => nominated,
+            _ => (protocol, to),
+        };
+        match (protocol, self.find(protocol, to)) {
+            (Protocol::Udp, Some(&Way::Udp { from })) => outlet.send(datagram, to, from),
+            (Protocol::Udp, _) => outlet.send(datagram, to, None),
+            (Protocol::Tcp, Some(Way::Tcp(stream))) => stream.send(datagram),
+            (Protocol::Tcp, _) => false,
+        }
     }
 }
 
@@ -73,8 +165,11 @@ pub struct PeerLink {
     transport: Box<dyn PeerTransport>,
     seat: Box<dyn Seated>,
     outlet: Outlet,
+    ways: Ways,
     clock: Clock,
     telemetry: Telemetry,
+    /// A peer that sent nothing valid for so long is gone.
+    grace: Duration,
     arrived: VecDeque<Arrived>,
     channel: Channel,
     waiting: VecDeque<String>,
@@ -95,7 +190,8 @@ impl std::fmt::Debug for PeerLink {
 }
 
 impl PeerLink {
-    /// A link for a peer whose first STUN request has come. `channel`: its offer had a data channel.
+    /// A link for a peer whose first STUN request has come. `channel`: its offer had a data channel. It counts as gone
+    /// when nothing valid came for `grace`; ICE asks for consent every five seconds (RFC 7675 section 5.1).
     pub fn new(
         transport: Box<dyn PeerTransport>,
         seat: Box<dyn Seated>,
@@ -103,14 +199,17 @@ impl PeerLink {
         clock: Clock,
         telemetry: Telemetry,
         channel: bool,
+        grace: Duration,
     ) -> PeerLink {
         let now = clock.now();
         PeerLink {
             transport,
             seat,
             outlet,
+            ways: Ways::default(),
             clock,
             telemetry,
+            grace,
             arrived: VecDeque::with_capacity(8),
             channel: if channel { Channel::Opening } else { Channel::Absent },
             waiting: VecDeque::new(),
@@ -134,8 +233,9 @@ impl PeerLink {
                 return Poll::Ready(Ok(arrived));
             }
             let now = self.clock.now();
-            if now - self.heard_at >= VANISHED {
-                return Poll::Ready(Err(SocketError::Lost("nothing came from the peer for 15 s".into())));
+            if now - self.heard_at >= self.grace {
+                let why = format!("nothing came from the peer for {} s", self.grace.as_secs());
+                return Poll::Ready(Err(SocketError::Lost(why)));
             }
             if !self.transport.is_alive() {
                 return Poll::Ready(Err(SocketError::Lost("the peer connection is closed".into())));
@@ -157,7 +257,7 @@ impl PeerLink {
 
     /// Arms the timer; whether it is due.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> bool {
-        let vanishes = self.heard_at + VANISHED;
+        let vanishes = self.heard_at + self.grace;
         let next = self.deadline.map_or(vanishes, |deadline| deadline.min(vanishes));
         if self.armed != Some(next) {
             self.armed = Some(next);
@@ -189,24 +289,34 @@ impl PeerLink {
     fn on_datagram(&mut self, datagram: &Datagram) {
         let at = self.clock.instant(datagram.at).into_std();
         let now = self.clock.now();
-        if is_stun(&datagram.bytes) {
-            if !self.transport.accepts(at, datagram.source, datagram.local, &datagram.bytes) {
+        let Datagram { path, way, bytes, .. } = datagram;
+        if is_stun(bytes) {
+            if !self.transport.accepts(at, *path, bytes) {
                 return self.telemetry.node().record_dropped(NodeQueue::UnknownPeer);
             }
-            self.seat.claim(datagram.source);
+            self.ways.learn(path.peer, way);
+            if self.transport.is_nomination(bytes) {
+                self.ways.nominated = Some((path.protocol, path.peer));
+            }
+            if path.protocol == Protocol::Udp {
+                self.seat.claim(path.peer);
+            }
             self.heard_at = now;
+        } else if path.protocol == Protocol::Tcp && self.ways.find(path.protocol, path.peer).is_none() {
+            // Of datagrams none come this far whose source has not proved itself.
+            return self.telemetry.node().record_dropped(NodeQueue::UnknownPeer);
         }
-        self.transport.handle_packet(at, datagram.source, datagram.local, &datagram.bytes);
+        self.transport.handle_packet(at, *path, bytes);
         self.drain(now);
     }
 
     fn drain(&mut self, now: Micros) {
         let mut opened = false;
-        let Self { transport, outlet, telemetry, arrived, clock, channel, connected, heard_at, .. } = self;
+        let Self { transport, outlet, ways, telemetry, arrived, clock, channel, connected, heard_at, .. } = self;
         let deadline = transport.drain(
             clock.instant(now).into_std(),
-            &mut |datagram, to| {
-                if !outlet.send(datagram, to) {
+            &mut |datagram, protocol, to| {
+                if !ways.send(outlet, datagram, protocol, to) {
                     telemetry.node().record_dropped(NodeQueue::PeerWrite);
                 }
             },

@@ -2,6 +2,7 @@
 
 pub mod engine;
 pub mod link;
+pub mod stream;
 pub mod switchboard;
 
 use std::net::SocketAddr;
@@ -12,15 +13,39 @@ use bytes::Bytes;
 use crate::media::format::Format;
 use crate::message::RtpMeta;
 
+/// What packets travel in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// One datagram each.
+    Udp,
+    /// Frames of RFC 4571.
+    Tcp,
+}
+
+/// Between which addresses a packet travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Path {
+    /// In what.
+    pub protocol: Protocol,
+    /// The peer's address.
+    pub peer: SocketAddr,
+    /// Ours: one of the candidates.
+    pub local: SocketAddr,
+}
+
 /// One WebRTC peer, sans-IO: datagrams and time go in, datagrams and [`PeerEvent`]s come out. One mutation, then
 /// [`PeerTransport::drain`].
 pub trait PeerTransport: Send {
     /// Whether a datagram is this peer's: a STUN request by its integrity (RFC 8445 section 7.3), all else by its
     /// source.
-    fn accepts(&self, at: Instant, source: SocketAddr, local: SocketAddr, datagram: &[u8]) -> bool;
+    fn accepts(&self, at: Instant, path: Path, datagram: &[u8]) -> bool;
+
+    /// Whether a STUN request that it accepts says that the peer sends by this path from now on (RFC 8445 section 7.1.2,
+    /// USE-CANDIDATE).
+    fn is_nomination(&self, datagram: &[u8]) -> bool;
 
     /// Takes a datagram that arrived at `at`. What cannot be understood is ignored.
-    fn handle_packet(&mut self, at: Instant, source: SocketAddr, local: SocketAddr, datagram: &[u8]);
+    fn handle_packet(&mut self, at: Instant, path: Path, datagram: &[u8]);
 
     /// Time has passed.
     fn handle_timeout(&mut self, now: Instant);
@@ -29,7 +54,7 @@ pub trait PeerTransport: Send {
     fn drain(
         &mut self,
         now: Instant,
-        send: &mut dyn FnMut(&[u8], SocketAddr),
+        send: &mut dyn FnMut(&[u8], Protocol, SocketAddr),
         tell: &mut dyn FnMut(PeerEvent),
     ) -> Option<Instant>;
 

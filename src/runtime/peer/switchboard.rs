@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Credentials, PeerError};
+use super::link::Way;
+use super::{Credentials, Path, PeerError};
 use crate::time::Micros;
 
 /// Datagrams waiting for a session at most: more than a second of audio.
@@ -24,10 +25,10 @@ const MAX_PARKED: usize = 1024;
 pub struct Datagram {
     /// When the kernel received it.
     pub at: Micros,
-    /// Who sent it.
-    pub source: SocketAddr,
-    /// The candidate address that it was sent to.
-    pub local: SocketAddr,
+    /// Between which addresses it travelled.
+    pub path: Path,
+    /// How to answer it.
+    pub way: Way,
     /// Its payload.
     pub bytes: Bytes,
 }
@@ -65,6 +66,11 @@ impl Route {
     #[allow(clippy::result_large_err, reason = "what was not taken is looked at by the caller")]
     pub fn try_send(&self, inbound: Inbound) -> Result<(), mpsc::error::TrySendError<Inbound>> {
         self.inbox.try_send(inbound)
+    }
+
+    /// Resolves when the peer is gone.
+    pub async fn closed(&self) {
+        self.inbox.closed().await;
     }
 }
 
@@ -168,9 +174,9 @@ impl<P> Switchboard<P> {
         }
     }
 
-    /// Takes the answer that waits for `ufrag`, and makes its peer reachable on `worker`. The place is given up when it
-    /// is dropped.
-    pub fn take(self: &Arc<Self>, ufrag: &str, source: SocketAddr, worker: usize) -> Option<(P, Place<P>)> {
+    /// Takes the answer that waits for `ufrag`, and makes its peer reachable on `worker`, datagrams from `source`
+    /// included. The place is given up when it is dropped.
+    pub fn take(self: &Arc<Self>, ufrag: &str, source: Option<SocketAddr>, worker: usize) -> Option<(P, Place<P>)> {
         let mut state = self.state();
         let Waiting { parked, resource, .. } = state.waiting.remove(ufrag)?;
         let (inbox, inbound) = mpsc::channel(INBOX);
@@ -178,13 +184,15 @@ impl<P> Switchboard<P> {
         state.next += 1;
         state.peers.insert(ufrag.to_owned(), route.clone());
         state.resources.insert(resource.clone(), (route.clone(), ufrag.to_owned()));
-        state.addresses.insert(source, route.clone());
+        if let Some(source) = source {
+            state.addresses.insert(source, route.clone());
+        }
         self.version.fetch_add(1, Relaxed);
         let place = Place {
             board: self.clone(),
             ufrags: vec![ufrag.to_owned()],
             resource,
-            addresses: vec![source],
+            addresses: source.into_iter().collect(),
             route,
             inbound,
         };
@@ -231,7 +239,7 @@ pub enum Resource {
 pub trait Seated: Send {
     /// What arrives for it.
     fn inbound(&mut self) -> &mut mpsc::Receiver<Inbound>;
-    /// Its peer has proved to send from `source`.
+    /// Its peer has proved to send datagrams from `source`.
     fn claim(&mut self, source: SocketAddr);
     /// It is found by this user name too.
     fn rename(&mut self, ufrag: &str);
@@ -319,7 +327,7 @@ mod tests {
 
     fn seat(board: &Arc<Switchboard<()>>, ufrag: &str, source: SocketAddr) -> Place<()> {
         board.park(ufrag.into(), format!("r-{ufrag}"), (), Micros(0), Micros(10)).unwrap();
-        board.take(ufrag, source, 0).unwrap().1
+        board.take(ufrag, Some(source), 0).unwrap().1
     }
 
     #[test]
@@ -328,8 +336,8 @@ mod tests {
         board.park("a".into(), "r".into(), (), Micros(0), Micros(10)).unwrap();
         assert!(matches!(board.look_up("a", |()| false), Lookup::Nobody), "a request that is not its own");
         assert!(matches!(board.look_up("a", |()| true), Lookup::Waiting));
-        let place = board.take("a", at(1), 3).unwrap().1;
-        assert!(board.take("a", at(1), 3).is_none());
+        let place = board.take("a", Some(at(1)), 3).unwrap().1;
+        assert!(board.take("a", Some(at(1)), 3).is_none());
         assert!(matches!(board.look_up("a", |()| true), Lookup::Peer(route) if route.worker == 3));
         drop(place);
         board.park("b".into(), "r".into(), (), Micros(0), Micros(10)).unwrap();
