@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use str0m::change::{SdpAnswer, SdpPendingOffer};
 use str0m::channel::ChannelId;
+use str0m::format::Codec;
 use str0m::media::{Direction, MediaKind, Mid};
 use str0m::net::{Protocol, Receive};
 use str0m::rtp::RtpWrite;
@@ -46,11 +47,19 @@ pub struct Peer {
 impl Peer {
     /// A client with its offer.
     pub async fn offer() -> (Rtc, Arc<UdpSocket>, SocketAddr, Mid, ChannelId, String, SdpPendingOffer) {
+        Peer::offer_of(Codec::Opus).await
+    }
+
+    async fn offer_of(codec: Codec) -> (Rtc, Arc<UdpSocket>, SocketAddr, Mid, ChannelId, String, SdpPendingOffer) {
         let socket = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
         let local = socket.local_addr().unwrap();
         let mut rtc = Rtc::builder()
             .set_crypto_provider(Arc::new(str0m::crypto::from_feature_flags()))
             .set_rtp_mode(true)
+            .clear_codecs()
+            .enable_opus(codec == Codec::Opus, false)
+            .enable_pcmu(codec == Codec::PCMU, false)
+            .enable_pcma(codec == Codec::PCMA, false)
             .build(Instant::now());
         rtc.add_local_candidate(Candidate::host(local, "udp").unwrap());
         let mut api = rtc.sdp_api();
@@ -63,8 +72,13 @@ impl Peer {
 
     /// Offers a call with an agent, and takes the answer; nothing is sent over UDP yet.
     pub async fn signal(daemon: &Daemon, agent: &str) -> Peer {
-        let (mut rtc, socket, local, mid, channel, sdp, pending) = Peer::offer().await;
-        let body = json!({ "sdp": sdp, "start": { "agent": agent } }).to_string();
+        Peer::signal_with(daemon, json!({ "agent": agent }), Codec::Opus, |offer| offer).await
+    }
+
+    /// As [`Peer::signal`], with this `start` and codec, and an offer that `shape` has changed.
+    pub async fn signal_with(daemon: &Daemon, start: Value, codec: Codec, shape: fn(String) -> String) -> Peer {
+        let (mut rtc, socket, local, mid, channel, sdp, pending) = Peer::offer_of(codec).await;
+        let body = json!({ "sdp": shape(sdp), "start": start }).to_string();
         let kind = ["content-type: application/json"];
         let (status, head, body) = ask(daemon.http, "POST", "/v1/session/webrtc", &kind, &body).await;
         assert_eq!(status, 201, "{head}\n{body}");
@@ -136,14 +150,24 @@ impl Peer {
     /// Speaks for a while: a packet each 20 ms.
     pub async fn speak(&mut self, length: Duration) {
         for _ in 0..length.as_millis() / 20 {
-            let seq = self.seq;
-            self.seq += 1;
-            let mut api = self.rtc.direct_api();
-            let pt = 111.into();
-            let stream = api.stream_tx_by_mid(self.mid, None).unwrap();
-            stream.write_rtp(RtpWrite::new(pt, seq.into(), (seq * 960) as u32, Instant::now(), &PACKET[..]));
-            self.live(Duration::from_millis(20)).await;
+            self.speak_frame(111, 960, &PACKET).await;
         }
+    }
+
+    /// Speaks a frame of 20 ms, of this payload type and so many ticks.
+    pub async fn speak_frame(&mut self, payload_type: u8, ticks: u64, frame: &[u8]) {
+        let seq = self.seq;
+        self.seq += 1;
+        let mut api = self.rtc.direct_api();
+        let stream = api.stream_tx_by_mid(self.mid, None).unwrap();
+        stream.write_rtp(RtpWrite::new(
+            payload_type.into(),
+            seq.into(),
+            (seq * ticks) as u32,
+            Instant::now(),
+            frame,
+        ));
+        self.live(Duration::from_millis(20)).await;
     }
 
     /// Says something on the data channel.

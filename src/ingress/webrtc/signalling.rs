@@ -229,7 +229,7 @@ fn refused(error: &Error) -> Answer {
 }
 
 fn wishes_of(policy: &Policy) -> Wishes {
-    Wishes { nack: policy.gap == GapMode::Accurate, dtx: policy.client_dtx }
+    Wishes { nack: policy.gap == GapMode::Accurate, dtx: policy.client_dtx, bitrate: policy.client_bitrate }
 }
 
 /// Routes the call, answers the offer and parks the answer.
@@ -262,7 +262,7 @@ fn answer(shared: &Shared, webrtc: &Webrtc, caller: &Caller, offered: Offered) -
     };
     let (purpose, started, wishes) = match start.resume.clone() {
         // What its route wishes is known to the session only. To ask for a lost packet again does no harm.
-        Some(token) => (Purpose::Resume(token), None, Wishes { nack: true, dtx: false }),
+        Some(token) => (Purpose::Resume(token), None, Wishes { nack: true, ..Wishes::default() }),
         None => {
             let planned = admit::plan(node, caller, start, &link, webrtc.board.waiting()).map_err(refuse)?;
             let (started, wishes) = (planned.started(), wishes_of(planned.policy()));
