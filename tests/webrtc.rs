@@ -142,8 +142,7 @@ async fn an_agent_hears_the_mean_of_a_stereo_caller() {
     );
     let daemon = Daemon::start_with(Some(&config), &[]).await;
     let stereo = |offer: String| offer.replace("useinbandfec=1", "useinbandfec=1;stereo=1;sprop-stereo=1");
-    let mut peer =
-        Peer::signal_with(&daemon, json!({ "conversation_id": "stereo" }), Codec::Opus, stereo).await;
+    let mut peer = Peer::signal_with(&daemon, json!({ "conversation_id": "stereo" }), Codec::Opus, stereo).await;
     peer.until(|peer| peer.open && peer.connected.is_some() && peer.was_told("agent")).await;
     let mut encoder = opus::Encoder::new(48_000, opus::Channels::Stereo, opus::Application::Audio).unwrap();
     encoder.set_force_channels(Some(opus::Channels::Stereo)).unwrap();

@@ -160,13 +160,7 @@ impl Peer {
         self.seq += 1;
         let mut api = self.rtc.direct_api();
         let stream = api.stream_tx_by_mid(self.mid, None).unwrap();
-        stream.write_rtp(RtpWrite::new(
-            payload_type.into(),
-            seq.into(),
-            (seq * ticks) as u32,
-            Instant::now(),
-            frame,
-        ));
+        stream.write_rtp(RtpWrite::new(payload_type.into(), seq.into(), (seq * ticks) as u32, Instant::now(), frame));
         self.live(Duration::from_millis(20)).await;
     }
 
