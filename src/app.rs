@@ -103,15 +103,16 @@ fn try_run(args: &RunArgs) -> Result<(), RunError> {
         http: http.local_addr()?,
         control: control.local_addr()?,
         webrtc: prepared.as_ref().map(Prepared::bound),
+        quic: None,
     };
     let workers = Workers::start(count, clock)?;
     let records = CallRecordSink::open(settings.log.call_record.as_str().into(), &telemetry)?;
-    let dialer = Dialer::new(tls::client_config(&[])?);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let dialer = Dialer::new(tls::client_config(&[])?).fetching_on(runtime.handle().clone());
     telemetry.node().record_config_taken(&hash(&settings), SystemTime::now());
     let in_force = InForce::new(settings)?;
-    let node = Arc::new(Node::new(clock, in_force, telemetry, workers.all().to_vec(), dialer, records));
+    let node = Arc::new(Node::new(clock, in_force, telemetry, workers.all().to_vec(), dialer, records)?);
     let app = App { args, begun, node, workers, logs };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(app.serve(http, control, prepared, bound));
     runtime.shutdown_timeout(Duration::from_millis(100));
     result
@@ -162,6 +163,11 @@ impl App<'_> {
             probe_workers(node).await;
             "the prober of workers".to_owned()
         });
+        let node = self.node.clone();
+        tasks.spawn(async move {
+            node.certificates.keep_valid(node.clock, node.stopping.clone()).await;
+            "the renewal of certificates".to_owned()
+        });
         let (node, logs) = (self.node.clone(), self.logs.clone());
         tasks.spawn(async move {
             keep_up(node, move || logs.upkeep()).await;
@@ -179,6 +185,9 @@ impl App<'_> {
         let in_force = node.in_force.load();
         for inert in &in_force.settings.inert {
             tracing::warn!(place = inert.place, "`{}` is set, but this build does not act on it", inert.key);
+        }
+        if in_force.settings.listen.quic.is_some() {
+            node.certificates.announce();
         }
         tracing::info!(http = %bound.http, control = %bound.control, workers = node.workers.len(), "listening");
         if let Some(path) = &self.args.ready_file {
@@ -236,7 +245,7 @@ impl App<'_> {
                 for key in restart_keys(&self.node.in_force.load().settings, &new.settings) {
                     tracing::warn!("`{key}` has changed; it takes effect at the next start");
                 }
-                self.node.in_force.store(Arc::new(new));
+                self.node.take_over(new);
                 self.node.telemetry.node().record_config_taken(&hash, SystemTime::now());
                 tracing::info!(hash, "the configuration was reloaded");
             }

@@ -29,7 +29,8 @@ async fn p90_of_uplink(stalls: bool) -> f64 {
     let records = CallRecordSink::open(CallRecordTarget::Log, &telemetry).unwrap();
     let dialer = Dialer::new(tls::client_config(&[]).unwrap());
     let in_force = InForce::new(Settings::default()).unwrap();
-    let node = Arc::new(Node::new(clock, in_force, telemetry.clone(), workers.all().to_vec(), dialer, records));
+    let node =
+        Arc::new(Node::new(clock, in_force, telemetry.clone(), workers.all().to_vec(), dialer, records).unwrap());
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let address = listener.local_addr().unwrap();

@@ -41,6 +41,13 @@ impl<'a> Case<'a> {
         self.no_allocation()
     }
 
+    /// Sets a bar for the time alone: at most `most` times the baseline.
+    #[allow(dead_code, reason = "for messages, which are values of their own")]
+    pub fn at_most_with_allocations(mut self, most: f64) -> Case<'a> {
+        self.most = Some(most);
+        self
+    }
+
     /// Sets the bar that nothing is allocated.
     pub fn no_allocation(mut self) -> Case<'a> {
         self.no_allocation = true;

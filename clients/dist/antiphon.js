@@ -540,6 +540,8 @@ var REPORT_MS = 100;
 var WATCH_MS = 10;
 var MUTED_MAX_MS = 1e3;
 var SILENT_MS = 200;
+var ESTIMATE_MS = 160;
+var GRAPH_MS = 18;
 function since(a, b) {
   return a - b | 0;
 }
@@ -562,6 +564,8 @@ var TrackPlayback = class {
   heardEnd;
   /** The first valid position after a flush, once its turn has been announced. */
   resumeAt;
+  /** When which position left the jitter buffer, as each packet of the last moments had it. */
+  seen = [];
   timers = [];
   onTurn(turn) {
     if (turn.phase === "start" && this.muted) this.resumeAt = turn.pos;
@@ -579,12 +583,25 @@ var TrackPlayback = class {
     const pos = this.position(this.output.latency());
     return pos === void 0 ? void 0 : { pos, bufferedMs: 0 };
   }
-  /** The sample that left the jitter buffer `before` seconds ago. */
+  /** The sample that was rendered `before` seconds ago. */
   position(before) {
+    this.observe();
+    const last = this.seen.at(-1);
+    if (!last) return void 0;
+    const now = this.now();
+    const late = this.seen.reduce((most, { pos, at }) => {
+      const behind = (at - last.at) * (CLOCK / 1e3) - since(pos, last.pos);
+      return Math.max(most, behind);
+    }, 0);
+    const age = Math.min(now - last.at, SILENT_MS) - GRAPH_MS - before * 1e3;
+    return last.pos + Math.round(age * (CLOCK / 1e3) - late) >>> 0;
+  }
+  /** Writes down the packet that was decoded last. */
+  observe() {
     const [source] = this.source.getSynchronizationSources();
-    if (!source) return void 0;
-    const age = Math.min(this.now() - source.timestamp, SILENT_MS) / 1e3 - before;
-    return source.rtpTimestamp + Math.round(age * CLOCK) >>> 0;
+    if (!source || source.timestamp === this.seen.at(-1)?.at) return;
+    this.seen.push({ pos: source.rtpTimestamp, at: source.timestamp });
+    this.seen = this.seen.filter(({ at }) => source.timestamp - at < ESTIMATE_MS);
   }
   close() {
     for (const timer of this.timers) clearInterval(timer);
@@ -599,6 +616,7 @@ var TrackPlayback = class {
     this.output.setMuted(true);
   }
   watch() {
+    this.observe();
     if (!this.muted) return;
     const [source] = this.source.getSynchronizationSources();
     const valid = source && this.resumeAt !== void 0 && since(source.rtpTimestamp, this.resumeAt) >= 0;

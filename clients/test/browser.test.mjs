@@ -7,24 +7,30 @@ import { chromium } from 'playwright-core';
 import { root, startDaemon, startNetwork } from './daemon.mjs';
 import * as recorder from './recorder.mjs';
 import { correlation, envelope, writeSpeech } from './speech.mjs';
+import { sentences } from './story.mjs';
 
 const shots = join(process.env.CARGO_TARGET_DIR ?? join(root, 'target'), 'screenshots');
 const wav = join(shots, 'microphone.wav');
 /** From the click to silence, in milliseconds. */
 const BAR_MS = 60;
-const INTERRUPTIONS = 5;
+const INTERRUPTIONS = Number(process.env.INTERRUPTIONS ?? 5);
+/** How far the relay's figure may be from the last sample of the sentence that was recorded, in milliseconds. */
+const HEARD_MS = 40;
 const TRANSPORTS = ['websocket', 'webrtc'];
 
 let browser;
 let daemon;
 let network;
 let spoken;
+let story;
 
 before(async () => {
   mkdirSync(shots, { recursive: true });
   spoken = writeSpeech(wav, { before: 4, after: 120, text: 'Excuse me, may I ask you something about the sailors?' });
   daemon = await startDaemon('[agent.echo]\ndelay_ms = 300\n');
-  network = await startNetwork(daemon.http, recorder.files);
+  story = sentences();
+  const files = Object.fromEntries(story.map(({ file }, i) => [`/story-${i}.ogg`, file]));
+  network = await startNetwork(daemon.http, { ...recorder.files, ...files });
   browser = await chromium.launch({
     executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
     args: [
@@ -67,6 +73,22 @@ async function until(what, wanted, within = 15_000) {
   throw new Error(`${what}: not within ${within} ms\n${daemon.log()}`);
 }
 
+/** Of the sentence that was cut last: what the relay says was heard, and which place of it sounded last. */
+async function toldAndHeard(page) {
+  const cut = log(page).locator('li.agent', { has: page.locator('.figures') }).last();
+  const told = Number((await cut.locator('.figures').innerText()).match(/\d+/)[0]);
+  const text = await cut.locator('.text').evaluate((line) => {
+    const shown = line.cloneNode(true);
+    shown.querySelector('.hidden-text')?.remove();
+    return shown.textContent.trim();
+  });
+  const index = story.findIndex((sentence) => sentence.text.trim() === text);
+  assert.ok(index >= 0, `“${text}” is a sentence of the story`);
+  const { ms, alike } = await recorder.lastHeard(page, `/story-${index}.ogg`);
+  assert.ok(alike > 0.8, `what sounded last is found in the sentence (${alike.toFixed(2)})`);
+  return { told, recorded: ms + story[index].skip_ms };
+}
+
 for (const transport of TRANSPORTS) test(`one talks, interrupts, and sees what was heard, by ${transport}`, { timeout: 120_000 }, async (t) => {
   const { page, complaints } = await open(t);
   await until('agents', () => page.getByRole('combobox', { name: 'Agent' }).evaluate((menu) => menu.value === 'storyteller'));
@@ -98,17 +120,15 @@ for (const transport of TRANSPORTS) test(`one talks, interrupts, and sees what w
     await button(page, 'Interrupt').click();
     await until('the figure', async () => (await log(page).locator('.figures').count()) > figures);
     await page.waitForTimeout(300);
-    const told = Number((await log(page).locator('.figures').last().innerText()).match(/\d+/)[0]);
-    silences.push({ ...(await recorder.silenceAfterClick(page)), told });
+    silences.push({ ...(await recorder.silenceAfterClick(page)), ...(await toldAndHeard(page)) });
   }
   const show = (key) => silences.map((silence) => silence[key].toFixed(0)).join(' ');
   t.diagnostic(`click to the last sample that is not silent, ms: rendered ${show('rendered')}, at the ear ${show('audible')}`);
-  t.diagnostic(`heard, ms: told by the relay ${show('told')}, recorded ${show('sounded')}`);
+  t.diagnostic(`heard, ms: told by the relay ${show('told')}, recorded ${show('recorded')}`);
   for (const { rendered } of silences) assert.ok(rendered < BAR_MS, `silent ${rendered.toFixed(0)} ms after the click`);
-  // What the relay tells is off by 20 ms at most, on RTP by 80 (the page knows its position by statistics only); the
-  // recording has a grain of 20 ms, and a busy machine delays its clock.
-  const grain = transport === 'webrtc' ? 80 + 40 : 20 + 40;
-  for (const { told, sounded } of silences) assert.ok(Math.abs(told - sounded) <= grain, `told ${told} ms, heard ${sounded.toFixed(0)} ms`);
+  for (const { told, recorded } of silences) {
+    assert.ok(Math.abs(told - recorded) <= HEARD_MS, `told ${told} ms, of the sentence were heard ${recorded.toFixed(0)} ms`);
+  }
   // The output's own latency, which is on top, is the machine's.
   const audible = silences.map((silence) => silence.audible).sort((a, b) => a - b)[INTERRUPTIONS >> 1];
   assert.ok(audible < BAR_MS, `at the ear silent ${audible.toFixed(0)} ms after the click`);

@@ -49,16 +49,25 @@ export async function startDaemon(config = '', env = {}) {
   };
 }
 
+/** While one works on the page: `ANTIPHON_DIST=1` takes it from clients/dist rather than from the binary. */
+function dist() {
+  if (!process.env.ANTIPHON_DIST) return {};
+  const names = { '/': 'index.html', '/page.js': 'page.js', '/page.css': 'page.css', '/antiphon.js': 'antiphon.js', '/antiphon-worklet.js': 'antiphon-worklet.js' };
+  return Object.fromEntries(Object.entries(names).map(([path, name]) => [path, readFileSync(join(root, 'clients/dist', name))]));
+}
+
 /**
  * A proxy before the daemon whose connections can be cut, as a network does that changes. It serves `files` (by path)
  * itself: scripts of tests, which so come from the page's own origin.
  */
-export async function startNetwork(target, files = {}) {
+export async function startNetwork(target, given = {}) {
   const [host, port] = target.split(':');
+  const files = { ...dist(), ...given };
   const open = new Set();
   const server = createServer((request, response) => {
     if (files[request.url] !== undefined) {
-      response.setHeader('content-type', 'text/javascript');
+      const kind = { css: 'text/css', ogg: 'audio/ogg', '/': 'text/html' }[request.url.split('.').at(-1)];
+      response.setHeader('content-type', kind ?? 'text/javascript');
       return response.end(files[request.url]);
     }
     const { method, url: path, headers } = request;

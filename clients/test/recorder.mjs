@@ -1,19 +1,21 @@
 // Records what a page sends to its loudspeaker, without the page's help: whatever is connected to a context's
 // destination is connected to a recorder too.
 
-/** Of the audio thread: the energy of each 20 ms, and the last frame that was not silent. */
+/** Of the audio thread: every 20 ms with its energy, and the last frame that was not silent. */
 const WORKLET = `
 registerProcessor('test-recorder', class extends AudioWorkletProcessor {
-  constructor() { super(); this.sum = 0; this.count = 0; this.loud = 0; }
+  constructor() { super(); this.loud = 0; this.renew(); }
+  renew() { this.samples = new Float32Array(Math.round(sampleRate / 50)); this.count = 0; }
   process([input]) {
     const block = input[0];
     for (let i = 0; i < 128; i++) {
       const x = block ? block[i] : 0;
-      this.sum += x * x;
+      this.samples[this.count++] = x;
       if (Math.abs(x) > 1e-4) this.loud = currentFrame + i;
-      if (++this.count === Math.round(sampleRate / 50)) {
-        this.port.postMessage({ frame: currentFrame + i, rms: Math.sqrt(this.sum / this.count), loud: this.loud });
-        this.sum = this.count = 0;
+      if (this.count === this.samples.length) {
+        const rms = Math.sqrt(this.samples.reduce((sum, x) => sum + x * x, 0) / this.count);
+        this.port.postMessage({ frame: currentFrame + i, rms, loud: this.loud, samples: this.samples });
+        this.renew();
       }
     }
     return true;
@@ -30,7 +32,11 @@ function inPage() {
       void context.audioWorklet.addModule('/test-recorder.js').then(() => {
         const recorder = new AudioWorkletNode(context, 'test-recorder', { numberOfOutputs: 1 });
         recorder.isRecorder = true;
-        recorder.port.onmessage = ({ data }) => state.frames.push(data);
+        recorder.port.onmessage = ({ data }) => {
+          state.frames.push(data);
+          // Half a minute of samples is enough.
+          if (state.frames.length > 1500) state.frames.at(-1500).samples = undefined;
+        };
         connect.call(this, recorder);
         recorder.connect(target);
       });
@@ -65,11 +71,37 @@ export function silenceAfterClick(page) {
     const rendered = (loud - click.currentTime) * 1000 + waited;
     const { contextTime, performanceTime } = click.stamp;
     const audible = performanceTime + (loud - contextTime) * 1000 - click.at;
-    // How long the answer sounded: from the end of the silence before it.
-    const { frames } = recorded;
-    const last = frames.findLastIndex(({ rms }) => rms > 0);
-    const before = frames.findLastIndex(({ rms }, i) => rms === 0 && i < last);
-    const sounded = (frames[last].loud - frames[before].frame) / recorded.context.sampleRate;
-    return { rendered, audible, sounded: sounded * 1000 };
+    return { rendered, audible };
   });
+}
+
+/**
+ * Which place of a recording (a file with lossless positions, such as Ogg Opus) sounded last: the end of the last
+ * `WINDOW_MS` of sound is looked for in it. Milliseconds, and how alike the two are (1 is the same).
+ */
+export function lastHeard(page, url) {
+  return page.evaluate(async (url) => {
+    const WINDOW_MS = 160;
+    const rate = recorded.context.sampleRate;
+    const file = await (await fetch(url)).arrayBuffer();
+    const whole = (await new OfflineAudioContext(1, 1, rate).decodeAudioData(file)).getChannelData(0);
+    const frames = recorded.frames.filter(({ samples }) => samples);
+    const heard = new Float32Array(frames.length * frames[0].samples.length);
+    frames.forEach(({ samples }, i) => heard.set(samples, i * samples.length));
+    const end = heard.length - 1 - (frames.at(-1).frame - frames.at(-1).loud);
+    const length = Math.round((rate * WINDOW_MS) / 1000);
+    const wanted = heard.subarray(end + 1 - length, end + 1);
+    const energy = (samples) => samples.reduce((sum, x) => sum + x * x, 0);
+    let [best, at, around] = [0, -1, energy(whole.subarray(0, length))];
+    const size = energy(wanted);
+    for (let i = 0; i + length <= whole.length; i++) {
+      // A coarse look first: one sample in four.
+      let product = 0;
+      for (let k = 0; k < length; k += 4) product += whole[i + k] * wanted[k];
+      const alike = (4 * product) / Math.sqrt(Math.max(around, size / 20) * size);
+      if (alike > best) [best, at] = [alike, i];
+      around += whole[i + length] ** 2 - whole[i] ** 2;
+    }
+    return { ms: ((at + length) * 1000) / rate, alike: best };
+  }, url);
 }

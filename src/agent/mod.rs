@@ -1,10 +1,16 @@
 //! Agent protocols: pure translations between the neutral vocabulary and what an agent speaks.
 #![deny(clippy::disallowed_methods, clippy::disallowed_macros)]
 
+pub mod audio_json;
+mod carry;
 pub mod clip;
+pub mod deepgram;
 pub mod echo;
+pub mod elevenlabs;
+pub mod gemini;
 pub mod native;
 pub mod plain;
+pub mod setup;
 pub mod storyteller;
 
 use std::time::Duration;
@@ -14,6 +20,7 @@ use secrecy::SecretString;
 
 use crate::agent::clip::AfterClip;
 use crate::config::settings::{AgentKind, AgentSettings, WebsocketAgent, WebsocketProtocol};
+use crate::config::vendor::{TokenCommand, VendorAgent, VendorKind};
 use crate::media::format::FormatError;
 use crate::message::{FromAgent, ToAgent};
 use crate::time::Micros;
@@ -63,8 +70,30 @@ pub struct Endpoint {
     pub headers: Vec<(String, SecretString)>,
     /// Offered; the server must choose one of them if there is any.
     pub subprotocols: Vec<String>,
-    /// Time for name, TCP, TLS and upgrade.
+    /// Time for name, TCP, TLS and upgrade, and for what comes before.
     pub connect_timeout: Duration,
+    /// What has to be fetched before the dial.
+    pub before: Option<Before>,
+}
+
+/// What has to be fetched before an agent is dialled; done on the control runtime, never on a worker.
+#[derive(Clone, Debug)]
+pub enum Before {
+    /// A token that a command prints: it goes into `Authorization: Bearer`.
+    Token(TokenCommand),
+    /// The URL to dial, which is another for each conversation.
+    Url(UrlFetch),
+}
+
+/// A URL that is asked for the URL to dial (a signed URL).
+#[derive(Clone, Debug)]
+pub struct UrlFetch {
+    /// `https://` or `http://`; answers a GET with a JSON object.
+    pub url: url::Url,
+    /// Of that request.
+    pub headers: Vec<(String, SecretString)>,
+    /// The field of the answer that holds the URL.
+    pub field: &'static str,
 }
 
 /// What [`Agent::poll`] gives.
@@ -82,6 +111,9 @@ pub enum AgentOutput {
     },
     /// To the session.
     Event(FromAgent),
+    /// The connection is given up and another one made to [`Agent::endpoint`]; [`Agent::handle_open`] follows. The
+    /// session does not learn of it, unless it fails.
+    Redial,
     /// Nothing more to do until something arrives or the deadline passes.
     Idle {
         /// When to call [`Agent::handle_deadline`].
@@ -183,10 +215,27 @@ pub fn build(
             Ok(Box::new(played.map_err(|error| failed(error.to_string()))?))
         }
         AgentKind::Storyteller => Ok(Box::new(storyteller::Storyteller::new(seed))),
+        AgentKind::Vendor(vendor) => build_vendor(settings, vendor),
         AgentKind::NotBuilt { kind } => {
             Err(BuildError::NotBuilt { agent: settings.name.to_string(), kind: kind.clone() })
         }
     }
+}
+
+fn build_vendor(settings: &AgentSettings, vendor: &VendorAgent) -> Result<Box<dyn Agent>, BuildError> {
+    for format in [vendor.uplink, vendor.downlink].into_iter().flatten() {
+        format.check().map_err(|source| BuildError::Format { agent: settings.name.to_string(), source })?;
+    }
+    let own = settings.vendor.clone();
+    Ok(match vendor.kind {
+        VendorKind::Deepgram => Box::new(deepgram::Deepgram::new(vendor, own)),
+        VendorKind::Elevenlabs => Box::new(elevenlabs::ElevenLabs::new(vendor, own)),
+        VendorKind::Gemini => Box::new(gemini::Gemini::new(vendor, own)),
+        VendorKind::Openai | VendorKind::Live | VendorKind::Pipecat | VendorKind::Chat => {
+            let kind = vendor.kind.label().to_owned();
+            return Err(BuildError::NotBuilt { agent: settings.name.to_string(), kind });
+        }
+    })
 }
 
 fn check_websocket(settings: &AgentSettings, websocket: &WebsocketAgent) -> Result<(), BuildError> {

@@ -25,7 +25,7 @@ use crate::message::{
 };
 use crate::time::Micros;
 
-pub(crate) use opening::opening;
+pub(crate) use opening::{merge, opening};
 use turns::TurnLog;
 use wire::Said;
 
@@ -354,6 +354,7 @@ pub(crate) fn endpoint(settings: &WebsocketAgent, subprotocols: Vec<String>) -> 
         headers: settings.headers.clone(),
         subprotocols,
         connect_timeout: settings.connect_timeout,
+        before: None,
     }
 }
 

@@ -7,9 +7,10 @@ mod tests;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use serde_json::{Map, Value};
 
+use crate::agent::carry::Carry;
 use crate::agent::native::{endpoint, opening};
 use crate::agent::{Agent, AgentOutput, Capabilities, Endpoint, Wire};
 use crate::config::settings::WebsocketAgent;
@@ -45,37 +46,6 @@ pub struct PlainAgent {
     cancelled_until: Option<Micros>,
     ended: bool,
     out: VecDeque<AgentOutput>,
-}
-
-/// Bytes of a sample that was cut by a frame's end.
-#[derive(Debug, Default)]
-struct Carry {
-    bytes: [u8; 4],
-    len: usize,
-}
-
-impl Carry {
-    /// Whole samples out of `payload` and what was left over before.
-    fn align(&mut self, sample: usize, payload: Bytes) -> Bytes {
-        let total = self.len + payload.len();
-        let rest = total % sample;
-        if self.len == 0 {
-            let whole = payload.len() - rest;
-            self.keep(&payload[whole..]);
-            return payload.slice(..whole);
-        }
-        let mut joined = BytesMut::with_capacity(total);
-        joined.extend_from_slice(&self.bytes[..self.len]);
-        joined.extend_from_slice(&payload);
-        let tail = joined.split_off(total - rest);
-        self.keep(&tail);
-        joined.freeze()
-    }
-
-    fn keep(&mut self, tail: &[u8]) {
-        self.len = tail.len();
-        self.bytes[..tail.len()].copy_from_slice(tail);
-    }
 }
 
 impl PlainAgent {

@@ -1,5 +1,7 @@
 //! The built-in agents behind a real session and in front of a virtual speaker, in virtual time.
 
+pub mod golden;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 

@@ -4,9 +4,12 @@ use std::fmt::Write;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
+use crate::agent::setup;
 use crate::cli::answer::{Answer, ConfigArgs};
-use crate::config::settings::Settings;
+use crate::config::settings::{AgentKind, AgentSettings, Settings};
+use crate::ids::AgentName;
 
 /// Checks configuration files and says what is wrong, with file, line and column.
 ///
@@ -38,7 +41,7 @@ pub fn check(args: &CheckArgs) -> Answer {
 /// What is right in itself and will still keep callers out.
 fn warnings(settings: &Settings) -> Vec<String> {
     let listen = &settings.listen;
-    let mut warnings = Vec::new();
+    let mut warnings = unsupported(settings);
     if listen.http.ip().is_loopback() {
         return warnings;
     }
@@ -62,6 +65,19 @@ fn warnings(settings: &Settings) -> Vec<String> {
         ));
     }
     warnings
+}
+
+/// Set-up fields that an agent's kind has no word for.
+fn unsupported(settings: &Settings) -> Vec<String> {
+    let of_agent = |(name, agent): (&AgentName, &Arc<AgentSettings>)| {
+        let AgentKind::Vendor(vendor) = &agent.kind else { return Vec::new() };
+        let kind = vendor.kind.label();
+        let fields = setup::unsupported(vendor.kind, &agent.setup).into_iter();
+        fields
+            .map(|field| format!("agent {name}: kind {kind} does not support `setup.{field}`; it has no effect"))
+            .collect()
+    };
+    settings.agents.iter().flat_map(of_agent).collect()
 }
 
 /// Whether an address means the same host everywhere (RFC 6890).

@@ -1,6 +1,7 @@
 //! `antiphon emulate`: scripted peers for tests.
 
 mod agent;
+pub mod vendor;
 
 use std::collections::VecDeque;
 use std::future::{pending, poll_fn};
@@ -24,9 +25,11 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 use tokio_tungstenite::{WebSocketStream, accept_hdr_async};
 
+use crate::config::vendor::VendorKind;
 use crate::dialect::native::SUBPROTOCOL;
 use crate::media::format::Format;
 use agent::EmulatedAgent;
+use vendor::VendorArgs;
 
 /// Options of `antiphon emulate`.
 #[derive(Args, Clone, Debug)]
@@ -41,6 +44,20 @@ pub struct EmulateArgs {
 pub enum EmulatedPeer {
     /// An agent server, as `kind = "websocket"` reaches it
     WsAgent(WsAgentArgs),
+    /// Chat completions (OpenAI-compatible), as `kind = "chat"` reaches them
+    Chat(VendorArgs),
+    /// Deepgram Voice Agent
+    Deepgram(VendorArgs),
+    /// ElevenLabs Conversational AI
+    Elevenlabs(VendorArgs),
+    /// Gemini Live
+    Gemini(VendorArgs),
+    /// OpenAI Live
+    Live(VendorArgs),
+    /// OpenAI Realtime
+    Openai(VendorArgs),
+    /// Pipecat over WebSocket
+    Pipecat(VendorArgs),
 }
 
 /// Options of `antiphon emulate ws-agent`.
@@ -104,7 +121,20 @@ pub type Log = Arc<dyn Fn(Value) + Send + Sync>;
 
 /// Runs the peer until it is interrupted. Exit code 0: stopped; 1: it could not listen.
 pub async fn run(args: EmulateArgs) -> ExitCode {
-    let EmulatedPeer::WsAgent(args) = args.peer;
+    let (kind, args) = match args.peer {
+        EmulatedPeer::WsAgent(args) => return run_ws_agent(args).await,
+        EmulatedPeer::Chat(args) => (VendorKind::Chat, args),
+        EmulatedPeer::Deepgram(args) => (VendorKind::Deepgram, args),
+        EmulatedPeer::Elevenlabs(args) => (VendorKind::Elevenlabs, args),
+        EmulatedPeer::Gemini(args) => (VendorKind::Gemini, args),
+        EmulatedPeer::Live(args) => (VendorKind::Live, args),
+        EmulatedPeer::Openai(args) => (VendorKind::Openai, args),
+        EmulatedPeer::Pipecat(args) => (VendorKind::Pipecat, args),
+    };
+    vendor::run(kind, args).await
+}
+
+async fn run_ws_agent(args: WsAgentArgs) -> ExitCode {
     let log: Log = if args.log { Arc::new(|line| println!("{line}")) } else { Arc::new(|_| {}) };
     let server = match WsAgent::bind(args, log).await {
         Ok(server) => server,

@@ -61,8 +61,12 @@ mod tests {
     fn the_banner_has_lines_to_copy_and_says_how_to_switch_agents_on() {
         let off = vec![("openai".into(), "set OPENAI_API_KEY".into())];
         let settings = Settings { off, ..Settings::default() };
-        let bound =
-            Bound { http: "127.0.0.1:9000".parse().unwrap(), control: "127.0.0.1:9001".parse().unwrap(), webrtc: None };
+        let bound = Bound {
+            http: "127.0.0.1:9000".parse().unwrap(),
+            control: "127.0.0.1:9001".parse().unwrap(),
+            webrtc: None,
+            quic: None,
+        };
         let text = banner(&settings, &bound, Duration::from_millis(12));
         for part in [
             "ready after 12 ms",

@@ -1,6 +1,7 @@
 //! Agents, from raw to checked: `like`, kinds, secrets, set-up.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use figment::value::{Dict, Value};
@@ -16,12 +17,13 @@ use crate::config::layers::{Layers, Spot};
 use crate::config::raw::{RawAgent, RawProtocol, RawSetup};
 use crate::config::secret;
 use crate::config::settings::{AgentKind, AgentSettings, Price, WebsocketAgent, WebsocketProtocol};
+use crate::config::vendor::{self, VendorKind};
 use crate::ids::AgentName;
 use crate::media::format::Format;
-use crate::message::{Greeting, Setup};
+use crate::message::{Greeting, Setup, Tool, ToolDefinition};
 
-/// Kinds that this build serves, with the keys that only they have.
-pub const BUILT_KINDS: [(&str, &[&str]); 4] = [
+/// Kinds with the keys that only they have, beside the vendors' kinds.
+const OWN_KINDS: [(&str, &[&str]); 4] = [
     ("echo", &["delay_ms"]),
     ("clip", &["file"]),
     ("storyteller", &[]),
@@ -41,9 +43,18 @@ pub const BUILT_KINDS: [(&str, &[&str]); 4] = [
     ),
 ];
 
-/// Kinds that the configuration knows and this build does not serve.
-pub const OTHER_KINDS: [&str; 10] =
-    ["openai", "live", "elevenlabs", "deepgram", "gemini", "pipecat", "chat", "quic", "http", "mux"];
+/// Kinds of vendors that this build serves; the others are parsed and checked.
+pub const SERVED: &[VendorKind] = &[VendorKind::Deepgram, VendorKind::Elevenlabs, VendorKind::Gemini];
+
+/// Kinds that the configuration knows and whose keys it does not.
+pub const OTHER_KINDS: [&str; 3] = ["quic", "http", "mux"];
+
+/// Kinds whose keys are known, with the keys that only some kinds have.
+fn known_kinds() -> impl Iterator<Item = (&'static str, Vec<&'static str>)> {
+    let own = OWN_KINDS.into_iter().map(|(kind, keys)| (kind, keys.to_vec()));
+    let vendors = VendorKind::ALL.into_iter();
+    own.chain(vendors.map(|kind| (kind.label(), vendor::KEYS.iter().chain(kind.own_keys()).copied().collect())))
+}
 
 /// Keys of every kind.
 const COMMON_KEYS: [&str; 10] =
@@ -147,17 +158,17 @@ fn inherit_one(mut base: Dict, own: Dict) -> Dict {
 pub fn decode(name: &str, table: Dict, layers: &Layers, errors: &mut Vec<ConfigError>) -> Option<AgentTable> {
     let at = path(&["agent", name]);
     let kind = table.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let built = BUILT_KINDS.iter().find(|(built, _)| *built == kind);
+    let built = known_kinds().find(|(built, _)| *built == kind);
     let mut table = defaults::overlay(defaults::of_kind(&kind), table);
     let mut options = Dict::new();
     match built {
         Some((_, own)) => {
-            let known: Vec<&str> = COMMON_KEYS.iter().chain(*own).copied().collect();
+            let known: Vec<&str> = COMMON_KEYS.into_iter().chain(own).collect();
             let strange: Vec<String> = table.keys().filter(|key| !known.contains(&key.as_str())).cloned().collect();
             for key in strange {
                 let mut full = at.clone();
                 full.push(key.clone());
-                let owner = BUILT_KINDS.iter().find(|(_, keys)| keys.contains(&key.as_str()));
+                let owner = known_kinds().find(|(_, keys)| keys.contains(&key.as_str()));
                 errors.push(match owner {
                     Some((owner, _)) => {
                         let message = format!("`{key}` has no meaning for an agent of kind `{kind}`");
@@ -193,11 +204,11 @@ pub fn decode(name: &str, table: Dict, layers: &Layers, errors: &mut Vec<ConfigE
 }
 
 fn typed_keys() -> Vec<&'static str> {
-    COMMON_KEYS.iter().chain(BUILT_KINDS.iter().flat_map(|(_, keys)| keys.iter())).copied().collect()
+    COMMON_KEYS.into_iter().chain(known_kinds().flat_map(|(_, keys)| keys)).collect()
 }
 
 fn wrong_kind(kind: &str, at: &[String], layers: &Layers) -> ConfigError {
-    let kinds: Vec<&str> = BUILT_KINDS.iter().map(|(kind, _)| *kind).chain(OTHER_KINDS).collect();
+    let kinds: Vec<&str> = known_kinds().map(|(kind, _)| kind).chain(OTHER_KINDS).collect();
     let possible = format!("possible: {}", kinds.join(", "));
     if kind.is_empty() {
         let message = format!("`{}` has no `kind`", keys::shown(at));
@@ -210,7 +221,12 @@ fn wrong_kind(kind: &str, at: &[String], layers: &Layers) -> ConfigError {
 }
 
 /// Checks an agent.
-pub fn agent(name: &str, table: &AgentTable, tools: &[&str], check: &mut Checker<'_>) -> Option<CheckedAgent> {
+pub fn agent(
+    name: &str,
+    table: &AgentTable,
+    tools: &Arc<BTreeMap<String, ToolDefinition>>,
+    check: &mut Checker<'_>,
+) -> Option<CheckedAgent> {
     let raw = &table.raw;
     let at = |key| ["agent", name, key];
     let api_key = raw.api_key.as_ref().map(|text| check.secret(&at("api_key"), text));
@@ -223,6 +239,15 @@ pub fn agent(name: &str, table: &AgentTable, tools: &[&str], check: &mut Checker
         },
         "storyteller" => Some(AgentKind::Storyteller),
         "websocket" => websocket(name, raw, check).map(AgentKind::Websocket),
+        other if VendorKind::named(other).is_some() => {
+            let kind = VendorKind::named(other)?;
+            let headers = headers(name, raw, check);
+            let agent = vendor::vendor(name, kind, raw, headers, tools, check);
+            match SERVED.contains(&kind) {
+                true => agent.map(AgentKind::Vendor),
+                false => agent.map(|_| AgentKind::NotBuilt { kind: kind_name }),
+            }
+        }
         _ => {
             for (key, value) in &table.options {
                 if let Some(text) = value.as_str() {
@@ -238,11 +263,13 @@ pub fn agent(name: &str, table: &AgentTable, tools: &[&str], check: &mut Checker
             check.wrong_key(&at(key), format!("`{key}` must not hold a secret: it is passed on as it stands"), help);
         }
     }
-    let setup = setup(&["agent", name, "setup"], &raw.setup, tools, check);
+    let tool_names: Vec<&str> = tools.keys().map(String::as_str).collect();
+    let setup = setup(&["agent", name, "setup"], &raw.setup, &tool_names, check);
     let credentials = credentials(name, raw, check);
     let has_secret = raw.api_key.is_some()
         || !raw.credential.is_empty()
         || raw.headers.values().chain(&raw.url).any(|text| secret::is_reference(text))
+        || vendor::has_secret(raw)
         || table
             .options
             .iter()
@@ -276,13 +303,17 @@ fn holds_secret(value: &Json) -> bool {
     }
 }
 
-/// The agent with a key in its `Authorization` header.
+/// The agent with a key: in the `Authorization` header, or as its vendor wants it.
 fn with_key(agent: &AgentSettings, key: &SecretString) -> AgentSettings {
     let mut agent = agent.clone();
-    if let AgentKind::Websocket(websocket) = &mut agent.kind {
-        websocket.headers.retain(|(name, _)| name != "authorization");
-        let bearer = SecretString::from(format!("Bearer {}", key.expose_secret()));
-        websocket.headers.push(("authorization".to_owned(), bearer));
+    match &mut agent.kind {
+        AgentKind::Websocket(websocket) => {
+            websocket.headers.retain(|(name, _)| name != "authorization");
+            let bearer = SecretString::from(format!("Bearer {}", key.expose_secret()));
+            websocket.headers.push(("authorization".to_owned(), bearer));
+        }
+        AgentKind::Vendor(vendor) => vendor.api_key = Some(key.clone()),
+        _ => {}
     }
     agent
 }
@@ -302,6 +333,9 @@ fn credentials(name: &str, raw: &RawAgent, check: &mut Checker<'_>) -> BTreeMap<
 fn websocket(name: &str, raw: &RawAgent, check: &mut Checker<'_>) -> Option<WebsocketAgent> {
     let at = |key| ["agent", name, key];
     let headers = headers(name, raw, check);
+    if matches!(raw.protocol, Some(RawProtocol::Protobuf | RawProtocol::Rtvi)) {
+        check.wrong(&at("protocol"), "is of kind `pipecat`", "possible: native, plain".to_owned());
+    }
     let native = raw.protocol.unwrap_or_default() == RawProtocol::Native;
     if native && check.is_set(&at("start")) {
         check.wrong_key(&at("start"), "`start` has a meaning for `protocol = \"plain\"` only", None);
@@ -431,7 +465,7 @@ pub fn setup(at: &[&str], raw: &RawSetup, tools: &[&str], check: &mut Checker<'_
         greeting,
         transcribe: raw.transcribe,
         turns: raw.turns,
-        tools: raw.tools.clone(),
+        tools: raw.tools.as_ref().map(|tools| tools.iter().cloned().map(Tool::Named).collect()),
     }
 }
 

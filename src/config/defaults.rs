@@ -3,6 +3,7 @@
 use figment::value::{Dict, Value};
 use serde_json::{Value as Json, json};
 
+use crate::config::vendor::{self, VendorKind};
 use crate::media::format::Format;
 use crate::route::plan::{GapMode, Policy};
 
@@ -68,7 +69,7 @@ pub fn of_kind(kind: &str) -> Dict {
                 "connect_timeout_ms": 5000, "headers": {},
             }))
         }
-        _ => Dict::new(),
+        other => VendorKind::named(other).map(vendor::defaults).unwrap_or_default(),
     }
 }
 

@@ -49,6 +49,8 @@ pub const RANGES: &[(&str, f64, f64)] = &[
     ("route.*.slo.added_p99_ms", 1.0, 60_000.0),
     ("route.*.slo.first_audio_p95_ms", 1.0, 60_000.0),
     ("agent.*.delay_ms", 0.0, 2000.0),
+    ("agent.*.auth.refresh_s", 1.0, 86_400.0),
+    ("agent.*.history", 0.0, 1000.0),
     ("agent.*.connect_timeout_ms", 50.0, 60_000.0),
     ("agent.*.max_sessions", 1.0, 1_000_000.0),
     ("agent.*.session_max_s", 1.0, 86_400.0),

@@ -16,6 +16,7 @@ mod layers;
 pub mod network;
 mod print;
 mod raw;
+mod raw_services;
 mod routes;
 mod secret;
 mod sections;
@@ -23,6 +24,7 @@ mod services;
 pub mod settings;
 mod shape;
 pub mod source;
+pub mod vendor;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -36,6 +38,7 @@ pub use print::print;
 pub use secret::Lookup;
 
 use crate::ids::AgentName;
+use crate::message::ToolDefinition;
 use crate::route::rule::Rule;
 use checker::{Checker, path};
 use layers::Layers;
@@ -166,7 +169,8 @@ fn resolve(mut values: Dict, mut faulty: BTreeSet<String>, check: &mut Checker<'
         off: off(&agents, check),
         inert: Vec::new(),
     };
-    faulty.extend(resolve_agents(agents, &tool_names, &mut settings, check));
+    let definitions = Arc::new(services::definitions(&settings.tools));
+    faulty.extend(resolve_agents(agents, &definitions, &mut settings, check));
     let default_agent = settings.node.default_agent.as_str();
     if settings.agent(default_agent).is_none() && !faulty.contains(default_agent) {
         let known = settings.agents.keys().map(AgentName::as_str);
@@ -225,7 +229,12 @@ fn off(agents: &Dict, check: &Checker<'_>) -> Vec<(AgentName, String)> {
 }
 
 /// Checks all agents; the names of those that are faulty.
-fn resolve_agents(agents: Dict, tools: &[&str], settings: &mut Settings, check: &mut Checker<'_>) -> BTreeSet<String> {
+fn resolve_agents(
+    agents: Dict,
+    tools: &Arc<BTreeMap<String, ToolDefinition>>,
+    settings: &mut Settings,
+    check: &mut Checker<'_>,
+) -> BTreeSet<String> {
     let mut faulty = BTreeSet::new();
     for (name, table) in agents {
         let Some(table) = table.into_dict() else {

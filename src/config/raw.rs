@@ -7,8 +7,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::config::settings::{LimitKey, LimitUnit, LogFormat, OnError};
+use crate::config::raw_services::{RawHook, RawLimit, RawLimitSet, RawTool};
+use crate::config::settings::LogFormat;
 use crate::config::shape::OneOrMany;
+use crate::config::vendor::RawVendorAuth;
 use crate::message::{Greeting, Turns};
 use crate::route::plan::{OpusApplication, OpusBandwidth};
 use crate::route::rule::Sticky;
@@ -399,11 +401,19 @@ pub struct RawAgent {
     pub delay_ms: Option<u64>,
     /// `clip`.
     pub file: Option<String>,
-    /// `websocket`.
+    /// `websocket`, vendors.
     pub url: Option<String>,
-    /// `websocket`.
+    /// Vendors.
+    pub query: BTreeMap<String, String>,
+    /// `websocket`, vendors.
     pub headers: BTreeMap<String, String>,
-    /// `websocket`.
+    /// Vendors.
+    pub auth: Option<RawVendorAuth>,
+    /// `elevenlabs`.
+    pub agent_id: Option<String>,
+    /// `chat`.
+    pub history: Option<usize>,
+    /// `websocket`, `pipecat`.
     pub protocol: Option<RawProtocol>,
     /// `websocket`, plain: whether a JSON `start` goes first.
     pub start: Option<bool>,
@@ -421,72 +431,12 @@ pub enum RawProtocol {
     #[default]
     Native,
     Plain,
+    Protobuf,
+    Rtvi,
 }
 
 #[derive(Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RawCredential {
     pub api_key: Option<String>,
-}
-
-// ------------------------------------------------------------------------------------------- tools, limits, hooks
-
-#[derive(Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct RawTool {
-    pub description: Option<String>,
-    pub parameters: Option<Value>,
-    pub parameters_file: Option<String>,
-    pub run: RawRun,
-    pub url: Option<String>,
-    pub secret: Option<String>,
-    pub timeout_ms: Option<u64>,
-    pub filler: Option<RawFiller>,
-}
-
-#[derive(Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum RawRun {
-    #[default]
-    Client,
-    Http,
-}
-
-#[derive(Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct RawFiller {
-    pub clip: Option<String>,
-    pub after_ms: Option<u64>,
-}
-
-#[derive(Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct RawLimit {
-    pub key: OneOrMany<LimitKey>,
-    pub unit: Option<LimitUnit>,
-    pub rate: Option<RawRate>,
-    pub burst: Option<f64>,
-    pub block_s: Option<u64>,
-}
-
-/// `600/60s`, or a plain number: how many at once.
-#[derive(Serialize, JsonSchema)]
-#[serde(transparent)]
-pub struct RawRate(pub String);
-
-#[derive(Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct RawLimitSet {
-    #[serde(rename = "use")]
-    pub uses: OneOrMany<String>,
-}
-
-#[derive(Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct RawHook {
-    pub url: Option<String>,
-    pub secret: Option<String>,
-    pub timeout_ms: Option<u64>,
-    pub on_error: OnError,
-    pub cache_s: Option<u64>,
 }

@@ -6,12 +6,24 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::config::checker::Checker;
-use crate::config::raw::{RawHook, RawLimit, RawLimitSet, RawRun, RawTool};
+use crate::config::raw_services::{RawHook, RawLimit, RawLimitSet, RawRun, RawTool};
 use crate::config::settings::{Filler, HookSettings, LimitSettings, LimitUnit, ToolRun, ToolSettings};
 use crate::config::shape::OneOrMany;
+use crate::config::vendor;
+use crate::message::ToolDefinition;
 
 /// Tools that the relay has by itself.
 pub const BUILT_IN_TOOLS: [&str; 1] = ["end_call"];
+
+/// What agents are told of the tools, by name.
+pub fn definitions(tools: &BTreeMap<String, ToolSettings>) -> BTreeMap<String, ToolDefinition> {
+    let own = tools.iter().map(|(name, tool)| ToolDefinition {
+        name: name.clone(),
+        description: tool.description.clone(),
+        parameters: tool.parameters.clone(),
+    });
+    own.chain([vendor::end_call()]).map(|tool| (tool.name.clone(), tool)).collect()
+}
 
 pub fn tool(name: &str, raw: &RawTool, check: &mut Checker<'_>) -> Option<ToolSettings> {
     let at = |key| ["tool", name, key];

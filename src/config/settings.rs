@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::config::network::{Network, OriginRule};
+use crate::config::vendor::VendorAgent;
 use crate::ids::AgentName;
 use crate::media::format::Format;
 use crate::message::Setup;
@@ -427,6 +428,8 @@ pub enum AgentKind {
     Storyteller,
     /// `antiphon.v1` or plain audio over WebSocket.
     Websocket(WebsocketAgent),
+    /// An agent of a vendor.
+    Vendor(VendorAgent),
     /// A kind that the configuration knows and this build does not serve yet.
     NotBuilt {
         /// Its name.
@@ -471,6 +474,7 @@ impl AgentKind {
             AgentKind::Clip { .. } => "clip",
             AgentKind::Storyteller => "storyteller",
             AgentKind::Websocket(_) => "websocket",
+            AgentKind::Vendor(vendor) => vendor.kind.label(),
             AgentKind::NotBuilt { kind } => kind,
         }
     }

@@ -8,7 +8,9 @@ use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
-use crate::config::raw::{RawChoice, RawRate, RawTarget};
+use crate::config::raw::{RawChoice, RawTarget};
+use crate::config::raw_services::RawRate;
+use crate::config::vendor::{RawAuthMode, RawVendorAuth};
 
 /// One value, or a list of them.
 #[derive(Clone, PartialEq, Eq, Serialize, JsonSchema)]
@@ -79,6 +81,34 @@ impl<'de> Deserialize<'de> for NameOrChoice {
             }
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<NameOrChoice, A::Error> {
                 RawChoice::deserialize(MapAccessDeserializer::new(map)).map(NameOrChoice)
+            }
+        }
+        deserializer.deserialize_any(Shape)
+    }
+}
+
+impl<'de> Deserialize<'de> for RawVendorAuth {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Table {
+            token_command: OneOrMany<String>,
+            refresh_s: Option<u64>,
+        }
+        struct Shape;
+        impl<'de> Visitor<'de> for Shape {
+            type Value = RawVendorAuth;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(
+                    "\"bearer\", \"api-key\", or a table like { token_command = [\"program\"], refresh_s = 1800 }",
+                )
+            }
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<RawVendorAuth, E> {
+                RawAuthMode::deserialize(serde::de::value::StrDeserializer::new(text)).map(RawVendorAuth::Mode)
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RawVendorAuth, A::Error> {
+                let Table { token_command, refresh_s } = Table::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(RawVendorAuth::Command { token_command, refresh_s })
             }
         }
         deserializer.deserialize_any(Shape)

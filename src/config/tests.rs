@@ -433,13 +433,35 @@ fn a_table_without_kind_changes_a_built_in_agent_and_one_with_kind_replaces_it()
 
 #[test]
 fn a_kind_that_is_not_built_is_parsed_and_told() {
-    let text = "[agent.e]\nkind = \"elevenlabs\"\nagent_id = \"x\"\napi_key = \"${env:K}\"\n";
+    let text = "[agent.e]\nkind = \"mux\"\npool = \"x\"\napi_key = \"${env:K}\"\n";
     let settings = Machine::with(&[("K", "v")], &[]).check(&[text]).unwrap();
-    assert!(matches!(&settings.agent("e").unwrap().kind, AgentKind::NotBuilt { kind } if kind == "elevenlabs"));
+    assert!(matches!(&settings.agent("e").unwrap().kind, AgentKind::NotBuilt { kind } if kind == "mux"));
     assert_eq!(settings.inert[0].place, "a.toml:1:8");
     assert!(settings.inert[0].key.contains("agent.e"), "{:?}", settings.inert);
-    refused("[agent.e]\nkind = \"elevenlabs\"\nmax_session = 5\n", &["3:1 max_session | mean `max_sessions`"]);
+    refused("[agent.e]\nkind = \"quic\"\nmax_session = 5\n", &["3:1 max_session | mean `max_sessions`"]);
     refused("[agent.e]\nkind = \"openai\"\nmodel = 5\n", &["3:9 5 | `agent.e.model` must be a string"]);
+}
+
+#[test]
+fn the_agents_of_vendors_have_their_keys_checked() {
+    let text = "[agent.a]\nkind = \"openai\"\nurl = \"wss://me.example.com/openai/v1/realtime\"\nquery.deployment = \"d\"\n\
+                auth = \"api-key\"\napi_key = \"${env:K}\"\naudio_in = \"pcmu\"\nheaders.x-region = \"eu\"\n\
+                setup.tools = [\"end_call\", \"look\"]\n[tool.look]\ndescription = \"Looks\"\n";
+    let machine = Machine::with(&[("K", "v")], &[]);
+    machine.check(&[text]).unwrap();
+    refused(
+        "[agent.a]\nkind = \"openai\"\nagent_id = \"x\"\n",
+        &["3:1 agent_id | no meaning for an agent of kind `openai` | `elevenlabs`"],
+    );
+    refused("[agent.a]\nkind = \"openai\"\nauth = \"basic\"\n", &["3:8 \"basic\" | bearer"]);
+    refused(
+        "[agent.a]\nkind = \"openai\"\nauth = { token_command = [] }\n",
+        &["3:8 { token_command = [] } | names no program"],
+    );
+    refused("[agent.a]\nkind = \"elevenlabs\"\n", &["1:8 a | has no `agent_id`"]);
+    refused("[agent.a]\nkind = \"pipecat\"\n", &["1:8 a | has no `url`"]);
+    refused("[agent.a]\nkind = \"chat\"\nurl = \"wss://h\"\n", &["3:7 \"wss://h\" | https or http"]);
+    refused("[agent.a]\nkind = \"gemini\"\nquery.api_key = \"x\"\n", &["3:7 api_key | a secret in a URL"]);
 }
 
 #[test]
@@ -752,7 +774,7 @@ fn the_reference_says_the_defaults() {
 fn every_line_that_the_reference_leaves_out_is_right_too() {
     let machine = example_machine();
     let settings = machine.check(&[&uncommented()]).unwrap_or_else(|errors| panic!("{errors}"));
-    assert_eq!(settings.agents.len(), 7);
+    assert_eq!(settings.agents.len(), 10);
     let (default, route) = (crate::route::plan::Policy::default(), &settings.routes[0].policy);
     let same = crate::route::plan::Policy { idle: default.idle.clone(), ..route.clone() };
     assert_eq!(same, default, "the reference shows other defaults for routes");

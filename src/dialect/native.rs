@@ -4,6 +4,7 @@
 pub mod codec;
 pub mod errors;
 pub mod limits;
+pub mod quic;
 pub mod schema;
 #[cfg(test)]
 mod tests;

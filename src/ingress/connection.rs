@@ -87,11 +87,11 @@ pub(super) async fn serve(incoming: Incoming) {
     let Ok(tcp) = TcpStream::from_std(tcp).and_then(|tcp| sockets::prepare_stream(&tcp).map(|()| tcp)) else {
         return refuse(Refusal::Gone);
     };
-    let (stream, tls) = match &in_force.tls {
+    let (stream, tls) = match in_force.identity.as_ref().map(|_| node.https.clone()) {
         None => (Stream::from(tcp), None),
         Some(config) => {
             let begun = node.clock.now();
-            match tokio::time::timeout_at(deadline, TlsAcceptor::from(config.clone()).accept(tcp)).await {
+            match tokio::time::timeout_at(deadline, TlsAcceptor::from(config).accept(tcp)).await {
                 Err(_) => return refuse(Refusal::Timeout),
                 Ok(Err(error)) => {
                     tracing::debug!(%error, "TLS handshake failed");

@@ -135,7 +135,30 @@ fn endpoints(shared: &Shared, headers: &HeaderMap) -> serde_json::Value {
         endpoints["webrtc"] = format!("{}{}", base_url(shared, headers), signalling::NATIVE_PATH).into();
         endpoints["whip"] = format!("{}{}", base_url(shared, headers), signalling::WHIP_PATH).into();
     }
+    if let Some(bound) = shared.node.bound.get().and_then(|bound| bound.quic) {
+        let name = host(headers).map_or_else(|| bound.ip().to_string(), |host| without_port(host).to_owned());
+        let mut add = |transport: &str, key: &str, place: String| {
+            endpoints[transport][key] = place.into();
+            if let Some(pin) = shared.node.certificates.pin() {
+                endpoints[transport]["cert_sha256"] = pin.to_string().into();
+            }
+        };
+        add("quic", "addr", format!("{name}:{}", bound.port()));
+        add("webtransport", "url", format!("https://{name}:{}{SESSION_PATH}", bound.port()));
+    }
     endpoints
+}
+
+/// The name in a `Host` header.
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port))
+            if port.bytes().all(|b| b.is_ascii_digit()) && (!name.contains(':') || name.ends_with(']')) =>
+        {
+            name
+        }
+        _ => host,
+    }
 }
 
 /// The agents that this client reaches without credentials. A page that asks from here will name itself as the origin of

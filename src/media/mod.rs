@@ -11,6 +11,7 @@ pub mod packet;
 pub mod pcm;
 pub mod playout;
 pub mod resample;
+pub mod rtp;
 pub mod transcode;
 
 #[cfg(test)]

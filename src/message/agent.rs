@@ -121,6 +121,10 @@ pub enum FromAgent {
     Interrupted,
     /// Transcribed speech of either side.
     Transcript(AgentTranscript),
+    /// What the agent believes was heard of an item that was interrupted.
+    Corrected(Correction),
+    /// Audio of an interrupted answer that came late and was dropped: its length.
+    Discarded(Duration),
     /// When each word of an item is spoken.
     Words(Words),
     /// A piece of a text message.
@@ -177,6 +181,15 @@ pub struct AgentTranscript {
     pub append: bool,
     /// Whether it will change no more.
     pub is_final: bool,
+}
+
+/// What the agent believes was heard of an item that was interrupted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Correction {
+    /// The agent's item.
+    pub item: ItemId,
+    /// The text.
+    pub text: String,
 }
 
 /// Word timings of an item.

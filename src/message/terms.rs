@@ -2,6 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::media::format::Format;
 
@@ -75,9 +76,48 @@ pub struct Setup {
     /// Who decides that the caller has finished.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub turns: Option<Turns>,
-    /// Names of tools that the agent may call.
+    /// Tools that the agent may call.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tools: Option<Vec<String>>,
+    pub tools: Option<Vec<Tool>>,
+}
+
+/// A tool that an agent may call: one of the relay's configuration by name, or one that the client defines and runs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Tool {
+    /// Of the configuration.
+    Named(String),
+    /// Of the client.
+    Defined(ToolDefinition),
+}
+
+impl Tool {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        match self {
+            Tool::Named(name) => name,
+            Tool::Defined(definition) => &definition.name,
+        }
+    }
+}
+
+impl From<&str> for Tool {
+    fn from(name: &str) -> Self {
+        Tool::Named(name.to_owned())
+    }
+}
+
+/// What a model is told of a tool.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ToolDefinition {
+    /// What it is called by.
+    pub name: String,
+    /// What it is for: the model chooses by it.
+    #[serde(default)]
+    pub description: String,
+    /// JSON Schema of its arguments.
+    #[serde(default)]
+    pub parameters: Value,
 }
 
 impl Setup {

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::settings::Settings;
 use crate::media::playout::Budget;
 use crate::route::Router;
+use crate::runtime::certificate::{Certificates, Identity};
 use crate::runtime::clock::Clock;
 use crate::runtime::registry::Registry;
 use crate::runtime::tls::{self, TlsError};
@@ -32,6 +33,10 @@ pub struct Node {
     pub workers: Vec<Arc<Worker>>,
     /// Opens sockets to agents.
     pub dialer: Dialer,
+    /// What encrypted listeners show.
+    pub certificates: Arc<Certificates>,
+    /// TLS of the HTTP listener, where a certificate is configured.
+    pub https: Arc<ServerConfig>,
     /// Takes call records.
     pub records: CallRecordSink,
     /// The configuration in force; new sessions look at it, live ones keep their plan.
@@ -54,8 +59,8 @@ pub struct InForce {
     pub settings: Settings,
     /// Its routes.
     pub router: Router,
-    /// Its certificate.
-    pub tls: Option<Arc<ServerConfig>>,
+    /// The configured certificate.
+    pub identity: Option<Arc<Identity>>,
 }
 
 /// Listening addresses.
@@ -68,6 +73,9 @@ pub struct Bound {
     /// WebRTC (UDP); absent when it is off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub webrtc: Option<SocketAddr>,
+    /// QUIC and WebTransport (UDP); absent when they are off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quic: Option<SocketAddr>,
 }
 
 impl InForce {
@@ -76,14 +84,18 @@ impl InForce {
     /// # Errors
     /// If the certificate cannot be used.
     pub fn new(settings: Settings) -> Result<InForce, TlsError> {
-        let tls = settings.http.tls.as_ref().map(|files| tls::server_config(&files.cert, &files.key)).transpose()?;
+        let files = settings.http.tls.as_ref();
+        let identity = files.map(|files| Identity::from_files(&files.cert, &files.key).map(Arc::new)).transpose()?;
         let router = Router::new(&settings);
-        Ok(InForce { settings, router, tls })
+        Ok(InForce { settings, router, identity })
     }
 }
 
 impl Node {
     /// A node that has not begun to listen.
+    ///
+    /// # Errors
+    /// If TLS cannot be set up.
     pub fn new(
         clock: Clock,
         in_force: InForce,
@@ -91,8 +103,12 @@ impl Node {
         workers: Vec<Arc<Worker>>,
         dialer: Dialer,
         records: CallRecordSink,
-    ) -> Node {
-        Node {
+    ) -> Result<Node, TlsError> {
+        let certificates = Certificates::new(in_force.identity.clone(), clock.unix_seconds(Duration::ZERO))?;
+        let certificates = Arc::new(certificates);
+        Ok(Node {
+            https: tls::server_config(certificates.clone())?,
+            certificates,
             clock,
             telemetry,
             registry: Arc::default(),
@@ -105,7 +121,13 @@ impl Node {
             stopping: CancellationToken::new(),
             halt: Arc::default(),
             draining: AtomicBool::new(false),
-        }
+        })
+    }
+
+    /// Puts another configuration in force for new connections and sessions.
+    pub fn take_over(&self, in_force: InForce) {
+        self.certificates.configure(in_force.identity.clone());
+        self.in_force.store(Arc::new(in_force));
     }
 
     /// Whether no new session is taken.

@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::runtime::certificate::Certificates;
 
 /// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +29,12 @@ pub enum TlsError {
         /// Why.
         source: rustls::Error,
     },
+    /// No certificate can be made for development.
+    #[error("cannot make a certificate for development: {0}")]
+    Development(String),
+    /// The provider lacks a version of TLS.
+    #[error("TLS cannot be set up: {0}")]
+    Version(rustls::Error),
 }
 
 /// The provider of the whole process.
@@ -34,23 +42,34 @@ pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
 
-/// For listeners: TLS 1.2 and 1.3, HTTP/1.1 only (a WebSocket upgrade needs it).
+/// For listeners of TCP: TLS 1.2 and 1.3, HTTP/1.1 only (a WebSocket upgrade needs it).
 ///
 /// # Errors
-/// If a file cannot be used.
-pub fn server_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
-    let chain = certificates(certificate)?;
-    let private = PrivateKeyDer::from_pem_file(key)
-        .map_err(|error| TlsError::File { path: key.into(), reason: error.to_string() })?;
-    let identity = |source| TlsError::Identity { path: certificate.into(), source };
+/// If the provider does not serve these versions.
+pub fn server_config(certificates: Arc<Certificates>) -> Result<Arc<ServerConfig>, TlsError> {
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
-        .map_err(identity)?
+        .map_err(TlsError::Version)?
         .with_no_client_auth()
-        .with_single_cert(chain, private)
-        .map_err(identity)?;
+        .with_cert_resolver(certificates);
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
+}
+
+/// For listeners of QUIC (RFC 9001): TLS 1.3 with these application protocols, without 0-RTT, as a `start` that is
+/// replayed would open a second session.
+///
+/// # Errors
+/// If the provider does not serve TLS 1.3.
+pub fn quic_server_config(certificates: Arc<Certificates>, alpn: &[&[u8]]) -> Result<ServerConfig, TlsError> {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(TlsError::Version)?
+        .with_no_client_auth()
+        .with_cert_resolver(certificates);
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+    config.max_early_data_size = 0;
+    Ok(config)
 }
 
 /// For dialling: the Mozilla roots and `more` files of PEM certificates.
@@ -66,14 +85,14 @@ pub fn client_config(more: &[PathBuf]) -> Result<Arc<ClientConfig>, TlsError> {
     }
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
-        .map_err(|source| TlsError::Identity { path: PathBuf::new(), source })?
+        .map_err(TlsError::Version)?
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let file = |reason: String| TlsError::File { path: path.into(), reason };
     let chain = CertificateDer::pem_file_iter(path)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)

@@ -9,7 +9,7 @@ use crate::message::{
 };
 use crate::session::clients::merge;
 use crate::session::downlink::Cut;
-use crate::session::event::{Measure, Output, UpstreamRole};
+use crate::session::event::{Measure, Output, Queue, UpstreamRole};
 use crate::session::tools::{Delivery, Verdict};
 use crate::session::{MAX_WAITING_MESSAGES, NO_AGENT, Session, Timer, error};
 use crate::time::Micros;
@@ -38,6 +38,15 @@ impl Session {
                 let turn = self.downlink.turn_of(text.item.as_ref());
                 let line = self.transcript.on_text(text, turn, now);
                 self.say(ToClient::Transcript(line));
+            }
+            FromAgent::Corrected(correction) => {
+                if let Some(line) = self.transcript.on_corrected(&correction.item, correction.text) {
+                    self.say(ToClient::Transcript(line));
+                }
+            }
+            FromAgent::Discarded(audio) => {
+                let dropped = Measure::Dropped { queue: Queue::Stale, audio };
+                self.outputs.push_back(Output::Measure(dropped));
             }
             FromAgent::Words(words) => {
                 self.flush_downlink_news(now);

@@ -269,7 +269,7 @@ impl Ledger {
     pub fn heard(&self, now: Micros) -> Figure {
         if let Some((pos, at)) = self.report {
             let pos = (pos + self.ticks((now - at) + self.rtt)).min(self.earliest(now + self.rtt));
-            return Figure { pos, basis: Basis::Reported, error: GRAIN + self.rtt / 2 };
+            return Figure { pos, basis: Basis::Reported, error: self.reported_error() + self.rtt / 2 };
         }
         let elapsed = now - self.base;
         let late = |buffer: Duration| (self.base_pos + self.ticks(elapsed.saturating_sub(buffer))).min(self.handed);
@@ -294,7 +294,7 @@ impl Ledger {
     /// ahead.
     pub fn heard_now(&self, now: Micros) -> Figure {
         match self.report {
-            Some((pos, _)) => Figure { pos, basis: Basis::Reported, error: GRAIN },
+            Some((pos, _)) => Figure { pos, basis: Basis::Reported, error: self.reported_error() },
             None => self.heard(now),
         }
     }
@@ -311,9 +311,13 @@ impl Ledger {
 
     /// The exact figure after the client's own last word on a flush.
     pub fn exact(&self, pos: u64) -> Figure {
-        // On RTP the client knows its position by statistics of a jitter buffer only.
-        let error = if self.carriage == Carriage::Rtp { GRAIN + RTP_BUFFER } else { GRAIN };
-        Figure { pos, basis: Basis::Reported, error }
+        Figure { pos, basis: Basis::Reported, error: self.reported_error() }
+    }
+
+    /// How far a client's own word may be off. On RTP it knows its position by statistics of its jitter buffer, and
+    /// not how much lies between that and its loudspeaker.
+    fn reported_error(&self) -> Duration {
+        if self.carriage == Carriage::Rtp { 2 * GRAIN } else { GRAIN }
     }
 
     /// How much of `turn` lies before `pos`: the offset in it that `pos` falls on.

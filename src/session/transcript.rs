@@ -26,6 +26,8 @@ struct Item {
     heard: Option<HeardSpan>,
     cut: Option<CutKind>,
     words: Vec<Word>,
+    /// What the agent believes was heard of it.
+    corrected: Option<String>,
 }
 
 /// The transcript of one session.
@@ -105,6 +107,7 @@ impl Transcript {
             heard: None,
             cut: None,
             words: Vec::new(),
+            corrected: None,
         };
         self.items.insert(index, item);
         index
@@ -189,9 +192,15 @@ impl Transcript {
             return index;
         }
         let waits = |item: &Item| item.role == Role::User && item.theirs.is_none() && !item.is_final;
-        if let Some(index) = self.items.iter().position(waits) {
-            self.items[index].theirs = theirs;
-            return index;
+        // What was answered to the end before the caller spoke and stopped again will get no text any more.
+        let newest = self.items.iter().rposition(|item| waits(item) && item.end.is_some());
+        let answer = newest.and_then(|newest| {
+            self.items[..newest].iter().rposition(|item| item.role == Role::Agent && item.end.is_some())
+        });
+        let from = answer.map_or(0, |answer| answer + 1);
+        if let Some(index) = self.items[from..].iter().position(waits) {
+            self.items[from + index].theirs = theirs;
+            return from + index;
         }
         // Nobody saw the speech begin: it was before the answer that is being given, if there is one.
         let answer = self.items.iter().rposition(|item| item.role == Role::Agent && item.end.is_none());
@@ -243,7 +252,10 @@ impl Transcript {
     pub fn on_cut(&mut self, turn: TurnId, heard: Duration, of: Duration, now: Micros) -> Option<Line> {
         let index = self.agent_turn(turn)?;
         let item = &mut self.items[index];
-        let (text, kind) = cut_text(item.text.as_deref().unwrap_or(""), &item.words, heard, of);
+        let (mut text, kind) = cut_text(item.text.as_deref().unwrap_or(""), &item.words, heard, of);
+        if let Some(corrected) = item.corrected.take().filter(|_| kind == CutKind::Estimated) {
+            text = corrected;
+        }
         item.end = Some(now);
         item.heard = Some(HeardSpan { ms: heard.as_millis() as u64, of_ms: of.as_millis() as u64 });
         item.cut = Some(kind);
@@ -252,6 +264,25 @@ impl Transcript {
             item.text = Some(text);
         }
         Some(self.line(index))
+    }
+
+    /// What the agent believes was heard of an item that was interrupted: it says more than an estimate, and less than
+    /// its own word timings.
+    pub fn on_corrected(&mut self, theirs: &ItemId, mut text: String) -> Option<Line> {
+        truncate_at_char(&mut text, MAX_TEXT);
+        let index = self.find(Role::Agent, theirs)?;
+        let item = &mut self.items[index];
+        match item.cut {
+            Some(CutKind::Estimated) => {
+                item.text = Some(text);
+                Some(self.line(index))
+            }
+            None if item.end.is_none() => {
+                item.corrected = Some(text);
+                None
+            }
+            Some(CutKind::Aligned) | None => None,
+        }
     }
 
     fn agent_turn(&self, turn: TurnId) -> Option<usize> {
@@ -340,6 +371,43 @@ mod tests {
         transcript.on_played(TurnId(1), ms(900));
         assert_eq!(spoken(&transcript), ["-", "pardon?"]);
         assert_eq!(transcript.len(), 1);
+    }
+
+    #[test]
+    fn a_text_goes_to_the_speech_after_the_last_answer_where_an_earlier_one_never_got_any() {
+        let mut transcript = Transcript::new(ms(0));
+        transcript.on_user_started(TurnId(1), ms(100));
+        transcript.on_user_stopped(ms(300));
+        transcript.on_agent_turn(TurnId(1), None, ms(500));
+        transcript.on_text(text(Role::Agent, "pardon?", None), Some(TurnId(1)), ms(500));
+        transcript.on_played(TurnId(1), ms(900));
+        transcript.on_user_started(TurnId(2), ms(1000));
+        transcript.on_user_stopped(ms(1500));
+        transcript.on_text(text(Role::User, "again", None), None, ms(1600));
+        assert_eq!(spoken(&transcript), ["-", "pardon?", "again"]);
+    }
+
+    #[test]
+    fn the_agents_own_correction_replaces_an_estimate_and_no_word_timings() {
+        let cut = |words: Vec<Word>, early: bool| {
+            let mut transcript = Transcript::new(ms(0));
+            transcript.on_agent_turn(TurnId(1), Some("a".into()), ms(0));
+            transcript.on_text(text(Role::Agent, "one two three four", Some("a")), Some(TurnId(1)), ms(10));
+            transcript.on_words(Some("a".into()), Some(TurnId(1)), words, ms(10));
+            if early {
+                assert_eq!(transcript.on_corrected(&"a".into(), "one two three".into()), None);
+            }
+            transcript.on_cut(TurnId(1), Duration::from_millis(500), Duration::from_secs(1), ms(20));
+            if !early {
+                transcript.on_corrected(&"a".into(), "one two three".into());
+            }
+            spoken(&transcript).concat()
+        };
+        let word = Word { text: "one ".into(), start: Duration::ZERO, end: Duration::from_millis(400) };
+        for early in [true, false] {
+            assert_eq!(cut(Vec::new(), early), "one two three");
+            assert_eq!(cut(vec![word.clone()], early), "one");
+        }
     }
 
     #[test]

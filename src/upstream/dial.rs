@@ -1,37 +1,54 @@
-//! Opening a WebSocket to an agent: name, TCP, TLS and upgrade, within one deadline.
+//! Opening a WebSocket to an agent: the URL where it has to be fetched, name, TCP, TLS and upgrade, within one deadline.
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::StatusCode;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use secrecy::ExposeSecret;
 use tokio::net::TcpStream;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsConnector;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::handshake::client::Request;
 use tokio_tungstenite::tungstenite::{Error, error::ProtocolError};
+use tokio_util::task::AbortOnDropHandle;
+use url::Url;
 
-use crate::agent::Endpoint;
+use crate::agent::{Before, Endpoint};
 use crate::message::{AgentError, FailureClass};
 use crate::runtime::sockets;
 use crate::runtime::stream::Stream;
 use crate::runtime::websocket::{Bounds, WebSocket};
+use crate::upstream::fetch::fetch;
 
 /// How long one address of several may take before the next one is tried.
 const ADDRESS_DEADLINE: Duration = Duration::from_millis(1500);
+
+/// URLs that are fetched at once; the others wait, within their own deadlines.
+const MAX_FETCHES: usize = 64;
 
 /// Dials agents; one per process.
 #[derive(Clone, Debug)]
 pub struct Dialer {
     tls: Arc<ClientConfig>,
+    /// Where URLs are fetched; `None`: where it is dialled.
+    control: Option<Handle>,
+    fetches: Arc<Semaphore>,
 }
 
 impl Dialer {
     /// A dialer that trusts what `tls` trusts.
     pub fn new(tls: Arc<ClientConfig>) -> Dialer {
-        Dialer { tls }
+        Dialer { tls, control: None, fetches: Arc::new(Semaphore::new(MAX_FETCHES)) }
+    }
+
+    /// The same, with URLs fetched on the control runtime.
+    pub fn fetching_on(self, control: Handle) -> Dialer {
+        Dialer { control: Some(control), ..self }
     }
 
     /// Opens a WebSocket (RFC 6455) to `endpoint`.
@@ -40,13 +57,26 @@ impl Dialer {
     /// Why not, with the class that decides whether another try may help. Header values never appear in it.
     pub async fn dial(&self, endpoint: Endpoint) -> Result<WebSocket, AgentError> {
         let deadline = endpoint.connect_timeout;
-        match tokio::time::timeout(deadline, self.connect(&endpoint)).await {
+        match tokio::time::timeout(deadline, self.fetch_and_connect(&endpoint)).await {
             Ok(result) => result,
             Err(_) => Err(failure(
                 FailureClass::Timeout,
-                format!("{} did not answer within {} ms", place(&endpoint), deadline.as_millis()),
+                format!("{} did not answer within {} ms", place(&endpoint.url), deadline.as_millis()),
             )),
         }
+    }
+
+    async fn fetch_and_connect(&self, endpoint: &Endpoint) -> Result<WebSocket, AgentError> {
+        let Some(Before::Url(wanted)) = &endpoint.before else { return self.connect(endpoint).await };
+        let fetching = fetch(self.tls.clone(), self.fetches.clone(), wanted.clone());
+        let url = match &self.control {
+            None => fetching.await?,
+            Some(control) => {
+                let ended = AbortOnDropHandle::new(control.spawn(fetching)).await;
+                ended.map_err(|error| failure(FailureClass::Internal, format!("the fetch of a URL: {error}")))??
+            }
+        };
+        self.connect(&Endpoint { url, before: None, ..endpoint.clone() }).await
     }
 
     async fn connect(&self, endpoint: &Endpoint) -> Result<WebSocket, AgentError> {
@@ -56,32 +86,40 @@ impl Dialer {
             other => return Err(failure(FailureClass::BadRequest, format!("`{other}` is not ws or wss"))),
         };
         let request = request(endpoint)?;
-        let tcp = connect_tcp(endpoint).await.map_err(|error| {
-            failure(FailureClass::Unreachable, format!("cannot connect to {}: {error}", place(endpoint)))
-        })?;
-        let stream = if encrypted { self.encrypt(tcp, endpoint).await? } else { Stream::from(tcp) };
+        let stream = open_stream(&self.tls, &endpoint.url, encrypted).await?;
         let bounds = Bounds::AGENT;
         let (socket, _response) = tokio_tungstenite::client_async_with_config(request, stream, Some(bounds.config()))
             .await
             .map_err(|error| upgrade_failure(endpoint, error))?;
         Ok(WebSocket::new(socket, bounds))
     }
-
-    async fn encrypt(&self, tcp: TcpStream, endpoint: &Endpoint) -> Result<Stream, AgentError> {
-        let host = endpoint.url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
-        let name = ServerName::try_from(host.to_owned())
-            .map_err(|_| failure(FailureClass::BadRequest, format!("`{host}` is not a host name")))?;
-        let tls = TlsConnector::from(self.tls.clone()).connect(name, tcp).await.map_err(|error| {
-            failure(FailureClass::Unreachable, format!("TLS with {} failed: {error}", place(endpoint)))
-        })?;
-        Ok(Stream::from(tokio_rustls::TlsStream::Client(tls)))
-    }
 }
 
-async fn connect_tcp(endpoint: &Endpoint) -> io::Result<TcpStream> {
-    let host = endpoint.url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
-    let port = endpoint.url.port_or_known_default().unwrap_or(443);
-    let addresses: Vec<_> = tokio::net::lookup_host((host, port)).await?.collect();
+/// A TCP connection to the host of `url`, with TLS if it is to be encrypted.
+pub(super) async fn open_stream(tls: &Arc<ClientConfig>, url: &Url, encrypted: bool) -> Result<Stream, AgentError> {
+    let tcp = connect_tcp(url)
+        .await
+        .map_err(|error| failure(FailureClass::Unreachable, format!("cannot connect to {}: {error}", place(url))))?;
+    if !encrypted {
+        return Ok(Stream::from(tcp));
+    }
+    let host = host(url);
+    let name = ServerName::try_from(host.to_owned())
+        .map_err(|_| failure(FailureClass::BadRequest, format!("`{host}` is not a host name")))?;
+    let tls = TlsConnector::from(tls.clone())
+        .connect(name, tcp)
+        .await
+        .map_err(|error| failure(FailureClass::Unreachable, format!("TLS with {} failed: {error}", place(url))))?;
+    Ok(Stream::from(tokio_rustls::TlsStream::Client(tls)))
+}
+
+fn host(url: &Url) -> &str {
+    url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']')
+}
+
+async fn connect_tcp(url: &Url) -> io::Result<TcpStream> {
+    let port = url.port_or_known_default().unwrap_or(443);
+    let addresses: Vec<_> = tokio::net::lookup_host((host(url), port)).await?.collect();
     let mut error = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     let last = addresses.len().saturating_sub(1);
     for (index, address) in addresses.into_iter().enumerate() {
@@ -109,7 +147,7 @@ fn request(endpoint: &Endpoint) -> Result<Request, AgentError> {
         .url
         .as_str()
         .into_client_request()
-        .map_err(|error| failure(FailureClass::BadRequest, format!("{}: {error}", place(endpoint))))?;
+        .map_err(|error| failure(FailureClass::BadRequest, format!("{}: {error}", place(&endpoint.url))))?;
     let headers = request.headers_mut();
     for (name, value) in &endpoint.headers {
         let name = http::HeaderName::try_from(name.as_str())
@@ -131,43 +169,45 @@ fn request(endpoint: &Endpoint) -> Result<Request, AgentError> {
     Ok(request)
 }
 
+/// An answer by HTTP that is not the one that was hoped for.
+pub(super) fn refusal(url: &Url, status: StatusCode, body: &[u8]) -> AgentError {
+    let class = match status.as_u16() {
+        401 | 403 => FailureClass::Auth,
+        402 | 429 => FailureClass::Limit,
+        408 | 504 => FailureClass::Timeout,
+        502 | 503 => FailureClass::Unreachable,
+        500..=599 => FailureClass::Internal,
+        _ => FailureClass::BadRequest,
+    };
+    let words: String = String::from_utf8_lossy(body).chars().filter(|c| !c.is_control()).take(200).collect();
+    let mut error = failure(class, format!("{} answered {status} {words}", place(url)).trim_end().into());
+    error.code = Some(status.as_u16().to_string());
+    error
+}
+
 fn upgrade_failure(endpoint: &Endpoint, error: Error) -> AgentError {
     match error {
         Error::Http(response) => {
-            let status = response.status();
-            let class = match status.as_u16() {
-                401 | 403 => FailureClass::Auth,
-                402 | 429 => FailureClass::Limit,
-                408 | 504 => FailureClass::Timeout,
-                502 | 503 => FailureClass::Unreachable,
-                500..=599 => FailureClass::Internal,
-                _ => FailureClass::BadRequest,
-            };
-            let body = response.body().as_deref().unwrap_or_default();
-            let words: String = String::from_utf8_lossy(body).chars().filter(|c| !c.is_control()).take(200).collect();
-            let mut error = failure(class, format!("{} answered {status} {words}", place(endpoint)).trim_end().into());
-            error.code = Some(status.as_u16().to_string());
-            error
+            refusal(&endpoint.url, response.status(), response.body().as_deref().unwrap_or_default())
         }
         Error::Protocol(ProtocolError::SecWebSocketSubProtocolError(error)) => failure(
             FailureClass::Protocol,
-            format!("{} chose none of the subprotocols {:?}: {error}", place(endpoint), endpoint.subprotocols),
+            format!("{} chose none of the subprotocols {:?}: {error}", place(&endpoint.url), endpoint.subprotocols),
         ),
         Error::Protocol(error) => {
-            failure(FailureClass::Protocol, format!("{} is not a WebSocket server: {error}", place(endpoint)))
+            failure(FailureClass::Protocol, format!("{} is not a WebSocket server: {error}", place(&endpoint.url)))
         }
-        error => failure(FailureClass::Lost, format!("{} broke off the upgrade: {error}", place(endpoint))),
+        error => failure(FailureClass::Lost, format!("{} broke off the upgrade: {error}", place(&endpoint.url))),
     }
 }
 
 /// The URL without what may be secret: user, password and query.
-fn place(endpoint: &Endpoint) -> String {
-    let url = &endpoint.url;
+pub(super) fn place(url: &Url) -> String {
     let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
     format!("{}://{}{port}{}", url.scheme(), url.host_str().unwrap_or_default(), url.path())
 }
 
-fn failure(class: FailureClass, message: String) -> AgentError {
+pub(super) fn failure(class: FailureClass, message: String) -> AgentError {
     AgentError { class, code: None, message }
 }
 
@@ -185,6 +225,7 @@ mod tests {
             headers: vec![("authorization".into(), "Bearer hidden".to_owned().into())],
             subprotocols: vec!["antiphon.v1".into()],
             connect_timeout: Duration::from_millis(500),
+            before: None,
         }
     }
 

@@ -12,6 +12,16 @@ const WATCH_MS = 10;
 const MUTED_MAX_MS = 1000;
 /** A source that was not heard of for so long is silent. */
 const SILENT_MS = 200;
+/**
+ * A packet is stamped when it is decoded, and what was decoded before it is still to be played then: none mostly, up to
+ * 30 ms where the jitter buffer catches up. The latest of the estimates of so long is the right one.
+ */
+const ESTIMATE_MS = 160;
+/**
+ * From the jitter buffer to the first node of the audio graph: buffers of 10 ms on both sides of a thread. In Chromium
+ * 8 to 30 ms were found, which differ from call to call and cannot be asked for.
+ */
+const GRAPH_MS = 18;
 
 /** The part of `RTCRtpReceiver` that is used. */
 export interface Source {
@@ -39,6 +49,8 @@ export class TrackPlayback implements Playback {
   private heardEnd: number | undefined;
   /** The first valid position after a flush, once its turn has been announced. */
   private resumeAt: number | undefined;
+  /** When which position left the jitter buffer, as each packet of the last moments had it. */
+  private seen: { pos: number; at: number }[] = [];
   private readonly timers: ReturnType<typeof setInterval>[] = [];
 
   constructor(
@@ -70,12 +82,26 @@ export class TrackPlayback implements Playback {
     return pos === undefined ? undefined : { pos, bufferedMs: 0 };
   }
 
-  /** The sample that left the jitter buffer `before` seconds ago. */
+  /** The sample that was rendered `before` seconds ago. */
   private position(before: number): number | undefined {
+    this.observe();
+    const last = this.seen.at(-1);
+    if (!last) return undefined;
+    const now = this.now();
+    const late = this.seen.reduce((most, { pos, at }) => {
+      const behind = (at - last.at) * (CLOCK / 1000) - since(pos, last.pos);
+      return Math.max(most, behind);
+    }, 0);
+    const age = Math.min(now - last.at, SILENT_MS) - GRAPH_MS - before * 1000;
+    return (last.pos + Math.round(age * (CLOCK / 1000) - late)) >>> 0;
+  }
+
+  /** Writes down the packet that was decoded last. */
+  private observe(): void {
     const [source] = this.source.getSynchronizationSources();
-    if (!source) return undefined;
-    const age = Math.min(this.now() - source.timestamp, SILENT_MS) / 1000 - before;
-    return (source.rtpTimestamp + Math.round(age * CLOCK)) >>> 0;
+    if (!source || source.timestamp === this.seen.at(-1)?.at) return;
+    this.seen.push({ pos: source.rtpTimestamp, at: source.timestamp });
+    this.seen = this.seen.filter(({ at }) => source.timestamp - at < ESTIMATE_MS);
   }
 
   close(): void {
@@ -85,7 +111,7 @@ export class TrackPlayback implements Playback {
   private mute(): void {
     if (!this.muted) {
       this.mutedAt = this.now();
-      // What has left the jitter buffer will still be heard.
+      // What was rendered will still be heard.
       this.heardEnd = this.position(0);
     }
     this.muted = true;
@@ -94,6 +120,7 @@ export class TrackPlayback implements Playback {
   }
 
   private watch(): void {
+    this.observe();
     if (!this.muted) return;
     const [source] = this.source.getSynchronizationSources();
     const valid = source && this.resumeAt !== undefined && since(source.rtpTimestamp, this.resumeAt) >= 0;

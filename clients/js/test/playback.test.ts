@@ -90,19 +90,23 @@ test('the time at the ear comes from the output’s stamp, or else from its late
   assert.ok(Math.abs(audibleTime(stale, 1020) - 4.89) < 1e-9);
 });
 
+/** Ticks from the jitter buffer to the audio graph. */
+const GRAPH = 18 * 48;
+
 test('a track is muted at a flush, and heard again when the next answer leaves the jitter buffer', async () => {
-  const source = { timestamp: 0, rtpTimestamp: 1000 };
+  const source = { timestamp: 0, rtpTimestamp: 9000 };
   let now = 0;
   const muted: boolean[] = [];
   const output = { setMuted: (on: boolean) => muted.push(on), latency: () => 0 };
   const playback = new TrackPlayback({ getSynchronizationSources: () => [source] }, output, () => undefined, () => now);
-  assert.equal(await playback.flush({ id: 1, turn: 1, valid_from: 5000 }), 1000);
+  assert.equal(await playback.flush({ id: 1, turn: 1, valid_from: 5000 }), 9000 - GRAPH);
   assert.deepEqual(muted, [true]);
   await tick(30);
-  playback.onTurn({ turn: 2, generation: 1, phase: 'start', pos: 5000 });
+  playback.onTurn({ turn: 2, generation: 1, phase: 'start', pos: 15_000 });
   await tick(30);
   assert.deepEqual(muted, [true], 'what is in the jitter buffer belongs to the old answer');
-  source.rtpTimestamp = 5000;
+  source.timestamp = now = 200;
+  source.rtpTimestamp = 19_000;
   await tick(30);
   assert.deepEqual(muted, [true, false]);
   playback.stop();
@@ -114,12 +118,31 @@ test('a track is muted at a flush, and heard again when the next answer leaves t
 });
 
 test('after a stop of the page a flush is answered with where it stopped', async () => {
-  const source = { timestamp: 0, rtpTimestamp: 1000 };
+  const source = { timestamp: 0, rtpTimestamp: 9000 };
   const output = { setMuted: () => undefined, latency: () => 0.05 };
   const playback = new TrackPlayback({ getSynchronizationSources: () => [source] }, output, () => undefined, () => 0);
   playback.stop();
   source.rtpTimestamp = 3000;
-  assert.equal(await playback.flush({ id: 1, turn: 1, valid_from: 5000 }), 1000);
+  assert.equal(await playback.flush({ id: 1, turn: 1, valid_from: 5000 }), 9000 - GRAPH);
+  playback.close();
+});
+
+test('what was decoded ahead of its time is not taken for heard', async () => {
+  const source = { timestamp: 1000, rtpTimestamp: 48_000 };
+  const output = { setMuted: () => undefined, latency: () => 0 };
+  const playback = new TrackPlayback({ getSynchronizationSources: () => [source] }, output, () => undefined, () => source.timestamp);
+  assert.equal(playback.report()!.pos, 48_000 - GRAPH);
+  // The jitter buffer catches up: two packets at once.
+  source.timestamp += 20;
+  source.rtpTimestamp += 1920;
+  assert.equal(playback.report()!.pos, 48_960 - GRAPH);
+  // And has really done so, as one sees after a while.
+  for (let i = 0; i < 10; i++) {
+    source.timestamp += 20;
+    source.rtpTimestamp += 960;
+    playback.report();
+  }
+  assert.equal(playback.report()!.pos, 48_000 + 1920 + 9600 - GRAPH);
   playback.close();
 });
 
@@ -139,5 +162,5 @@ test('a track reports where it is, its own delay taken off', async () => {
   );
   await tick(130);
   playback.close();
-  assert.deepEqual(reports[0], { pos: 48_000 - 0.03 * 48_000, bufferedMs: 0 });
+  assert.deepEqual(reports[0], { pos: 48_000 - 0.03 * 48_000 - GRAPH, bufferedMs: 0 });
 });

@@ -59,7 +59,7 @@ fn text(start: &Start, vendor: &Value) -> String {
 }
 
 /// Lays `over` over `base`: tables field by field, anything else replaced.
-fn merge(base: &mut Value, over: &Value) {
+pub(crate) fn merge(base: &mut Value, over: &Value) {
     match (base, over) {
         (Value::Object(base), Value::Object(over)) => {
             for (name, value) in over {

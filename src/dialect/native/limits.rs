@@ -72,7 +72,7 @@ fn check_setup(setup: &Setup, at: &str) -> Result<(), Error> {
     id(&format!("{at}.language"), setup.language.as_deref())?;
     id(&format!("{at}.model"), setup.model.as_deref())?;
     for (index, tool) in setup.tools.iter().flatten().enumerate() {
-        id(&format!("{at}.tools[{index}]"), Some(tool))?;
+        id(&format!("{at}.tools[{index}]"), Some(tool.name()))?;
     }
     Ok(())
 }

@@ -5,13 +5,14 @@ use std::task::{Context, Poll};
 
 use crate::agent::{self, Agent, AgentOutput, Wire};
 use crate::ids::{AgentName, UpstreamId};
-use crate::message::{AgentError, FailureClass, ToAgent};
+use crate::message::{AgentError, FailureClass, FromAgent, ToAgent};
 use crate::runtime::clip_file;
 use crate::runtime::registry::AgentPlace;
 use crate::runtime::websocket::{PushError, Received, SocketError, WebSocket};
 use crate::session::{Direction, UpstreamChange, UpstreamRole};
 use crate::telemetry::NodeQueue;
 use crate::time::Micros;
+use crate::upstream::breaker::Attempt;
 
 use super::{Driver, Happened, TURN_BYTES, TURN_MESSAGES};
 
@@ -29,8 +30,12 @@ pub(super) struct Upstream {
     agent: Box<dyn Agent>,
     channel: Channel,
     dialled: Micros,
+    /// The session knows it as connected.
+    opened: bool,
     /// Whether the agent may have something to say.
     restless: bool,
+    /// Until it is known whether the agent gets ready.
+    attempt: Option<Attempt>,
     /// Held for its drop.
     _place: AgentPlace,
 }
@@ -81,6 +86,11 @@ impl Driver {
         let Some(place) = self.around.seat.registry().take_agent(&settings.name, settings.max_sessions) else {
             return self.fail(id, FailureClass::Limit, format!("agent `{}` has `max_sessions` calls", settings.name));
         };
+        let Some(attempt) = self.around.seat.registry().breakers().attempt(&settings.name, now) else {
+            let message = format!("agent `{}` failed again and again; it is not dialled for a while", settings.name);
+            self.record_attempt(&settings.name, "refused", now);
+            return self.fail(id, FailureClass::Unreachable, message);
+        };
         let agent = match agent::build(&settings, self.around.seed ^ u64::from(id.0), clip_file::read) {
             Ok(agent) => agent,
             Err(error) => return self.fail(id, FailureClass::BadRequest, error.to_string()),
@@ -102,7 +112,9 @@ impl Driver {
             agent,
             channel,
             dialled: now,
+            opened: false,
             restless: false,
+            attempt: Some(attempt),
             _place: place,
         });
         // The dialling future has to be polled once to begin.
@@ -121,6 +133,9 @@ impl Driver {
         let Some(upstream) = self.upstreams.iter_mut().find(|upstream| upstream.id == id) else { return };
         upstream.agent.handle_open(now);
         upstream.restless = true;
+        if std::mem::replace(&mut upstream.opened, true) {
+            return;
+        }
         let capabilities = upstream.agent.capabilities();
         self.happened.push_back(Happened::Upstream(id, UpstreamChange::Connected(capabilities)));
     }
@@ -195,9 +210,11 @@ impl Driver {
         self.turn.again = true;
     }
 
-    /// The agent's server has closed the socket. An agent that took this for its end has been hung up by now.
+    /// The agent's server has closed the socket. An agent that took this for its end has been hung up by now, and one
+    /// that goes on over another connection is dialling.
     fn on_closed(&mut self, id: UpstreamId, code: u16, reason: &str, now: Micros) {
-        if self.upstreams.iter().any(|upstream| upstream.id == id) {
+        let remains = |upstream: &Upstream| upstream.id == id && matches!(upstream.channel, Channel::Open(_));
+        if self.upstreams.iter().any(remains) {
             let error = AgentError {
                 class: FailureClass::Lost,
                 code: Some(code.to_string()),
@@ -235,15 +252,37 @@ impl Driver {
                 upstream.restless = false;
             }
             AgentOutput::Event(event) => {
+                if matches!(event, FromAgent::Ready(_))
+                    && let Some(attempt) = upstream.attempt.take()
+                {
+                    let name = upstream.name.clone();
+                    attempt.succeed();
+                    self.record_attempt(&name, "ready", now);
+                }
                 self.session.on_agent(id, event, now);
             }
             AgentOutput::Wire(wire) => self.push(id, wire, None),
+            AgentOutput::Redial => self.redial(id, now),
             AgentOutput::Audio { wire, ready } => {
                 let from = self.turn.counts_from(ready);
                 self.push(id, wire, Some(from));
             }
         }
         true
+    }
+
+    /// Leaves the agent's connection for another one.
+    fn redial(&mut self, id: UpstreamId, now: Micros) {
+        let Some(upstream) = self.upstreams.iter_mut().find(|upstream| upstream.id == id) else { return };
+        let Some(endpoint) = upstream.agent.endpoint() else { return };
+        let dialer = self.around.dialer.clone();
+        let dialling = Channel::Dialling(Box::pin(async move { dialer.dial(endpoint).await }));
+        if let Channel::Open(socket) = std::mem::replace(&mut upstream.channel, dialling) {
+            self.closing.spawn(socket.close(1000, "the conversation goes on over another connection"));
+        }
+        upstream.dialled = now;
+        upstream.unflushed.clear();
+        self.turn.again = true;
     }
 
     fn push(&mut self, id: UpstreamId, wire: Wire, counts_from: Option<Micros>) {
@@ -270,17 +309,34 @@ impl Driver {
         self.around.metrics.set_agent(&upstream.name);
     }
 
+    fn record_attempt(&self, agent: &AgentName, result: &'static str, now: Micros) {
+        let breaker = self.around.seat.registry().breakers().state(agent, now);
+        self.around.metrics.record_attempt(agent, result, breaker);
+    }
+
+    /// An upstream is gone: if it never got ready, its agent's breaker counts it.
+    pub(super) fn give_up(&self, upstream: &mut Upstream, now: Micros) {
+        if let Some(attempt) = upstream.attempt.take() {
+            let chance = (self.around.seed >> 11) as f64 / (1u64 << 53) as f64;
+            attempt.fail(chance, now);
+            self.record_attempt(&upstream.name, "failed", now);
+        }
+    }
+
     pub(super) fn hang_up(&mut self, id: UpstreamId, now: Micros) {
         // What the session said before goes out first; what the agent still says is no longer heard.
         while let Some(upstream) = self.upstreams.iter_mut().find(|upstream| upstream.id == id && upstream.restless) {
             match upstream.agent.poll(now) {
                 AgentOutput::Idle { .. } => break,
-                AgentOutput::Event(_) => {}
+                AgentOutput::Event(_) | AgentOutput::Redial => {}
                 AgentOutput::Wire(wire) | AgentOutput::Audio { wire, .. } => self.push(id, wire, None),
             }
         }
         if let Some(index) = self.upstreams.iter().position(|upstream| upstream.id == id) {
-            let upstream = self.upstreams.remove(index);
+            let mut upstream = self.upstreams.remove(index);
+            if upstream.role == UpstreamRole::Active && !self.session.is_closed() {
+                self.give_up(&mut upstream, now);
+            }
             if let Some(close) = upstream.close() {
                 self.closing.spawn(close);
             }

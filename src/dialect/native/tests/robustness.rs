@@ -86,7 +86,7 @@ fn setup() -> impl Strategy<Value = Setup> {
         greeting,
         transcribe,
         turns,
-        tools,
+        tools: tools.map(|names| names.into_iter().map(Tool::Named).collect()),
     })
 }
 

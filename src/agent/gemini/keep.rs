@@ -1,0 +1,85 @@
+//! What is kept over the change of a connection: the caller's audio, and what was said.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::ids::ItemId;
+use crate::media::format::Format;
+use crate::message::{AgentAudioOut, AgentTranscript, ContextItem};
+
+/// The caller's audio that is kept; the oldest is dropped.
+const MOST: Duration = Duration::from_secs(3);
+/// Utterances that are kept; the oldest are forgotten.
+const MAX_ITEMS: usize = 40;
+/// Longest text of one of them, in bytes.
+const MAX_TEXT: usize = 4096;
+
+/// The caller's audio while there is no connection.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    frames: VecDeque<AgentAudioOut>,
+    ticks: u64,
+    /// What was dropped, in all.
+    pub dropped: Duration,
+}
+
+impl Kept {
+    /// Keeps a frame.
+    pub fn push(&mut self, frame: AgentAudioOut) {
+        let format: Format = super::UPLINK;
+        self.ticks += u64::from(frame.ticks);
+        self.frames.push_back(frame);
+        while self.ticks > format.time_to_ticks(MOST) {
+            let Some(oldest) = self.frames.pop_front() else { break };
+            self.ticks -= u64::from(oldest.ticks);
+            self.dropped += format.ticks_to_time(u64::from(oldest.ticks));
+        }
+    }
+
+    /// The oldest frame.
+    pub fn pop(&mut self) -> Option<AgentAudioOut> {
+        let frame = self.frames.pop_front()?;
+        self.ticks -= u64::from(frame.ticks);
+        Some(frame)
+    }
+}
+
+/// What was said in this conversation.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    items: VecDeque<(Option<ItemId>, ContextItem)>,
+}
+
+impl Memory {
+    /// A line came.
+    pub fn note(&mut self, line: &AgentTranscript) {
+        let known = self.items.iter_mut().rev().find(|(item, of)| *item == line.item && of.role == line.role);
+        let text = match known {
+            Some((_, said)) => {
+                if !line.append {
+                    said.text.clear();
+                }
+                &mut said.text
+            }
+            None => {
+                if self.items.len() == MAX_ITEMS {
+                    self.items.pop_front();
+                }
+                let said = ContextItem { role: line.role, text: String::new() };
+                self.items.push_back((line.item.clone(), said));
+                match self.items.back_mut() {
+                    Some((_, said)) => &mut said.text,
+                    None => return,
+                }
+            }
+        };
+        if text.len() + line.text.len() <= MAX_TEXT {
+            text.push_str(&line.text);
+        }
+    }
+
+    /// All of it, oldest first.
+    pub fn take(&mut self) -> impl Iterator<Item = ContextItem> + '_ {
+        self.items.drain(..).map(|(_, said)| said).filter(|said| !said.text.is_empty())
+    }
+}
