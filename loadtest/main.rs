@@ -346,6 +346,7 @@ impl LoadTest {
         let rude = rude.then(|| Rude::start(child.address));
         let (mut cpu, mut resident, mut counted, mut metrics) = (Vec::new(), 0, Vec::new(), Vec::new());
         let outcome = swarm::run(scenario, target, &self.progress, &mut |edge| match edge {
+            Edge::First => {}
             Edge::Settled => metrics.extend(child.metrics().ok()),
             Edge::Begin | Edge::End => {
                 cpu.push(machine::cpu_of(child.id()).unwrap_or_default());

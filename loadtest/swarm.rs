@@ -122,6 +122,8 @@ enum Side {
 /// Where in a run it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Edge {
+    /// The first call is there: what is needed once has been taken.
+    First,
     /// All calls talk; a little later begins what is measured.
     Settled,
     /// What is measured begins: be quick.

@@ -57,7 +57,7 @@ struct Row {
     accidents: Vec<String>,
     /// CPU milliseconds per peer and second.
     cpu: f64,
-    /// Resident kilobytes that each peer has added.
+    /// Resident kilobytes that each peer after the first has added.
     kb: f64,
     /// Series of losses and drops that have risen.
     drops: Vec<(String, f64)>,
@@ -173,17 +173,17 @@ fn measure(
     } else {
         Child::daemon(cores, address, false)?
     };
-    let before = machine::resident(child.id());
-    let (mut cpu, mut resident, mut metrics) = (Vec::new(), 0, Vec::new());
+    let (mut cpu, mut before, mut resident, mut metrics) = (Vec::new(), 0, 0, Vec::new());
     let outcome = swarm::run(scenario, child.address, under.has_agents().then_some(agents), progress, &mut |edge| {
         match edge {
+            Edge::First => before = machine::resident(child.id()),
             Edge::Settled | Edge::Drained => metrics.extend(child.metrics().ok()),
             Edge::Begin | Edge::End => cpu.push(machine::cpu_of(child.id()).unwrap_or_default()),
         }
         resident = machine::resident(child.id());
     })?;
     let cpu = cpu.last().zip(cpu.first()).map_or(Duration::ZERO, |(end, begin)| end.saturating_sub(*begin));
-    let kb = resident.saturating_sub(before) as f64 / 1024.0 / scenario.calls as f64;
+    let kb = resident.saturating_sub(before) as f64 / 1024.0 / scenario.calls.saturating_sub(1).max(1) as f64;
     Ok(Row::new(under, &outcome, cpu, kb, scenario.calls, &metrics))
 }
 

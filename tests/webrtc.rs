@@ -4,10 +4,12 @@ mod harness;
 
 use std::time::{Duration, Instant};
 
+use harness::agent::AgentServer;
 use harness::forward::Forwarded;
 use harness::peer::{PACKET, Peer};
 use harness::{Daemon, ask, header};
 use serde_json::{Value, json};
+use str0m::format::Codec;
 use tokio::net::UdpSocket;
 
 async fn sessions(daemon: &Daemon) -> f64 {
@@ -108,6 +110,67 @@ async fn what_strangers_send_leaves_a_call_unharmed() {
     assert!(daemon.metric("antiphon_queue_dropped_total", "unknown_peer").await >= 1000.0);
     assert_eq!(sessions(&daemon).await, 1.0);
     assert_eq!(daemon.metric("antiphon_sessions_started_total", "webrtc").await, 1.0);
+}
+
+#[tokio::test]
+async fn g711_comes_back_unchanged_where_no_opus_is_offered() {
+    let daemon = Daemon::start(&[]).await;
+    for (codec, payload_type, name, silence) in [(Codec::PCMU, 0, "pcmu", 0xFF), (Codec::PCMA, 8, "pcma", 0xD5)] {
+        let mut peer = Peer::signal_shaped(&daemon, json!({ "agent": "echo" }), codec, |offer| offer).await;
+        let format = &peer.answer["started"]["audio"]["out"];
+        assert_eq!((format["codec"].as_str(), format["rate"].as_u64()), (Some(name), Some(8000)));
+        peer.until(|peer| peer.open && peer.connected.is_some()).await;
+        let frames: Vec<Vec<u8>> = (0..50).map(|n| (0..160).map(|k| (n * 31 + k * 7) as u8).collect()).collect();
+        for frame in &frames {
+            peer.speak_frame(payload_type, 160, frame).await;
+        }
+        peer.until(|peer| peer.heard.len() >= 50).await;
+        let heard: Vec<_> = peer.heard.iter().map(|(_, _, payload, _)| payload).collect();
+        assert!(frames.iter().zip(&heard).all(|(spoken, heard)| spoken == *heard), "{name}: sample for sample");
+        peer.live(Duration::from_millis(300)).await;
+        assert_eq!(peer.heard.len(), 52, "{name}: two frames of silence end the voice");
+        assert!(peer.heard[50..].iter().all(|(_, _, payload, _)| payload[..] == vec![silence; 160][..]));
+    }
+}
+
+#[tokio::test]
+async fn an_agent_hears_the_mean_of_a_stereo_caller() {
+    let echoing = AgentServer::bind().await.echo();
+    let config = format!(
+        "[[route]]\nname = \"all\"\nanonymous = true\nto = \"mirror\"\n\
+         [agent.mirror]\nkind = \"websocket\"\nurl = \"{}\"\naudio_in = \"pcm16/16000\"\naudio_out = \"pcm16/16000\"\n",
+        echoing.url
+    );
+    let daemon = Daemon::start_with(Some(&config), &[]).await;
+    let stereo = |offer: String| offer.replace("useinbandfec=1", "useinbandfec=1;stereo=1;sprop-stereo=1");
+    let mut peer = Peer::signal_shaped(&daemon, json!({ "conversation_id": "stereo" }), Codec::Opus, stereo).await;
+    peer.until(|peer| peer.open && peer.connected.is_some() && peer.was_told("agent")).await;
+    let mut encoder = opus::Encoder::new(48_000, opus::Channels::Stereo, opus::Application::Audio).unwrap();
+    encoder.set_force_channels(Some(opus::Channels::Stereo)).unwrap();
+    encoder.set_bitrate(opus::Bitrate::Bits(128_000)).unwrap();
+    let tone = |n: usize, rate: f64| 12_000.0 * (std::f64::consts::TAU * 440.0 * n as f64 / rate).sin();
+    let both: Vec<i16> = (0..48_000).flat_map(|n| [tone(n, 48_000.0) as i16, 0]).collect();
+    for frame in both.chunks(1920) {
+        peer.speak_frame(111, 960, &encoder.encode_vec(frame, 4000).unwrap()).await;
+    }
+    peer.live(Duration::from_millis(300)).await;
+    let heard: Vec<i16> =
+        echoing.heard("stereo").chunks_exact(2).map(|pair| i16::from_le_bytes([pair[0], pair[1]])).collect();
+    let loudest = heard[3_200..12_800].iter().map(|sample| sample.unsigned_abs()).max().unwrap();
+    assert!((5_400..6_600).contains(&loudest), "half of the left channel: {loudest}");
+}
+
+#[tokio::test]
+async fn the_answer_asks_for_what_the_route_wishes() {
+    let answer = async |keys: &str| {
+        let route = format!("[[route]]\nname = \"all\"\nanonymous = true\nto = \"requested\"\n{keys}");
+        let daemon = Daemon::start_with(Some(&route), &[]).await;
+        let peer = Peer::signal(&daemon, "echo").await;
+        peer.answer["sdp"].as_str().unwrap().lines().find(|line| line.starts_with("a=fmtp:111")).unwrap().to_owned()
+    };
+    assert_eq!(answer("").await, "a=fmtp:111 minptime=10;useinbandfec=1");
+    let keys = "audio = { client_dtx = true, client_bitrate = 64000 }\n";
+    assert_eq!(answer(keys).await, "a=fmtp:111 minptime=10;useinbandfec=1;usedtx=1;maxaveragebitrate=64000");
 }
 
 /// Connects and closes, every other call by the client's signalling; gives how long the set-up took.

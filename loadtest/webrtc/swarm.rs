@@ -93,6 +93,10 @@ pub fn run(
     let mut swarm = Swarm::new(scenario, http, agents).map_err(|error| error.to_string())?;
     while swarm.calls.len() < scenario.calls {
         swarm.add_call()?;
+        if swarm.calls.len() == 1 {
+            swarm.run_for(SETTLE / 5);
+            at(Edge::First);
+        }
     }
     swarm.run_for(SETTLE);
     at(Edge::Settled);

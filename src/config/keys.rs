@@ -39,6 +39,7 @@ pub const RANGES: &[(&str, f64, f64)] = &[
     ("route.*.audio.send_ahead_ms", 20.0, 5000.0),
     ("route.*.audio.playout_max_s", 1.0, 3600.0),
     ("route.*.audio.heard_wait_ms", 0.0, 5000.0),
+    ("route.*.audio.client_bitrate", 6000.0, 510_000.0),
     ("route.*.audio.opus.complexity", 0.0, 10.0),
     ("route.*.audio.opus.bitrate", 6000.0, 510_000.0),
     ("route.*.audio.end_of_speech.level_dbov", -127.0, 0.0),

@@ -323,6 +323,7 @@ pub struct RawAudio {
     pub playout_max_s: Option<u64>,
     pub heard_wait_ms: Option<u64>,
     pub client_dtx: Option<bool>,
+    pub client_bitrate: Option<u32>,
     pub opus: RawOpus,
     pub end_of_speech: RawEndOfSpeech,
 }

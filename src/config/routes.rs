@@ -245,6 +245,7 @@ fn audio(raw: &RawAudio, default: Policy) -> Policy {
         playout_max: raw.playout_max_s.map_or(default.playout_max, Duration::from_secs),
         heard_wait: millis(raw.heard_wait_ms, default.heard_wait),
         client_dtx: raw.client_dtx.unwrap_or(default.client_dtx),
+        client_bitrate: raw.client_bitrate.or(default.client_bitrate),
         opus: OpusSettings {
             complexity: raw.opus.complexity.unwrap_or(opus.complexity),
             bitrate: raw.opus.bitrate.unwrap_or(opus.bitrate),

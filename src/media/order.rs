@@ -205,7 +205,7 @@ impl Order {
             gap_since: None,
             last_taken: Micros::ZERO,
             stray: None,
-            given_up: VecDeque::with_capacity(REMEMBERED),
+            given_up: VecDeque::with_capacity(16),
             reordering: Reordering::default(),
             out: VecDeque::with_capacity(16),
             counters: OrderCounters::default(),

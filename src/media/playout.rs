@@ -105,7 +105,7 @@ impl Playout {
     pub fn new(format: Format, limit: Duration, budget: Arc<Budget>) -> Playout {
         Playout {
             format,
-            chunks: VecDeque::with_capacity(64),
+            chunks: VecDeque::with_capacity(16),
             cursor: 0,
             offset: 0,
             kept: 0,

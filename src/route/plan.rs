@@ -139,6 +139,8 @@ pub struct Policy {
     pub heard_wait: Duration,
     /// `audio.client_dtx`: WebRTC clients are asked to send nothing while nobody speaks.
     pub client_dtx: bool,
+    /// `audio.client_bitrate`: Opus bits per second that WebRTC clients are asked to send.
+    pub client_bitrate: Option<u32>,
     /// `audio.opus`: the encoder towards the client.
     pub opus: OpusSettings,
     /// `audio.end_of_speech`: level in dBov (negative) above which a frame is voiced.
@@ -207,6 +209,7 @@ impl Default for Policy {
             playout_max: Duration::from_secs(300),
             heard_wait: Duration::from_millis(250),
             client_dtx: false,
+            client_bitrate: None,
             opus: OpusSettings::default(),
             speech_threshold_dbov: -45,
             speech_hangover: Duration::from_millis(300),

@@ -9,6 +9,7 @@ use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use str0m::change::{SdpAnswer, SdpPendingOffer};
 use str0m::channel::ChannelId;
+use str0m::format::Codec;
 use str0m::media::{Direction, MediaKind, Mid};
 use str0m::net::{Protocol, Receive, TcpType};
 use str0m::rtp::RtpWrite;
@@ -53,15 +54,22 @@ pub struct Peer {
 impl Peer {
     /// A client with its offer.
     pub async fn offer() -> (Rtc, Arc<UdpSocket>, SocketAddr, Mid, ChannelId, String, SdpPendingOffer) {
-        Peer::offer_from(Ipv4Addr::LOCALHOST.into()).await
+        Peer::offer_from(Ipv4Addr::LOCALHOST.into(), Codec::Opus).await
     }
 
-    async fn offer_from(own: IpAddr) -> (Rtc, Arc<UdpSocket>, SocketAddr, Mid, ChannelId, String, SdpPendingOffer) {
+    async fn offer_from(
+        own: IpAddr,
+        codec: Codec,
+    ) -> (Rtc, Arc<UdpSocket>, SocketAddr, Mid, ChannelId, String, SdpPendingOffer) {
         let socket = Arc::new(UdpSocket::bind((own, 0)).await.unwrap());
         let local = socket.local_addr().unwrap();
         let mut rtc = Rtc::builder()
             .set_crypto_provider(Arc::new(str0m::crypto::from_feature_flags()))
             .set_rtp_mode(true)
+            .clear_codecs()
+            .enable_opus(codec == Codec::Opus, false)
+            .enable_pcmu(codec == Codec::PCMU, false)
+            .enable_pcma(codec == Codec::PCMA, false)
             .build(Instant::now());
         rtc.add_local_candidate(Candidate::host(local, "udp").unwrap());
         let (mid, channel, sdp, pending) = offer_media(&mut rtc);
@@ -81,9 +89,18 @@ impl Peer {
         peer
     }
 
+    /// As [`Peer::signal_with`], with this codec, and an offer that `shape` has changed.
+    pub async fn signal_shaped(daemon: &Daemon, start: Value, codec: Codec, shape: fn(String) -> String) -> Peer {
+        let (rtc, socket, local, mid, channel, sdp, pending) =
+            Peer::offer_from(Ipv4Addr::LOCALHOST.into(), codec).await;
+        let mut peer = Peer::answered(daemon, start, rtc, (mid, channel), shape(sdp), pending).await;
+        (peer.socket, peer.local) = (socket, local);
+        peer
+    }
+
     /// A call with the echo from this address of ours to that one of the daemon, which it must announce.
     pub async fn call_between(daemon: &Daemon, own: IpAddr, theirs: IpAddr) -> Peer {
-        let (rtc, socket, local, mid, channel, sdp, pending) = Peer::offer_from(own).await;
+        let (rtc, socket, local, mid, channel, sdp, pending) = Peer::offer_from(own, Codec::Opus).await;
         let start = json!({ "agent": "echo" });
         let mut peer = Peer::answered_at(daemon, start, rtc, (mid, channel), sdp, pending, Some(theirs)).await;
         (peer.socket, peer.local) = (socket, local);
@@ -215,14 +232,18 @@ impl Peer {
     /// Speaks for a while: a packet each 20 ms.
     pub async fn speak(&mut self, length: Duration) {
         for _ in 0..length.as_millis() / 20 {
-            let seq = self.seq;
-            self.seq += 1;
-            let mut api = self.rtc.direct_api();
-            let pt = 111.into();
-            let stream = api.stream_tx_by_mid(self.mid, None).unwrap();
-            stream.write_rtp(RtpWrite::new(pt, seq.into(), (seq * 960) as u32, Instant::now(), &PACKET[..]));
-            self.live(Duration::from_millis(20)).await;
+            self.speak_frame(111, 960, &PACKET).await;
         }
+    }
+
+    /// Speaks a frame of 20 ms, of this payload type and so many ticks.
+    pub async fn speak_frame(&mut self, payload_type: u8, ticks: u64, frame: &[u8]) {
+        let seq = self.seq;
+        self.seq += 1;
+        let mut api = self.rtc.direct_api();
+        let stream = api.stream_tx_by_mid(self.mid, None).unwrap();
+        stream.write_rtp(RtpWrite::new(payload_type.into(), seq.into(), (seq * ticks) as u32, Instant::now(), frame));
+        self.live(Duration::from_millis(20)).await;
     }
 
     /// Says something on the data channel.

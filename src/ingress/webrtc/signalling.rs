@@ -234,7 +234,7 @@ fn refused(error: &Error) -> Answer {
 }
 
 fn wishes_of(policy: &Policy) -> Wishes {
-    Wishes { nack: policy.gap == GapMode::Accurate, dtx: policy.client_dtx }
+    Wishes { nack: policy.gap == GapMode::Accurate, dtx: policy.client_dtx, bitrate: policy.client_bitrate }
 }
 
 /// Routes the call, answers the offer and parks the answer.
@@ -269,7 +269,7 @@ fn answer(shared: &Shared, webrtc: &Webrtc, caller: &Caller, offered: Offered) -
         // What its route wishes is known to the session only. To ask for a lost packet again does no harm.
         Some(token) => {
             admit::can_resume(node, &token).map_err(refuse)?;
-            (Purpose::Resume(token), None, Wishes { nack: true, dtx: false })
+            (Purpose::Resume(token), None, Wishes { nack: true, ..Wishes::default() })
         }
         None => {
             let planned = admit::plan(node, caller, start, &link, webrtc.board.waiting()).map_err(refuse)?;

@@ -219,6 +219,11 @@ impl Peer {
     }
 
     /// Puts into the answer what the route wishes and the offer allows.
+    ///
+    /// Redundant audio (RED, RFC 2198) is not among it: it doubles the bitrate, and Opus does more for speech with those
+    /// bits. Ten utterances at 20 ms of jitter, decoded with all the time in the world, PESQ-WB at 5 % and 10 % loss:
+    /// 32 kb/s with in-band FEC 3.37 and 3.19, with RED (64 kb/s in all) 3.89 and 3.77, 64 kb/s with in-band FEC 4.06
+    /// and 3.79.
     pub fn agree(&mut self, wishes: Wishes, negotiated: &mut Negotiated) {
         let Some(pt) = self.payload_type.filter(|_| self.format == Some(Format::OPUS)) else { return };
         let offered = [format!("a=rtcp-fb:{pt} nack"), "a=rtcp-fb:* nack".to_owned()];
@@ -227,8 +232,11 @@ impl Peer {
         let mut answer = String::with_capacity(negotiated.answer.len() + 64);
         for line in negotiated.answer.lines() {
             answer += line;
-            if wishes.dtx && line.starts_with(&parameters) {
-                answer += ";usedtx=1";
+            if line.starts_with(&parameters) {
+                answer += if wishes.dtx { ";usedtx=1" } else { "" };
+                if let Some(bitrate) = wishes.bitrate {
+                    answer += &format!(";maxaveragebitrate={bitrate}");
+                }
             }
             answer += "\r\n";
             if self.nack && line.starts_with(&map) {

@@ -157,6 +157,9 @@ pub struct Wishes {
     pub nack: bool,
     /// The peer is asked to send nothing while nobody speaks (`usedtx`, RFC 7587 section 6.1).
     pub dtx: bool,
+    /// Opus bits per second that the peer is asked to send at most (`maxaveragebitrate`, RFC 7587 section 6.1); browsers
+    /// send as much.
+    pub bitrate: Option<u32>,
 }
 
 /// What was agreed in offer and answer.
