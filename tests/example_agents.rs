@@ -77,6 +77,7 @@ impl Caller {
                     self.socket.send(message).await.unwrap();
                 }
                 AgentOutput::Event(event) => events.push(event),
+                AgentOutput::Redial => panic!("nothing was lost"),
                 AgentOutput::Idle { .. } => return events,
             }
         }

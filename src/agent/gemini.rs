@@ -6,6 +6,7 @@
 
 mod keep;
 mod opening;
+mod renewal;
 #[cfg(test)]
 mod tests;
 mod turns;
@@ -344,57 +345,6 @@ impl Gemini {
             self.say(&json!({ "realtimeInput": { mark: {} } }));
         } else {
             self.ignored += 1;
-        }
-    }
-
-    /// The service will close the connection: another one goes on from it, at the end of the present answer.
-    fn handle_go_away(&mut self, left: Duration, now: Micros) {
-        if self.handle.is_none() {
-            return self.tell(FromAgent::GoAway(left));
-        }
-        let leave_by = now + left.saturating_sub(MARGIN);
-        if self.turns.is_idle() || leave_by <= now {
-            self.redial(now);
-        } else {
-            self.leave_by = Some(leave_by);
-        }
-    }
-
-    fn redial(&mut self, now: Micros) {
-        let closed = self.turns.complete();
-        self.close_answer(closed);
-        self.leave_by = None;
-        self.stage = Stage::Resuming { by: now + SETUP_DEADLINE, with_handle: self.handle.is_some() };
-        self.out.push_back(AgentOutput::Redial);
-    }
-
-    /// The conversation begins anew, with what was said as its history.
-    fn begin_anew(&mut self, now: Micros) {
-        self.handle = None;
-        self.calls.clear();
-        if let Some(start) = &mut self.start {
-            start.greet = false;
-            start.context.extend(self.said.take());
-        }
-        self.redial(now);
-    }
-
-    fn handle_close(&mut self, code: u16, reason: &str, now: Micros) {
-        let class = wire::class_of_close(code, reason);
-        let lost = matches!(
-            class,
-            FailureClass::Lost | FailureClass::Internal | FailureClass::Unreachable | FailureClass::Expired
-        );
-        match self.stage {
-            Stage::Ended => {}
-            Stage::Resuming { with_handle: true, .. } => self.begin_anew(now),
-            Stage::Ready if self.handle.is_some() && (lost || self.leave_by.is_some()) => self.redial(now),
-            Stage::Ready if code == 1000 => self.end(None),
-            Stage::Opening | Stage::Ready | Stage::Resuming { .. } => {
-                let message = if reason.is_empty() { "the agent closed the connection" } else { reason };
-                let message = codec::shortened(message, 512);
-                self.end(Some(AgentError { class, code: Some(code.to_string()), message }));
-            }
         }
     }
 

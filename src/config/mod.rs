@@ -17,6 +17,7 @@ pub mod network;
 mod print;
 pub mod quic;
 mod raw;
+mod raw_services;
 mod routes;
 mod secret;
 mod sections;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::config::checker::Checker;
-use crate::config::raw::{RawHook, RawLimit, RawLimitSet, RawRun, RawTool};
+use crate::config::raw_services::{RawHook, RawLimit, RawLimitSet, RawRun, RawTool};
 use crate::config::settings::{Filler, HookSettings, LimitSettings, LimitUnit, ToolRun, ToolSettings};
 use crate::config::shape::OneOrMany;
 use crate::config::vendor;

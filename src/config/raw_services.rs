@@ -1,0 +1,68 @@
+//! The tables of tools, limits and hooks as they are written.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::config::settings::{LimitKey, LimitUnit, OnError};
+use crate::config::shape::OneOrMany;
+
+#[derive(Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawTool {
+    pub description: Option<String>,
+    pub parameters: Option<Value>,
+    pub parameters_file: Option<String>,
+    pub run: RawRun,
+    pub url: Option<String>,
+    pub secret: Option<String>,
+    pub timeout_ms: Option<u64>,
+    pub filler: Option<RawFiller>,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RawRun {
+    #[default]
+    Client,
+    Http,
+}
+
+#[derive(Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawFiller {
+    pub clip: Option<String>,
+    pub after_ms: Option<u64>,
+}
+
+#[derive(Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawLimit {
+    pub key: OneOrMany<LimitKey>,
+    pub unit: Option<LimitUnit>,
+    pub rate: Option<RawRate>,
+    pub burst: Option<f64>,
+    pub block_s: Option<u64>,
+}
+
+/// `600/60s`, or a plain number: how many at once.
+#[derive(Serialize, JsonSchema)]
+#[serde(transparent)]
+pub struct RawRate(pub String);
+
+#[derive(Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawLimitSet {
+    #[serde(rename = "use")]
+    pub uses: OneOrMany<String>,
+}
+
+#[derive(Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawHook {
+    pub url: Option<String>,
+    pub secret: Option<String>,
+    pub timeout_ms: Option<u64>,
+    pub on_error: OnError,
+    pub cache_s: Option<u64>,
+}
