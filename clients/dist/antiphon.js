@@ -34,6 +34,7 @@ function isResumable(code) {
 
 // js/src/audio.ts
 var DRAIN_MS = 150;
+var RESUME_MS = 5e3;
 var SPEECH = {
   channelCount: 1,
   echoCancellation: true,
@@ -45,12 +46,20 @@ async function openAudio(options) {
   try {
     const resumed = context.state === "suspended" ? context.resume() : void 0;
     const [stream] = await Promise.all([openMicrophone(options.microphone ?? true), loadWorklet(context, options)]);
-    await resumed;
+    if (resumed) await sounding(resumed);
     return new BrowserAudio(context, stream, options);
   } catch (error) {
     if (!options.audioContext) void context.close();
     throw error;
   }
+}
+async function sounding(resumed) {
+  let timer;
+  const never = new Promise((_, reject) => {
+    const help = "call `connect` from a click, and see that the machine has a loudspeaker";
+    timer = setTimeout(() => reject(new AntiphonError("audio_unavailable", `sound does not start: ${help}`, true)), RESUME_MS);
+  });
+  await Promise.race([resumed, never]).finally(() => clearTimeout(timer));
 }
 async function openMicrophone(wanted) {
   if (wanted === false || wanted instanceof MediaStream) return wanted || void 0;
@@ -1188,6 +1197,8 @@ var WebTransportCarrier = class {
   closed = false;
   seq = 0;
   sent = 0;
+  /** Datagrams that the network has not taken. */
+  waiting = 0;
   /** The next packet begins a stretch of speech. */
   marker = true;
   refusal;
@@ -1268,7 +1279,7 @@ var WebTransportCarrier = class {
       this.marker = true;
       return;
     }
-    if ((this.datagrams.desiredSize ?? 0) <= 0) {
+    if (this.waiting >= WAITING_MAX) {
       this.droppedMs += frame.byteLength / 2 / RATE * 1e3;
       this.seq += 1;
       return;
@@ -1276,7 +1287,9 @@ var WebTransportCarrier = class {
     const packet = { payloadType: PCM16, marker: this.marker, seq: this.seq, timestamp, payload: new Uint8Array(frame) };
     this.marker = false;
     this.seq += 1;
-    void this.datagrams.write(writeRtp(this.prefix, packet, this.ssrc)).catch(() => void 0);
+    this.waiting += 1;
+    const written = () => void (this.waiting -= 1);
+    this.datagrams.write(writeRtp(this.prefix, packet, this.ssrc)).then(written, written);
   }
   send(message) {
     if (this.closed) return;

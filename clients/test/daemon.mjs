@@ -66,7 +66,7 @@ export async function startNetwork(target, given = {}) {
   const open = new Set();
   const server = createServer((request, response) => {
     if (files[request.url] !== undefined) {
-      const kind = { css: 'text/css', ogg: 'audio/ogg', '/': 'text/html' }[request.url.split('.').at(-1)];
+      const kind = { css: 'text/css', ogg: 'audio/ogg', wav: 'audio/wav', '/': 'text/html' }[request.url.split('.').at(-1)];
       response.setHeader('content-type', kind ?? 'text/javascript');
       return response.end(files[request.url]);
     }

@@ -104,6 +104,8 @@ class WebTransportCarrier implements Carrier {
   private closed = false;
   private seq = 0;
   private sent = 0;
+  /** Datagrams that the network has not taken. */
+  private waiting = 0;
   /** The next packet begins a stretch of speech. */
   private marker = true;
   private refusal: AntiphonError | undefined;
@@ -208,7 +210,7 @@ class WebTransportCarrier implements Carrier {
       this.marker = true;
       return;
     }
-    if ((this.datagrams.desiredSize ?? 0) <= 0) {
+    if (this.waiting >= WAITING_MAX) {
       this.droppedMs += (frame.byteLength / 2 / RATE) * 1000;
       this.seq += 1;
       return;
@@ -216,7 +218,9 @@ class WebTransportCarrier implements Carrier {
     const packet = { payloadType: PCM16, marker: this.marker, seq: this.seq, timestamp, payload: new Uint8Array(frame) };
     this.marker = false;
     this.seq += 1;
-    void this.datagrams.write(writeRtp(this.prefix, packet, this.ssrc)).catch(() => undefined);
+    this.waiting += 1;
+    const written = (): void => void (this.waiting -= 1);
+    this.datagrams.write(writeRtp(this.prefix, packet, this.ssrc)).then(written, written);
   }
 
   send(message: ToRelay): void {
