@@ -74,11 +74,13 @@ clients-check: ## types and unit tests of the browser client; fails if clients/d
 	@echo "== unit tests of the browser client"
 	cd clients && node test/unit.mjs
 
-browser: needs ## calls in Chromium on the demo page of the real binary; screenshots in target/screenshots
+browser: needs ## calls in Chromium and Firefox on the demo page of the real binary; screenshots in target/screenshots
 	@sh setup/clients.sh
 	$(CARGO) build $(BUILD) --bin antiphon
 	@echo "== calls in Chromium"
 	cd clients && ANTIPHON_BIN="$(BINARY)" node --test test/browser.test.mjs
+	@echo "== calls in Firefox"
+	cd clients && ANTIPHON_BIN="$(BINARY)" node --test test/firefox.test.mjs
 
 loadtest: needs ## many calls at once against a daemon of its own; ARGS="--help" lists the options
 	@echo "== load test"

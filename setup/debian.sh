@@ -18,6 +18,7 @@ python3-dev     | test -e "$(python3 -c 'import sysconfig; print(sysconfig.get_p
 nodejs          | command -v node                                  | builds and tests the browser client
 npm             | command -v npm                                   | its packages
 chromium        | command -v chromium                              | holds calls on the demo page
+firefox-esr     | command -v firefox-esr                           | the same, as another engine
 ca-certificates | test -e /etc/ssl/certs/ca-certificates.crt      | Python packages by HTTPS
 LIST
 }

@@ -9,9 +9,9 @@ use antiphon::runtime::clock::Clock;
 use antiphon::runtime::node::{InForce, Node};
 use antiphon::runtime::worker::Workers;
 use antiphon::telemetry::{CallRecordSink, CallRecordTarget, Telemetry};
-use antiphon::upstream::Dialer;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
+use tokio::runtime::Handle;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
@@ -28,7 +28,7 @@ async fn p90_of_uplink(stalls: bool) -> f64 {
     let records = CallRecordSink::open(CallRecordTarget::Log, &telemetry).unwrap();
     let in_force = InForce::new(Settings::default()).unwrap();
     let node = Arc::new(
-        Node::new(clock, in_force, telemetry.clone(), workers.all().to_vec(), Dialer::default(), records).unwrap(),
+        Node::new(clock, in_force, telemetry.clone(), workers.all().to_vec(), records, Handle::current()).unwrap(),
     );
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();

@@ -1,5 +1,5 @@
 // worklet:source
-var source_default = '"use strict";(()=>{var d=class{constructor(e,t){this.rate=e;this.tell=t}rate;tell;open=!0;gain=1;since=0;sounding=0;told=!0;handle(e){this.open=e==="open",this.since=this.sounding=0,this.told=this.open}render(e,t){let[s,i]=this.open?[1,.015625]:[0,-.015625];for(let r=0;r<t.length;r++){let n=e?.[r]??0;this.gain!==s&&(this.gain=Math.max(0,Math.min(1,this.gain+i))),t[r]=n*this.gain,this.since+=1,n!==0&&(this.sounding=this.since)}this.told||this.since-this.sounding<.012*this.rate||(this.told=!0,this.tell({drained:this.sounding/this.rate}))}};function y(h,e){return e===0?h:y(e,h%e)}function g(h){let[e,t]=[1,1];for(let s=1;s<40;s++)t*=(h/(2*s))**2,e+=t;return e}var o=class{phases;stride;half;taps;constructor(e,t){let s=y(e,t);if(this.phases=t/s,this.stride=e/s,e===t){this.half=1,this.taps=new Float32Array(2),this.taps[0]=1;return}let i=.92*Math.min(1,t/e);this.half=Math.ceil(16/Math.min(1,t/e)),this.taps=new Float32Array(this.phases*this.half*2);for(let r=0;r<this.phases;r++)this.design(r,i)}design(e,t){let s=this.half*2,i=0;for(let r=0;r<s;r++){let n=r-this.half+1-e/this.phases,a=n/this.half,b=Math.abs(a)>=1?0:g(8*Math.sqrt(1-a*a))/g(8),A=n===0?1:Math.sin(Math.PI*t*n)/(Math.PI*t*n);i+=this.taps[e*s+r]=A*b}for(let r=0;r<s;r++)this.taps[e*s+r]/=i}apply(e,t,s){let i=this.half*2,r=t-this.half+1,n=0;for(let a=0;a<i;a++)n+=this.taps[s*i+a]*e.at(r+a);return n}},l=class{constructor(e){this.capacity=e;this.samples=new Float32Array(e),this.mask=e-1}capacity;from=0;end=0;samples;mask;at(e){return e>=this.from&&e<this.end?this.samples[e&this.mask]:0}restart(e){this.from=this.end=e}push(e,t=1){for(let s=0;s<e.length;s++)this.samples[this.end+s&this.mask]=e[s]*t;this.end+=e.length,this.from=Math.max(this.from,this.end-this.capacity)}};var M=10,w=.1,S=128,v=.02,k=.16,p=class{constructor(e,t,s){this.linkRate=e;this.contextRate=t;this.tell=s;this.kernel=new o(e,t),this.ring=new l(2**Math.ceil(Math.log2(M*e))),this.cushion=v*e}linkRate;contextRate;tell;overflowed=0;kernel;ring;head=0;rendered=0;phase=0;state="silent";gain=1;waitingSince=-1;cushion;ended=!1;starved=!1;told=0;pending=[];get buffered(){return Math.max(0,this.ring.end-this.head)}handle(e,t){if(this.state==="fading"){e.type!=="flush"&&this.pending.push(e);return}switch(e.type){case"audio":return this.push(e.pos,e.samples,t);case"end":this.ended=!0,this.starved||(this.cushion=Math.max(v*this.linkRate,this.cushion/2)),this.starved=!1;return;case"flush":return this.flush(t)}}push(e,t,s){this.buffered===0&&this.state==="silent"&&(this.starved&&!this.ended&&(this.cushion=Math.min(k*this.linkRate,this.cushion*2)),e!==this.ring.end&&this.ring.restart(e),this.head=e,this.phase=0,this.waitingSince=s);let i=this.ring.capacity-this.kernel.half-this.buffered;if(t.length>i){this.overflowed+=t.length;return}this.ended=!1,this.ring.push(t,1/32768)}flush(e){if(this.starved=!1,this.state==="playing"){this.state="fading";return}this.stop(e,"flush")}stop(e,t){this.state="silent",t==="flush"&&(this.ring.restart(this.ring.end),this.head=this.ring.end,this.phase=0,this.gain=0),this.starved=t==="dry"&&!this.ended,this.tell({type:"stop",frame:e,pos:this.rendered,cause:t,starved:this.starved});for(let s of this.pending.splice(0))this.handle(s,e)}mayBegin(e){let{buffered:t}=this;if(t===0)return!1;let s=(e-this.waitingSince)*this.linkRate/this.contextRate;return this.ended||t>=this.cushion||s>=this.cushion}render(e,t){if(e.fill(0),this.state==="silent"){if(!this.mayBegin(t))return;this.state="playing",this.told=t,this.tell({type:"begin",frame:t,pos:this.head})}let{kernel:s,ring:i}=this,r=1/S;for(let a=0;a<e.length;a++){if(this.head>=i.end)return this.stop(t+a,this.state==="fading"?"flush":"dry");if(this.state==="fading"){if(this.gain-=r,this.gain<=0)return this.stop(t+a,"flush")}else this.gain<1&&(this.gain=Math.min(1,this.gain+r));e[a]=s.apply(i,this.head,this.phase)*this.gain,this.phase+=s.stride,this.head+=Math.floor(this.phase/s.phases),this.phase%=s.phases,this.rendered=Math.min(this.head,i.end)}let n=t+e.length;n-this.told>=w*this.contextRate&&(this.told=n,this.tell({type:"progress",frame:n,pos:this.head,buffered:this.buffered}))}};var u=class{constructor(e,t,s,i){this.frameLength=s;this.deliver=i;this.kernel=new o(e,t),this.ring=new l(2**Math.ceil(Math.log2(this.kernel.half*2+4096))),this.frame=new Int16Array(s)}frameLength;deliver;kernel;ring;at=0;phase=0;frame;filled=0;push(e){let{kernel:t,ring:s}=this;for(s.push(e);this.at+t.half<s.end;){let i=Math.round(t.apply(s,this.at,this.phase)*32767);this.frame[this.filled++]=Math.max(-32768,Math.min(32767,i)),this.phase+=t.stride,this.at+=Math.floor(this.phase/t.phases),this.phase%=t.phases,this.filled===this.frameLength&&(this.deliver(this.frame),this.frame=new Int16Array(this.frameLength),this.filled=0)}}};var c=class extends AudioWorkletProcessor{player;closed=!1;constructor({processorOptions:{rate:e}}){super(),this.player=new p(e,sampleRate,t=>this.port.postMessage(t)),this.port.onmessage=({data:t})=>{t.type==="close"?this.closed=!0:this.player.handle(t,currentFrame)}}process(e,[t]){let[s,...i]=t??[];if(s){this.player.render(s,currentFrame);for(let r of i)r.set(s)}return!this.closed}},f=class extends AudioWorkletProcessor{recorder;closed=!1;constructor({processorOptions:{rate:e,frame:t}}){super(),this.recorder=new u(sampleRate,e,t,s=>this.port.postMessage(s.buffer,[s.buffer])),this.port.onmessage=()=>this.closed=!0}process([e]){let t=e?.[0];return t&&this.recorder.push(t),!this.closed}},m=class extends AudioWorkletProcessor{gate=new d(sampleRate,e=>this.port.postMessage(e));closed=!1;constructor(){super(),this.port.onmessage=({data:e})=>{e==="close"?this.closed=!0:this.gate.handle(e)}}process([e],[t]){let[s,...i]=t??[];if(s){this.gate.render(e?.[0],s);for(let r of i)r.set(s)}return!this.closed}};registerProcessor("antiphon-gate",m);registerProcessor("antiphon-player",c);registerProcessor("antiphon-recorder",f);})();\n';
+var source_default = '"use strict";(()=>{var d=class{constructor(e,t){this.rate=e;this.tell=t}rate;tell;open=!0;gain=1;since=0;sounding=0;told=!0;handle(e){this.open=e==="open",this.since=this.sounding=0,this.told=this.open}render(e,t){let[s,i]=this.open?[1,.015625]:[0,-.015625];for(let r=0;r<t.length;r++){let n=e?.[r]??0;this.gain!==s&&(this.gain=Math.max(0,Math.min(1,this.gain+i))),t[r]=n*this.gain,this.since+=1,n!==0&&(this.sounding=this.since)}this.told||this.since-this.sounding<.012*this.rate||(this.told=!0,this.tell({drained:this.sounding/this.rate}))}};function y(h,e){return e===0?h:y(e,h%e)}function g(h){let[e,t]=[1,1];for(let s=1;s<40;s++)t*=(h/(2*s))**2,e+=t;return e}var o=class{phases;stride;half;taps;constructor(e,t){let s=y(e,t);if(this.phases=t/s,this.stride=e/s,e===t){this.half=1,this.taps=new Float32Array(2),this.taps[0]=1;return}let i=.92*Math.min(1,t/e);this.half=Math.ceil(16/Math.min(1,t/e)),this.taps=new Float32Array(this.phases*this.half*2);for(let r=0;r<this.phases;r++)this.design(r,i)}design(e,t){let s=this.half*2,i=0;for(let r=0;r<s;r++){let n=r-this.half+1-e/this.phases,a=n/this.half,A=Math.abs(a)>=1?0:g(8*Math.sqrt(1-a*a))/g(8),M=n===0?1:Math.sin(Math.PI*t*n)/(Math.PI*t*n);i+=this.taps[e*s+r]=M*A}for(let r=0;r<s;r++)this.taps[e*s+r]/=i}apply(e,t,s){let i=this.half*2,r=t-this.half+1,n=0;for(let a=0;a<i;a++)n+=this.taps[s*i+a]*e.at(r+a);return n}},l=class{constructor(e){this.capacity=e;this.samples=new Float32Array(e),this.mask=e-1}capacity;from=0;end=0;samples;mask;at(e){return e>=this.from&&e<this.end?this.samples[e&this.mask]:0}restart(e){this.from=this.end=e}push(e,t=1){for(let s=0;s<e.length;s++)this.samples[this.end+s&this.mask]=e[s]*t;this.end+=e.length,this.from=Math.max(this.from,this.end-this.capacity)}};var b=10,S=.1,w=b,k=128,v=.02,F=.16,p=class{constructor(e,t,s){this.linkRate=e;this.contextRate=t;this.tell=s;this.kernel=new o(e,t),this.ring=new l(2**Math.ceil(Math.log2(b*e))),this.cushion=v*e}linkRate;contextRate;tell;overflowed=0;kernel;ring;head=0;rendered=0;phase=0;state="silent";gain=1;waitingSince=-1;cushion;ended=!1;starved=!1;told=0;pending=[];get buffered(){return Math.max(0,this.ring.end-this.head)}handle(e,t){if(this.state==="fading"){e.type!=="flush"&&this.pending.push(e);return}switch(e.type){case"audio":return this.push(e.pos,e.samples,t);case"end":this.ended=!0,this.starved||(this.cushion=Math.max(v*this.linkRate,this.cushion/2)),this.starved=!1;return;case"flush":return this.flush(t)}}push(e,t,s){this.buffered===0&&this.state==="silent"&&(this.starved&&!this.ended&&(this.cushion=Math.min(F*this.linkRate,this.cushion*2)),e!==this.ring.end&&this.ring.restart(e),this.head=e,this.phase=0,this.waitingSince=s);let i=e-this.ring.end;if(i<0||i>w*this.linkRate)return this.restart(e,t,s);let r=this.ring.capacity-this.kernel.half-this.buffered;if(i+t.length>r){this.overflowed+=t.length;return}i>0&&this.ring.push(new Float32Array(i)),this.ended=!1,this.ring.push(t,1/32768)}restart(e,t,s){this.stop(s,"dry"),this.head=this.ring.end,this.push(e,t,s)}flush(e){if(this.starved=!1,this.state==="playing"){this.state="fading";return}this.stop(e,"flush")}stop(e,t){this.state="silent",t==="flush"&&(this.ring.restart(this.ring.end),this.head=this.ring.end,this.phase=0,this.gain=0),this.starved=t==="dry"&&!this.ended,this.tell({type:"stop",frame:e,pos:this.rendered,cause:t,starved:this.starved});for(let s of this.pending.splice(0))this.handle(s,e)}mayBegin(e){let{buffered:t}=this;if(t===0)return!1;let s=(e-this.waitingSince)*this.linkRate/this.contextRate;return this.ended||t>=this.cushion||s>=this.cushion}render(e,t){if(e.fill(0),this.state==="silent"){if(!this.mayBegin(t))return;this.state="playing",this.told=t,this.tell({type:"begin",frame:t,pos:this.head})}let{kernel:s,ring:i}=this,r=1/k;for(let a=0;a<e.length;a++){if(this.head>=i.end)return this.stop(t+a,this.state==="fading"?"flush":"dry");if(this.state==="fading"){if(this.gain-=r,this.gain<=0)return this.stop(t+a,"flush")}else this.gain<1&&(this.gain=Math.min(1,this.gain+r));e[a]=s.apply(i,this.head,this.phase)*this.gain,this.phase+=s.stride,this.head+=Math.floor(this.phase/s.phases),this.phase%=s.phases,this.rendered=Math.min(this.head,i.end)}let n=t+e.length;n-this.told>=S*this.contextRate&&(this.told=n,this.tell({type:"progress",frame:n,pos:this.head,buffered:this.buffered}))}};var u=class{constructor(e,t,s,i){this.frameLength=s;this.deliver=i;this.kernel=new o(e,t),this.ring=new l(2**Math.ceil(Math.log2(this.kernel.half*2+4096))),this.frame=new Int16Array(s)}frameLength;deliver;kernel;ring;at=0;phase=0;frame;filled=0;push(e){let{kernel:t,ring:s}=this;for(s.push(e);this.at+t.half<s.end;){let i=Math.round(t.apply(s,this.at,this.phase)*32767);this.frame[this.filled++]=Math.max(-32768,Math.min(32767,i)),this.phase+=t.stride,this.at+=Math.floor(this.phase/t.phases),this.phase%=t.phases,this.filled===this.frameLength&&(this.deliver(this.frame),this.frame=new Int16Array(this.frameLength),this.filled=0)}}};var c=class extends AudioWorkletProcessor{player;closed=!1;constructor({processorOptions:{rate:e}}){super(),this.player=new p(e,sampleRate,t=>this.port.postMessage(t)),this.port.onmessage=({data:t})=>{t.type==="close"?this.closed=!0:this.player.handle(t,currentFrame)}}process(e,[t]){let[s,...i]=t??[];if(s){this.player.render(s,currentFrame);for(let r of i)r.set(s)}return!this.closed}},f=class extends AudioWorkletProcessor{recorder;closed=!1;constructor({processorOptions:{rate:e,frame:t}}){super(),this.recorder=new u(sampleRate,e,t,s=>this.port.postMessage(s.buffer,[s.buffer])),this.port.onmessage=()=>this.closed=!0}process([e]){let t=e?.[0];return t&&this.recorder.push(t),!this.closed}},m=class extends AudioWorkletProcessor{gate=new d(sampleRate,e=>this.port.postMessage(e));closed=!1;constructor(){super(),this.port.onmessage=({data:e})=>{e==="close"?this.closed=!0:this.gate.handle(e)}}process([e],[t]){let[s,...i]=t??[];if(s){this.gate.render(e?.[0],s);for(let r of i)r.set(s)}return!this.closed}};registerProcessor("antiphon-gate",m);registerProcessor("antiphon-player",c);registerProcessor("antiphon-recorder",f);})();\n';
 
 // js/src/errors.ts
 var AntiphonError = class _AntiphonError extends Error {
@@ -34,6 +34,7 @@ function isResumable(code) {
 
 // js/src/audio.ts
 var DRAIN_MS = 150;
+var RESUME_MS = 5e3;
 var SPEECH = {
   channelCount: 1,
   echoCancellation: true,
@@ -45,12 +46,20 @@ async function openAudio(options) {
   try {
     const resumed = context.state === "suspended" ? context.resume() : void 0;
     const [stream] = await Promise.all([openMicrophone(options.microphone ?? true), loadWorklet(context, options)]);
-    await resumed;
+    if (resumed) await sounding(resumed);
     return new BrowserAudio(context, stream, options);
   } catch (error) {
     if (!options.audioContext) void context.close();
     throw error;
   }
+}
+async function sounding(resumed) {
+  let timer;
+  const never = new Promise((_, reject) => {
+    const help = "call `connect` from a click, and see that the machine has a loudspeaker";
+    timer = setTimeout(() => reject(new AntiphonError("audio_unavailable", `sound does not start: ${help}`, true)), RESUME_MS);
+  });
+  await Promise.race([resumed, never]).finally(() => clearTimeout(timer));
 }
 async function openMicrophone(wanted) {
   if (wanted === false || wanted instanceof MediaStream) return wanted || void 0;
@@ -217,7 +226,9 @@ async function fetchJson(base, path, get) {
 }
 async function fetchEndpoints(base, get = fetch) {
   const found = await fetchJson(base, "/v1/endpoints", get);
-  const secure = new URL(base).protocol === "https:";
+  const { protocol, hostname } = new URL(base);
+  const secure = protocol === "https:";
+  if (!secure && !isLoopback(hostname) && found.webtransport?.cert_sha256) delete found.webtransport;
   if (secure && found.websocket?.startsWith("ws:")) found.websocket = `wss${found.websocket.slice(2)}`;
   if (secure && found.webrtc?.startsWith("http:")) found.webrtc = `https${found.webrtc.slice(4)}`;
   return found;
@@ -225,13 +236,15 @@ async function fetchEndpoints(base, get = fetch) {
 async function fetchAgents(base, get = fetch) {
   return (await fetchJson(base, "/v1/agents", get)).agents;
 }
-function choose(wanted, offered, hasWebRtc) {
-  const order = wanted === "auto" ? ["webrtc", "websocket"] : [wanted].flat();
-  const there = order.filter((name) => offered[name] !== void 0 && (name !== "webrtc" || hasWebRtc));
-  if (there.length === 0 || wanted === "webrtc") {
-    if (offered.websocket !== void 0 && !there.includes("websocket")) there.push("websocket");
-  }
-  return there;
+function isLoopback(host) {
+  return host === "localhost" || host.endsWith(".localhost") || host === "[::1]" || /^127(\.\d+){3}$/.test(host);
+}
+var ORDER = ["webtransport", "webrtc", "websocket"];
+function choose(wanted, offered, usable) {
+  const there = (name) => offered[name] !== void 0 && usable(name);
+  if (Array.isArray(wanted)) return wanted.filter(there);
+  const from = wanted === "auto" ? 0 : ORDER.indexOf(wanted);
+  return ORDER.slice(from).filter(there);
 }
 
 // js/src/backoff.ts
@@ -677,6 +690,7 @@ var CHANNEL = "antiphon.v1";
 var FORMATS = { in: { codec: "opus", rate: 48e3 }, out: { codec: "opus", rate: 48e3 } };
 var CONNECT_MS = 5e3;
 var INTERRUPTED_MS = 4e3;
+var ABOUT_CALLER = /* @__PURE__ */ new Set(["unauthorized", "forbidden", "not_found", "rate_limited", "resume_failed", "bad_message"]);
 function withNack(sdp) {
   const opus = /^a=rtpmap:(\d+) opus\/48000/im.exec(sdp)?.[1];
   if (!opus || sdp.includes(`a=rtcp-fb:${opus} nack`)) return sdp;
@@ -720,7 +734,8 @@ async function post(options, sdp, start) {
   if (response.ok && body.sdp) return body;
   const said = body.detail ?? `${options.url} answered ${response.status}`;
   const after = Number(response.headers?.get("retry-after")) * 1e3 || void 0;
-  throw new AntiphonError(body.code ?? "transport_unavailable", said, response.status >= 500, after);
+  const code = body.code !== void 0 && ABOUT_CALLER.has(body.code) ? body.code : "transport_unavailable";
+  throw new AntiphonError(code, said, response.status >= 500, after);
 }
 var WebRtcCarrier = class {
   constructor(peer, audio, events) {
@@ -780,13 +795,13 @@ var WebRtcCarrier = class {
   onStarted;
   onFailed;
   /** Resolves when packets can flow and the session has started. */
-  async run(within, started) {
+  async run(within2, started) {
     if (started) this.onStarted?.(started);
     const connected = new Promise((resolve) => this.onConnected = resolve);
     let timer;
     const failed = new Promise((_, reject) => {
-      const late = `no path for WebRTC was found within ${within / 1e3} s`;
-      timer = setTimeout(() => reject(new AntiphonError("transport_unavailable", late, true)), within);
+      const late = `no path for WebRTC was found within ${within2 / 1e3} s`;
+      timer = setTimeout(() => reject(new AntiphonError("transport_unavailable", late, true)), within2);
       this.onFailed = reject;
     });
     this.onState(this.peer.connectionState);
@@ -904,13 +919,15 @@ var PcmPlayback = class {
   timer;
   /** One binary frame of the link: little-endian samples. */
   onFrame(frame) {
-    const samples = new Int16Array(frame, 0, frame.byteLength >> 1);
-    const pos = this.received;
-    this.received += samples.length;
+    this.onSamples(new Int16Array(frame, 0, frame.byteLength >> 1), this.received);
+  }
+  /** Samples that stand at a position, in order. */
+  onSamples(samples, pos) {
+    this.received = pos + samples.length;
     if (this.discardUntil > this.now()) return;
     this.discardUntil = 0;
     this.events.onAudio(samples, pos);
-    this.port.postMessage({ type: "audio", pos, samples }, [frame]);
+    this.port.postMessage({ type: "audio", pos, samples }, [samples.buffer]);
   }
   onTurn(turn) {
     if (turn.phase === "end") this.port.postMessage({ type: "end" });
@@ -973,11 +990,366 @@ var PcmPlayback = class {
   }
 };
 
-// js/src/websocket.ts
+// js/src/rtp.ts
+var PCM16 = 96;
+var HEADER = 12;
+function readRtp(bytes) {
+  if (bytes.length < HEADER || bytes[0] >> 6 !== 2) return void 0;
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  let from = HEADER + (bytes[0] & 15) * 4;
+  if (bytes[0] & 16) {
+    if (bytes.length < from + 4) return void 0;
+    from += 4 + view.getUint16(from + 2) * 4;
+  }
+  const to = bytes.length - (bytes[0] & 32 ? bytes.at(-1) : 0);
+  if (from > to) return void 0;
+  return {
+    payloadType: bytes[1] & 127,
+    marker: (bytes[1] & 128) !== 0,
+    seq: view.getUint16(2),
+    timestamp: view.getUint32(4),
+    payload: bytes.subarray(from, to)
+  };
+}
+function writeRtp(prefix, packet, ssrc) {
+  const bytes = new Uint8Array(prefix.length + HEADER + packet.payload.length);
+  bytes.set(prefix);
+  const view = new DataView(bytes.buffer, prefix.length);
+  view.setUint8(0, 128);
+  view.setUint8(1, packet.payloadType | (packet.marker ? 128 : 0));
+  view.setUint16(2, packet.seq & 65535);
+  view.setUint32(4, packet.timestamp >>> 0);
+  view.setUint32(8, ssrc);
+  bytes.set(packet.payload, prefix.length + HEADER);
+  return bytes;
+}
+function extend(timestamp, last) {
+  return Math.max(0, last + (timestamp - last | 0));
+}
+
+// js/src/rtp_order.ts
+var WAIT_MS = 40;
+var JUMP_S = 1;
+var KEPT2 = 16;
+var RtpOrder = class {
+  constructor(rate, deliver) {
+    this.rate = rate;
+    this.deliver = deliver;
+  }
+  rate;
+  deliver;
+  /** Samples of silence in place of packets that did not come. */
+  concealed = 0;
+  /** The position after the last sample that was delivered; `undefined` before the first. */
+  next;
+  last = 0;
+  validFrom = 0;
+  held = [];
+  timer;
+  push(packet) {
+    const pos = this.last = extend(packet.timestamp, this.last);
+    if (pos < this.validFrom || this.next !== void 0 && pos < this.next) return;
+    if (this.held.some((other) => other.pos === pos)) return;
+    const samples = new Int16Array(packet.payload.slice().buffer, 0, packet.payload.length >> 1);
+    this.held.push({ pos, marker: packet.marker, samples });
+    this.held.sort((one, other) => one.pos - other.pos);
+    this.drain(this.held.length > KEPT2);
+  }
+  /** Audio before this position is void. */
+  flush(validFrom) {
+    this.validFrom = extend(validFrom, this.last);
+    this.held = this.held.filter(({ pos }) => pos >= this.validFrom);
+    if (this.next !== void 0 && this.next < this.validFrom) this.next = void 0;
+    this.drain(false);
+  }
+  close() {
+    clearTimeout(this.timer);
+    this.held = [];
+  }
+  /** Delivers what follows; with `given up` also what stands behind a gap. */
+  drain(givenUp) {
+    for (let first = this.held[0]; first; first = this.held[0]) {
+      const gap = this.next === void 0 ? 0 : first.pos - this.next;
+      const paused = first.marker || gap > JUMP_S * this.rate;
+      if (gap > 0 && !paused) {
+        if (!givenUp) break;
+        this.concealed += gap;
+        this.deliver(new Int16Array(gap), this.next);
+        givenUp = false;
+      }
+      this.held.shift();
+      this.next = first.pos + first.samples.length;
+      this.deliver(first.samples, first.pos);
+    }
+    clearTimeout(this.timer);
+    if (this.held.length > 0) this.timer = setTimeout(() => this.drain(true), WAIT_MS);
+  }
+};
+
+// js/src/varint.ts
+function encodeVarint(value) {
+  if (value < 64) return Uint8Array.of(value);
+  if (value < 16384) return Uint8Array.of(64 | value >> 8, value & 255);
+  return Uint8Array.of(128 | value >> 24, value >> 16 & 255, value >> 8 & 255, value & 255);
+}
+function decodeVarint(bytes, at = 0) {
+  const first = bytes[at];
+  if (first === void 0) return void 0;
+  const end = at + (1 << (first >> 6));
+  if (end > bytes.length) return void 0;
+  let value = first & 63;
+  for (let i = at + 1; i < end; i++) value = value * 256 + bytes[i];
+  return { value, end };
+}
+function concat(...parts) {
+  const whole = new Uint8Array(parts.reduce((sum, { length }) => sum + length, 0));
+  let at = 0;
+  for (const part of parts) {
+    whole.set(part, at);
+    at += part.length;
+  }
+  return whole;
+}
+
+// js/src/webtransport.ts
 var RATE = 24e3;
-var FRAME = RATE / 50;
+var FLOW = 1;
 var FORMATS2 = { in: { codec: "pcm16", rate: RATE }, out: { codec: "pcm16", rate: RATE } };
-var BACKLOG = RATE;
+var READY_MS = 1500;
+var START_MS = 1e4;
+var MESSAGE_MAX = 65536;
+var WAITING_MAX = 25;
+var OUTGOING_MAX_AGE_MS = 300;
+var DATAGRAM = 980;
+function isTrusted(userAgent) {
+  return !/AppleWebKit/.test(userAgent) || /Chrom(e|ium)\//.test(userAgent);
+}
+function bytesOf(hex) {
+  return Uint8Array.from(hex.match(/../g) ?? [], (pair) => parseInt(pair, 16));
+}
+async function within(promise, ms, late) {
+  let timer;
+  const timeout = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new AntiphonError("transport_unavailable", late, true)), ms);
+  });
+  try {
+    return await Promise.race([promise, timeout]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+function webTransportOpener(options) {
+  return async (start, events) => {
+    const Transport = options.WebTransport ?? WebTransport;
+    let transport;
+    try {
+      transport = new Transport(options.url, {
+        congestionControl: "low-latency",
+        requireUnreliable: true,
+        ...options.certificate && {
+          serverCertificateHashes: [{ algorithm: "sha-256", value: bytesOf(options.certificate) }]
+        }
+      });
+      transport.closed.catch(() => void 0);
+      await within(transport.ready, READY_MS, `${options.url} did not answer within ${READY_MS / 1e3} s`);
+      const stream = await transport.createBidirectionalStream();
+      const carrier = new WebTransportCarrier(transport, stream, options.audio, events);
+      const started = await within(carrier.start({ ...start, audio: FORMATS2 }), START_MS, "the relay did not start");
+      return { carrier, started };
+    } catch (error) {
+      try {
+        transport?.close({ closeCode: 4e3, reason: "" });
+      } catch {
+      }
+      if (error instanceof AntiphonError) throw error;
+      throw new AntiphonError("transport_unavailable", `no WebTransport call could be set up: ${String(error)}`, true);
+    }
+  };
+}
+var WebTransportCarrier = class {
+  constructor(link, stream, audio, events) {
+    this.link = link;
+    this.stream = stream;
+    this.audio = audio;
+    this.events = events;
+    this.player = audio.createPlayer(RATE);
+    this.playback = new RtpPlayback(this.player, audio.output, events);
+    this.control = stream.writable.getWriter();
+    const { datagrams } = link;
+    datagrams.outgoingHighWaterMark = WAITING_MAX;
+    datagrams.outgoingMaxAge = OUTGOING_MAX_AGE_MS;
+    this.datagrams = datagrams.writable.getWriter();
+  }
+  link;
+  stream;
+  audio;
+  events;
+  transport = "webtransport";
+  playback;
+  droppedMs = 0;
+  player;
+  control;
+  datagrams;
+  prefix = encodeVarint(FLOW);
+  ssrc = Math.floor(Math.random() * 2 ** 32);
+  capture;
+  enabled = true;
+  closed = false;
+  seq = 0;
+  sent = 0;
+  /** Datagrams that the network has not taken. */
+  waiting = 0;
+  /** The next packet begins a stretch of speech. */
+  marker = true;
+  refusal;
+  onStarted;
+  onFailed;
+  /** Says `start` and waits for the answer; then the microphone is on. */
+  async start(start) {
+    const started = new Promise((resolve, reject) => [this.onStarted, this.onFailed] = [resolve, reject]);
+    void this.control.write(concat(encodeVarint(0), encodeVarint(FLOW))).catch(() => void 0);
+    this.send(start);
+    void this.readControl();
+    void this.readDatagrams();
+    return started;
+  }
+  async readControl() {
+    const reader = this.stream.readable.getReader();
+    let unread = new Uint8Array(0);
+    try {
+      for (; ; ) {
+        const { value, done } = await reader.read();
+        if (done) break;
+        unread = concat(unread, value);
+        for (let length = decodeVarint(unread); length; length = decodeVarint(unread)) {
+          if (length.value > MESSAGE_MAX) throw new Error("a message is too large");
+          const end = length.end + length.value;
+          if (unread.length < end) break;
+          const message = parse(new TextDecoder().decode(unread.subarray(length.end, end)));
+          unread = unread.subarray(end);
+          if (message) this.onMessage(message);
+          if (message?.type === "started") await new Promise((resolve) => setTimeout(resolve));
+        }
+      }
+    } catch {
+    }
+    const { code, reason } = await this.ending();
+    this.finish(code, reason);
+  }
+  /** Why it ended: the code of the stream, else that of the connection. */
+  async ending() {
+    const stopped = this.control.closed.then(
+      () => ({ code: 1e3, reason: "" }),
+      (error) => {
+        if (error?.streamErrorCode === void 0 || error.streamErrorCode === null) throw error;
+        return { code: error.streamErrorCode, reason: "" };
+      }
+    );
+    const closed = this.link.closed.then(({ closeCode, reason }) => ({ code: closeCode || 1006, reason: reason ?? "" }));
+    const unknown = new Promise(
+      (resolve) => setTimeout(() => resolve({ code: 1006, reason: "the connection was lost" }), 500)
+    );
+    return Promise.race([Promise.any([stopped, closed]).catch(() => unknown), unknown]);
+  }
+  async readDatagrams() {
+    const reader = this.link.datagrams.readable.getReader();
+    try {
+      for (; ; ) {
+        const { value, done } = await reader.read();
+        if (done) return;
+        const flow = decodeVarint(value);
+        if (flow?.value === FLOW) this.playback.onPacket(value.subarray(flow.end));
+      }
+    } catch {
+    }
+  }
+  onMessage(message) {
+    if (!this.onStarted) return this.events.onMessage(message);
+    if (message.type === "error") this.refusal = AntiphonError.of(message);
+    if (message.type !== "started") return;
+    this.onStarted(message);
+    this.onStarted = this.onFailed = void 0;
+    const frame = (this.link.datagrams.maxDatagramSize ?? DATAGRAM) < DATAGRAM ? RATE / 100 : RATE / 50;
+    this.capture = this.audio.createCapture(RATE, frame, (samples) => this.sendFrame(samples));
+  }
+  sendFrame(frame) {
+    const timestamp = this.sent;
+    this.sent += frame.byteLength / 2;
+    if (!this.enabled || this.closed) {
+      this.marker = true;
+      return;
+    }
+    if (this.waiting >= WAITING_MAX) {
+      this.droppedMs += frame.byteLength / 2 / RATE * 1e3;
+      this.seq += 1;
+      return;
+    }
+    const packet = { payloadType: PCM16, marker: this.marker, seq: this.seq, timestamp, payload: new Uint8Array(frame) };
+    this.marker = false;
+    this.seq += 1;
+    this.waiting += 1;
+    const written = () => void (this.waiting -= 1);
+    this.datagrams.write(writeRtp(this.prefix, packet, this.ssrc)).then(written, written);
+  }
+  send(message) {
+    if (this.closed) return;
+    const text = new TextEncoder().encode(JSON.stringify(message));
+    void this.control.write(concat(encodeVarint(text.length), text)).catch(() => void 0);
+  }
+  setMicrophoneEnabled(enabled) {
+    this.enabled = enabled;
+  }
+  close(code) {
+    if (this.closed) return;
+    this.release();
+    this.hangUp(code);
+  }
+  hangUp(code) {
+    try {
+      this.link.close({ closeCode: code, reason: "" });
+    } catch {
+    }
+  }
+  finish(code, reason) {
+    if (this.closed) return;
+    this.onFailed?.(this.refusal ?? AntiphonError.ofClose(code, reason));
+    this.release();
+    this.hangUp(code === 1e3 ? 1e3 : 4e3);
+    this.events.onClosed(code, reason);
+  }
+  release() {
+    this.closed = true;
+    this.capture?.close();
+    this.playback.close();
+    this.player.close();
+  }
+};
+var RtpPlayback = class extends PcmPlayback {
+  order;
+  constructor(port, output, events) {
+    super(port, output, RATE, events);
+    this.order = new RtpOrder(RATE, (samples, pos) => this.onSamples(samples, pos));
+  }
+  onPacket(bytes) {
+    const packet = readRtp(bytes);
+    if (packet?.payloadType === PCM16) this.order.push(packet);
+  }
+  flush(flush) {
+    const heard = super.flush(flush);
+    this.order.flush(flush.valid_from);
+    return heard;
+  }
+  close() {
+    this.order.close();
+    super.close();
+  }
+};
+
+// js/src/websocket.ts
+var RATE2 = 24e3;
+var FRAME = RATE2 / 50;
+var FORMATS3 = { in: { codec: "pcm16", rate: RATE2 }, out: { codec: "pcm16", rate: RATE2 } };
+var BACKLOG = RATE2;
 var OPEN_MS = 1e4;
 function webSocketOpener(options) {
   return (start, events) => new Promise((resolve, reject) => {
@@ -995,7 +1367,7 @@ function webSocketOpener(options) {
       () => fail(new AntiphonError("unreachable", `no answer from ${options.url} within ${OPEN_MS / 1e3} s`, true)),
       OPEN_MS
     );
-    socket.onopen = () => socket.send(JSON.stringify({ ...start, audio: FORMATS2 }));
+    socket.onopen = () => socket.send(JSON.stringify({ ...start, audio: FORMATS3 }));
     socket.onclose = ({ code, reason }) => {
       const why = `${options.url} cannot be reached, or does not list this page's origin in \`http.origins\``;
       const unreached = new AntiphonError("unreachable", why, true);
@@ -1016,8 +1388,8 @@ var WebSocketCarrier = class {
     this.socket = socket;
     this.audio = audio;
     this.events = events;
-    this.player = audio.createPlayer(RATE);
-    this.playback = new PcmPlayback(this.player, audio.output, RATE, events);
+    this.player = audio.createPlayer(RATE2);
+    this.playback = new PcmPlayback(this.player, audio.output, RATE2, events);
   }
   socket;
   audio;
@@ -1037,11 +1409,11 @@ var WebSocketCarrier = class {
       if (message) events.onMessage(message);
     };
     socket.onclose = ({ code, reason }) => this.finish(code, reason);
-    this.capture = this.audio.createCapture(RATE, FRAME, (frame) => this.sendFrame(frame));
+    this.capture = this.audio.createCapture(RATE2, FRAME, (frame) => this.sendFrame(frame));
   }
   sendFrame(frame) {
     if (!this.enabled || this.socket.readyState !== 1) return;
-    if (this.socket.bufferedAmount > BACKLOG) this.droppedMs += frame.byteLength / 2 / RATE * 1e3;
+    if (this.socket.bufferedAmount > BACKLOG) this.droppedMs += frame.byteLength / 2 / RATE2 * 1e3;
     else this.socket.send(frame);
   }
   send(message) {
@@ -1114,14 +1486,18 @@ function startOf(options) {
 }
 function opener(options, offered, audio, environment) {
   const Peer = environment.RTCPeerConnection ?? globalThis.RTCPeerConnection;
-  let order = choose(options.transport ?? "auto", offered, Peer !== void 0);
+  const Web = environment.WebTransport ?? globalThis.WebTransport;
+  const usable = (name) => ({ websocket: true, webrtc: Peer !== void 0, webtransport: Web !== void 0 && isTrusted(globalThis.navigator?.userAgent ?? "") })[name];
+  let order = choose(options.transport ?? "auto", offered, usable);
   if (order.length === 0) {
     throw new AntiphonError("transport_unavailable", `${options.url} offers none of the transports that can be used here`);
   }
   const { WebSocket: WebSocket2, fetch: fetch2 } = environment;
+  const { url: web = "", cert_sha256: certificate } = offered.webtransport ?? {};
   const opens = {
     websocket: webSocketOpener({ url: offered.websocket ?? "", audio, ...WebSocket2 && { WebSocket: WebSocket2 } }),
-    webrtc: webRtcOpener({ url: offered.webrtc ?? "", audio, RTCPeerConnection: Peer, ...fetch2 && { fetch: fetch2 } })
+    webrtc: webRtcOpener({ url: offered.webrtc ?? "", audio, RTCPeerConnection: Peer, ...fetch2 && { fetch: fetch2 } }),
+    webtransport: webTransportOpener({ url: web, certificate, audio, WebTransport: Web })
   };
   return async (start, events) => {
     let failure;

@@ -23,6 +23,8 @@ const meters = { you: new Meter($('you')), they: new Meter($('they')) };
 let session: Session | undefined;
 let connecting = false;
 
+const TRANSPORTS: Record<Transport, string> = { webtransport: 'WebTransport', webrtc: 'WebRTC', websocket: 'WebSocket' };
+
 const STATES: Record<string, [lamp: string, text: string]> = {
   idle: ['listening', 'Connected'],
   listening: ['listening', 'Listening to you'],
@@ -94,7 +96,7 @@ function sentence(text: string): string {
 /** Shows a session until it ends. */
 function follow(live: Session): void {
   const name = display(live.agent);
-  transcript.note(`Connected to ${name} over ${live.transport === 'webrtc' ? 'WebRTC' : 'WebSocket'}.`);
+  transcript.note(`Connected to ${name} over ${TRANSPORTS[live.transport!]}.`);
   status('listening', 'Connected');
   live.on('state', ({ to }) => {
     const [lamp, text] = STATES[to] ?? ['listening', to];
@@ -157,7 +159,7 @@ async function offer(): Promise<void> {
     const options = agents.map((agent: AgentInfo) => new Option(display(agent), agent.name, false, agent === first));
     if (options.length > 0) ui.agent.replaceChildren(...options);
     else problem('No agent takes callers from here without credentials; a route with `anonymous = true` would.');
-    for (const [key, label] of [['webrtc', 'WebRTC'], ['websocket', 'WebSocket']] as const) {
+    for (const [key, label] of Object.entries(TRANSPORTS) as [Transport, string][]) {
       if (endpoints[key] !== undefined) ui.transport.append(new Option(label, key));
     }
   } catch (error) {

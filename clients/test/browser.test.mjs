@@ -14,7 +14,7 @@ const wav = join(shots, 'microphone.wav');
 /** From the click to silence, in milliseconds. */
 const BAR_MS = 60;
 const INTERRUPTIONS = 5;
-const TRANSPORTS = ['websocket', 'webrtc'];
+const TRANSPORTS = ['websocket', 'webrtc', 'webtransport'];
 
 let browser;
 let daemon;

@@ -26,7 +26,7 @@ export async function startDaemon(config = '', env = {}) {
   writeFileSync(file, config);
   const clean = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('ANTIPHON_')));
   const child = spawn(binary(), ['run', '--config', file, '--ready-file', readyFile], {
-    env: { ...clean, ANTIPHON_LISTEN__HTTP: '127.0.0.1:0', ANTIPHON_LISTEN__CONTROL: '127.0.0.1:0', ANTIPHON_LISTEN__WEBRTC: '127.0.0.1:0', ...env },
+    env: { ...clean, ANTIPHON_LISTEN__HTTP: '127.0.0.1:0', ANTIPHON_LISTEN__CONTROL: '127.0.0.1:0', ANTIPHON_LISTEN__WEBRTC: '127.0.0.1:0', ANTIPHON_LISTEN__QUIC: '127.0.0.1:0', ...env },
     stdio: ['ignore', 'ignore', 'pipe'],
   });
   let stderr = '';
@@ -66,7 +66,7 @@ export async function startNetwork(target, given = {}) {
   const open = new Set();
   const server = createServer((request, response) => {
     if (files[request.url] !== undefined) {
-      const kind = { css: 'text/css', ogg: 'audio/ogg', '/': 'text/html' }[request.url.split('.').at(-1)];
+      const kind = { css: 'text/css', ogg: 'audio/ogg', wav: 'audio/wav', '/': 'text/html' }[request.url.split('.').at(-1)];
       response.setHeader('content-type', kind ?? 'text/javascript');
       return response.end(files[request.url]);
     }

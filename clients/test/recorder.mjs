@@ -57,7 +57,8 @@ function inPage() {
 /** To be served beside the page: its policy allows scripts of its own origin only. */
 export const files = { '/test-recorder.js': WORKLET };
 
-export const install = (page) => page.addInitScript(inPage);
+/** Before the page's own scripts; of Playwright and Puppeteer. */
+export const install = (page) => (page.addInitScript ?? page.evaluateOnNewDocument).call(page, inPage);
 
 /** The energy of each 20 ms since the call began. */
 export const envelope = (page) => page.evaluate(() => recorded.frames.map(({ rms }) => rms));

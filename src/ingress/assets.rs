@@ -39,13 +39,21 @@ pub(super) fn find(path: &str, demo: bool) -> Option<&'static Asset> {
 }
 
 /// What the page may do (Content Security Policy Level 3): load from here, connect to here, and nothing else. `host` is
-/// named for browsers in which `'self'` does not include WebSockets.
+/// named for browsers in which `'self'` does not include WebSockets, and because WebTransport has a port of its own.
 fn policy(host: Option<&str>) -> String {
-    let sockets = host.map(|host| format!(" ws://{host} wss://{host}")).unwrap_or_default();
+    let sockets = host.map(|host| format!(" ws://{host} wss://{host} https://{}:*", name_of(host))).unwrap_or_default();
     format!(
         "default-src 'none'; script-src 'self'; worker-src 'self'; style-src 'self'; img-src 'self'; \
          connect-src 'self'{sockets}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
+}
+
+/// A host without its port.
+fn name_of(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|digit| digit.is_ascii_digit()) => name,
+        _ => host,
+    }
 }
 
 impl Asset {
@@ -117,7 +125,9 @@ mod tests {
     fn the_page_may_connect_to_its_own_host_only() {
         let answer = find("/", true).unwrap().answer(&HeaderMap::new(), Some("voice.example.com:8080"));
         let policy = answer.headers()[header::CONTENT_SECURITY_POLICY].to_str().unwrap();
-        assert!(policy.contains("connect-src 'self' ws://voice.example.com:8080 wss://voice.example.com:8080;"));
-        assert!(!policy.contains("unsafe") && !policy.contains('*'));
+        assert!(policy.contains(
+            "connect-src 'self' ws://voice.example.com:8080 wss://voice.example.com:8080 https://voice.example.com:*;"
+        ));
+        assert!(!policy.contains("unsafe") && !policy.replace("https://voice.example.com:*", "").contains('*'));
     }
 }

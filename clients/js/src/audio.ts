@@ -48,6 +48,9 @@ export interface AudioEngine {
 /** What is between a track and the loudspeaker runs dry within this time. */
 const DRAIN_MS = 150;
 
+/** A context that has not begun after so long never will. */
+const RESUME_MS = 5000;
+
 const SPEECH: MediaTrackConstraints = {
   channelCount: 1,
   echoCancellation: true,
@@ -61,12 +64,22 @@ export async function openAudio(options: AudioOptions): Promise<AudioEngine> {
   try {
     const resumed = context.state === 'suspended' ? context.resume() : undefined;
     const [stream] = await Promise.all([openMicrophone(options.microphone ?? true), loadWorklet(context, options)]);
-    await resumed;
+    if (resumed) await sounding(resumed);
     return new BrowserAudio(context, stream, options);
   } catch (error) {
     if (!options.audioContext) void context.close();
     throw error;
   }
+}
+
+/** Browsers wait for ever where there is nothing to play sound with, or where no click came before. */
+async function sounding(resumed: Promise<void>): Promise<void> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const never = new Promise<never>((_, reject) => {
+    const help = 'call `connect` from a click, and see that the machine has a loudspeaker';
+    timer = setTimeout(() => reject(new AntiphonError('audio_unavailable', `sound does not start: ${help}`, true)), RESUME_MS);
+  });
+  await Promise.race([resumed, never]).finally(() => clearTimeout(timer));
 }
 
 async function openMicrophone(wanted: NonNullable<AudioOptions['microphone']>): Promise<MediaStream | undefined> {

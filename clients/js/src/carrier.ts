@@ -2,7 +2,7 @@
 
 import type { Flush, FromRelay, Start, Started, ToRelay, Turn } from './messages.js';
 
-export type Transport = 'websocket' | 'webrtc';
+export type Transport = 'websocket' | 'webrtc' | 'webtransport';
 
 /** What leaves the speaker now. */
 export interface Report {

@@ -7,6 +7,7 @@ import { AntiphonError } from './errors.js';
 import type { Setup, Start } from './messages.js';
 import { Session } from './session.js';
 import { webRtcOpener } from './webrtc.js';
+import { isTrusted, webTransportOpener } from './webtransport.js';
 import { webSocketOpener } from './websocket.js';
 
 export interface ConnectOptions extends AudioOptions {
@@ -14,7 +15,7 @@ export interface ConnectOptions extends AudioOptions {
   url: string | URL;
   /** The agent asked for; without it the relay chooses. */
   agent?: string;
-  /** `auto` (WebRTC where it is offered, else WebSocket), one transport, or several in the order to try. */
+  /** `auto` (WebTransport, else WebRTC, else WebSocket), one to begin with, or exactly those to try, in order. */
   transport?: 'auto' | Transport | Transport[];
   /** Credentials. */
   token?: string;
@@ -37,6 +38,7 @@ export interface Environment {
   fetch?: typeof fetch;
   WebSocket?: typeof WebSocket;
   RTCPeerConnection?: typeof RTCPeerConnection;
+  WebTransport?: typeof WebTransport;
   openAudio?: (options: AudioOptions) => Promise<AudioEngine>;
   /** Where `online` events come from. */
   network?: Pick<EventTarget, 'addEventListener' | 'removeEventListener'>;
@@ -95,14 +97,19 @@ function startOf(options: ConnectOptions): Start {
 /** Tries the transports in order; what failed for another reason than its transport is not tried again elsewhere. */
 function opener(options: ConnectOptions, offered: Endpoints, audio: AudioEngine, environment: Environment): Open {
   const Peer = environment.RTCPeerConnection ?? globalThis.RTCPeerConnection;
-  let order = choose(options.transport ?? 'auto', offered, Peer !== undefined);
+  const Web = environment.WebTransport ?? globalThis.WebTransport;
+  const usable = (name: Transport): boolean =>
+    ({ websocket: true, webrtc: Peer !== undefined, webtransport: Web !== undefined && isTrusted(globalThis.navigator?.userAgent ?? '') })[name];
+  let order = choose(options.transport ?? 'auto', offered, usable);
   if (order.length === 0) {
     throw new AntiphonError('transport_unavailable', `${options.url} offers none of the transports that can be used here`);
   }
   const { WebSocket, fetch } = environment;
+  const { url: web = '', cert_sha256: certificate } = offered.webtransport ?? {};
   const opens: Record<Transport, Open> = {
     websocket: webSocketOpener({ url: offered.websocket ?? '', audio, ...(WebSocket && { WebSocket }) }),
     webrtc: webRtcOpener({ url: offered.webrtc ?? '', audio, RTCPeerConnection: Peer, ...(fetch && { fetch }) }),
+    webtransport: webTransportOpener({ url: web, certificate, audio, WebTransport: Web }),
   };
   return async (start, events) => {
     let failure: unknown;

@@ -46,13 +46,16 @@ export class PcmPlayback implements Playback {
 
   /** One binary frame of the link: little-endian samples. */
   onFrame(frame: ArrayBuffer): void {
-    const samples = new Int16Array(frame, 0, frame.byteLength >> 1);
-    const pos = this.received;
-    this.received += samples.length;
+    this.onSamples(new Int16Array(frame, 0, frame.byteLength >> 1), this.received);
+  }
+
+  /** Samples that stand at a position, in order. */
+  protected onSamples(samples: Int16Array<ArrayBuffer>, pos: number): void {
+    this.received = pos + samples.length;
     if (this.discardUntil > this.now()) return;
     this.discardUntil = 0;
     this.events.onAudio(samples, pos);
-    this.port.postMessage({ type: 'audio', pos, samples }, [frame]);
+    this.port.postMessage({ type: 'audio', pos, samples }, [samples.buffer]);
   }
 
   onTurn(turn: Turn): void {

@@ -13,6 +13,9 @@ const CONNECT_MS = 5000;
 /** A path that is interrupted for so long is given up, and the session resumed on another one. */
 const INTERRUPTED_MS = 4000;
 
+/** Refusals that another transport would only repeat. */
+const ABOUT_CALLER = new Set(['unauthorized', 'forbidden', 'not_found', 'rate_limited', 'resume_failed', 'bad_message']);
+
 export interface WebRtcOptions {
   /** Where offers are posted. */
   url: string;
@@ -75,7 +78,9 @@ async function post(options: WebRtcOptions, sdp: string, start: Start): Promise<
   if (response.ok && body.sdp) return body as Answer;
   const said = body.detail ?? `${options.url} answered ${response.status}`;
   const after = Number(response.headers?.get('retry-after')) * 1000 || undefined;
-  throw new AntiphonError(body.code ?? 'transport_unavailable', said, response.status >= 500, after);
+  // What the relay holds against the caller it holds against him elsewhere too; anything else may be this path's fault.
+  const code = body.code !== undefined && ABOUT_CALLER.has(body.code) ? body.code : 'transport_unavailable';
+  throw new AntiphonError(code, said, response.status >= 500, after);
 }
 
 class WebRtcCarrier implements Carrier {

@@ -6,6 +6,7 @@ import { choose, fetchEndpoints } from '../src/endpoints.js';
 import { AntiphonError } from '../src/errors.js';
 import { withNack, webRtcOpener } from '../src/webrtc.js';
 import { webSocketOpener } from '../src/websocket.js';
+import { isTrusted } from '../src/webtransport.js';
 import { started, StubAudio, tick } from './stubs.js';
 
 class StubSocket {
@@ -218,13 +219,49 @@ test('a relay that cannot be reached gives the microphone back', async () => {
 });
 
 test('of the transports those are tried that both ends have', () => {
-  const both = { websocket: 'ws:', webrtc: 'http:' };
-  assert.deepEqual(choose('auto', both, true), ['webrtc', 'websocket']);
-  assert.deepEqual(choose('auto', both, false), ['websocket']);
-  assert.deepEqual(choose('auto', { websocket: 'ws:' }, true), ['websocket']);
-  assert.deepEqual(choose('webrtc', both, true), ['webrtc', 'websocket']);
-  assert.deepEqual(choose('websocket', both, true), ['websocket']);
-  assert.deepEqual(choose('auto', {}, true), []);
+  const webtransport = { url: 'https:' };
+  const all = { websocket: 'ws:', webrtc: 'http:', webtransport };
+  const any = (): boolean => true;
+  assert.deepEqual(choose('auto', all, any), ['webtransport', 'webrtc', 'websocket']);
+  assert.deepEqual(choose('auto', all, (name) => name !== 'webtransport'), ['webrtc', 'websocket']);
+  assert.deepEqual(choose('auto', { websocket: 'ws:' }, any), ['websocket']);
+  assert.deepEqual(choose('webrtc', all, any), ['webrtc', 'websocket']);
+  assert.deepEqual(choose('webtransport', { websocket: 'ws:', webtransport }, any), ['webtransport', 'websocket']);
+  assert.deepEqual(choose(['websocket', 'webrtc'], all, any), ['websocket', 'webrtc']);
+  assert.deepEqual(choose('websocket', all, any), ['websocket']);
+  assert.deepEqual(choose('auto', {}, any), []);
+});
+
+test('browsers whose WebTransport freezes do not use it', () => {
+  const chrome = 'Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/156.0.0.0 Safari/537.36';
+  const safari = 'Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/26.4 Safari/605.1.15';
+  const onPhone = 'Mozilla/5.0 (iPhone; CPU iPhone OS 26_4 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) CriOS/156.0 Mobile/15E148 Safari/604.1';
+  const firefox = 'Mozilla/5.0 (X11; Linux x86_64; rv:153.0) Gecko/20100101 Firefox/153.0';
+  assert.deepEqual([chrome, safari, onPhone, firefox].map(isTrusted), [true, false, false, true]);
+});
+
+test('a hash is pinned only if nobody on the way could have written it', async () => {
+  const { fetch } = relay({ '/v1/endpoints': { webtransport: { url: 'https://relay:8083/v1/session', cert_sha256: 'ab' } } });
+  for (const [base, kept] of [['https://relay', true], ['http://127.0.0.1:8080', true], ['http://localhost', true], ['http://relay', false]] as const) {
+    assert.equal((await fetchEndpoints(base, fetch)).webtransport !== undefined, kept, base);
+  }
+});
+
+test('a relay that refuses the offer is called over WebSocket, unless it is the caller who is refused', async () => {
+  for (const [code, over] of [['overloaded', true], ['bad_offer', true], ['not_found', false], ['unauthorized', false]] as const) {
+    const get = async (input: unknown, init?: RequestInit) =>
+      init?.method === 'POST'
+        ? Response.json({ code, detail: 'no' }, { status: 503 })
+        : Response.json(String(input).endsWith('/endpoints') ? { websocket: 'ws://relay/v1/session', webrtc: 'http://relay/rtc' } : {});
+    const environment = { fetch: get as typeof fetch, WebSocket: Socket, RTCPeerConnection: Peer, openAudio: async () => new StubAudio() };
+    const attempt = connect({ url: 'http://relay' }, environment);
+    if (!over) {
+      await assert.rejects(attempt, { code });
+      continue;
+    }
+    assert.equal((await attempt).transport, 'websocket');
+    StubSocket.all.at(-1)!.say({ type: 'ended', reason: 'operator', duration_ms: 1, messages: 0 });
+  }
 });
 
 test('on a secure page addresses are secure, whatever the relay behind its proxy believes', async () => {

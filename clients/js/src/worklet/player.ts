@@ -24,6 +24,8 @@ export type PlayerCommand =
 const KEPT_S = 10;
 /** Between two progress events. */
 const PROGRESS_S = 0.1;
+/** Longest silence between two packets that is played as it is. */
+const PAUSE_S = KEPT_S;
 /** Frames over which a flush fades out and the next sound fades in, so that neither clicks: 2.7 ms at 48 kHz. */
 const FADE = 128;
 /** Audio that is waited for before playing begins, and its bound when the link proves to be uneven. */
@@ -94,13 +96,24 @@ export class Player {
       this.phase = 0;
       this.waitingSince = frame;
     }
+    const gap = pos - this.ring.end;
+    if (gap < 0 || gap > PAUSE_S * this.linkRate) return this.restart(pos, samples, frame);
     const room = this.ring.capacity - this.kernel.half - this.buffered;
-    if (samples.length > room) {
+    if (gap + samples.length > room) {
       this.overflowed += samples.length;
       return;
     }
+    // A pause of the sender, who counts on, while its last words are still played here.
+    if (gap > 0) this.ring.push(new Float32Array(gap));
     this.ended = false;
     this.ring.push(samples, 1 / 32768);
+  }
+
+  /** A jump: what is left of the old place gives way. */
+  private restart(pos: number, samples: Int16Array, frame: number): void {
+    this.stop(frame, 'dry');
+    this.head = this.ring.end;
+    this.push(pos, samples, frame);
   }
 
   private flush(frame: number): void {
