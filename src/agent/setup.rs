@@ -12,7 +12,8 @@ pub fn table(kind: VendorKind) -> &'static [SetupRow] {
         VendorKind::Deepgram => crate::agent::deepgram::SETUP,
         VendorKind::Elevenlabs => crate::agent::elevenlabs::SETUP,
         VendorKind::Gemini => crate::agent::gemini::SETUP,
-        VendorKind::Openai | VendorKind::Live | VendorKind::Pipecat | VendorKind::Chat => &[],
+        VendorKind::Openai => crate::agent::openai::opening::SETUP,
+        VendorKind::Live | VendorKind::Pipecat | VendorKind::Chat => &[],
     }
 }
 

@@ -44,7 +44,8 @@ const OWN_KINDS: [(&str, &[&str]); 4] = [
 ];
 
 /// Kinds of vendors that this build serves; the others are parsed and checked.
-pub const SERVED: &[VendorKind] = &[VendorKind::Deepgram, VendorKind::Elevenlabs, VendorKind::Gemini];
+pub const SERVED: &[VendorKind] =
+    &[VendorKind::Deepgram, VendorKind::Elevenlabs, VendorKind::Gemini, VendorKind::Openai];
 
 /// Kinds that the configuration knows and whose keys it does not.
 pub const OTHER_KINDS: [&str; 3] = ["quic", "http", "mux"];

@@ -24,6 +24,7 @@ use crate::runtime::sockets;
 use crate::runtime::stream::Stream;
 use crate::runtime::websocket::{Bounds, WebSocket};
 use crate::upstream::fetch::fetch;
+use crate::upstream::token::Tokens;
 
 /// How long one address of several may take before the next one is tried.
 const ADDRESS_DEADLINE: Duration = Duration::from_millis(1500);
@@ -38,12 +39,13 @@ pub struct Dialer {
     /// Where URLs are fetched; `None`: where it is dialled.
     control: Option<Handle>,
     fetches: Arc<Semaphore>,
+    tokens: Tokens,
 }
 
 impl Dialer {
     /// A dialer that trusts what `tls` trusts.
     pub fn new(tls: Arc<ClientConfig>) -> Dialer {
-        Dialer { tls, control: None, fetches: Arc::new(Semaphore::new(MAX_FETCHES)) }
+        Dialer { tls, control: None, fetches: Arc::new(Semaphore::new(MAX_FETCHES)), tokens: Tokens::default() }
     }
 
     /// The same, with URLs fetched on the control runtime.
@@ -67,16 +69,29 @@ impl Dialer {
     }
 
     async fn fetch_and_connect(&self, endpoint: &Endpoint) -> Result<WebSocket, AgentError> {
-        let Some(Before::Url(wanted)) = &endpoint.before else { return self.connect(endpoint).await };
-        let fetching = fetch(self.tls.clone(), self.fetches.clone(), wanted.clone());
-        let url = match &self.control {
-            None => fetching.await?,
-            Some(control) => {
-                let ended = AbortOnDropHandle::new(control.spawn(fetching)).await;
-                ended.map_err(|error| failure(FailureClass::Internal, format!("the fetch of a URL: {error}")))??
+        let mut endpoint = endpoint.clone();
+        match endpoint.before.take() {
+            None => {}
+            Some(Before::Url(wanted)) => {
+                endpoint.url = self.on_control(fetch(self.tls.clone(), self.fetches.clone(), wanted)).await?;
             }
-        };
-        self.connect(&Endpoint { url, before: None, ..endpoint.clone() }).await
+            Some(Before::Token(command)) => {
+                let token = self.on_control(self.tokens.clone().token(command)).await?;
+                let bearer = format!("Bearer {}", token.expose_secret());
+                endpoint.headers.push(("authorization".to_owned(), bearer.into()));
+            }
+        }
+        self.connect(&endpoint).await
+    }
+
+    /// Runs what a dial needs beforehand on the control runtime.
+    async fn on_control<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = Result<T, AgentError>> + Send + 'static,
+    ) -> Result<T, AgentError> {
+        let Some(control) = &self.control else { return task.await };
+        let ended = AbortOnDropHandle::new(control.spawn(task)).await;
+        ended.map_err(|error| failure(FailureClass::Internal, format!("what comes before the dial: {error}")))?
     }
 
     async fn connect(&self, endpoint: &Endpoint) -> Result<WebSocket, AgentError> {

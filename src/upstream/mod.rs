@@ -2,5 +2,6 @@
 
 pub mod dial;
 mod fetch;
+mod token;
 
 pub use dial::Dialer;

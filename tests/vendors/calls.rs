@@ -290,6 +290,9 @@ async fn every_end_at_the_vendor_is_told_by_its_class() {
 #[tokio::test]
 async fn the_example_files_hold_calls_with_only_the_url_replaced() {
     let examples = [
+        ("openai", "openai", VendorKind::Openai),
+        ("azure-openai", "azure", VendorKind::Openai),
+        ("xai", "xai", VendorKind::Openai),
         ("elevenlabs", "elevenlabs", VendorKind::Elevenlabs),
         ("deepgram", "deepgram", VendorKind::Deepgram),
         ("gemini", "gemini", VendorKind::Gemini),

@@ -101,7 +101,7 @@ fn blame(out: &mut String, agent: &Arc<AgentSettings>, error: &AgentError, sourc
 
 async fn visit(settings: &AgentSettings, dialer: &Dialer) -> Result<Option<Found>, AgentError> {
     let failed = |class, message: String| AgentError { class, code: None, message };
-    let agent = agent::build(settings, 0, clip_file::read)
+    let agent = agent::build(settings, &settings.setup, 0, clip_file::read)
         .map_err(|error| failed(FailureClass::BadRequest, error.to_string()))?;
     let Some(endpoint) = agent.endpoint() else { return Ok(None) };
     let begun = Instant::now();

@@ -83,7 +83,7 @@ impl Driver {
         let Some(place) = self.around.seat.registry().take_agent(&settings.name, settings.max_sessions) else {
             return self.fail(id, FailureClass::Limit, format!("agent `{}` has `max_sessions` calls", settings.name));
         };
-        let agent = match agent::build(&settings, self.around.seed ^ u64::from(id.0), clip_file::read) {
+        let agent = match agent::build(&settings, &rung.setup, self.around.seed ^ u64::from(id.0), clip_file::read) {
             Ok(agent) => agent,
             Err(error) => return self.fail(id, FailureClass::BadRequest, error.to_string()),
         };

@@ -6,6 +6,7 @@
 pub mod actor;
 mod deepgram;
 mod elevenlabs;
+mod openai;
 pub mod script;
 mod server;
 
@@ -130,9 +131,8 @@ fn connect(
     match kind {
         VendorKind::Deepgram => deepgram::connect(request),
         VendorKind::Elevenlabs => elevenlabs::connect(request, origin, args),
-        VendorKind::Openai | VendorKind::Live | VendorKind::Gemini | VendorKind::Pipecat | VendorKind::Chat => {
-            Answered::Http(not_found())
-        }
+        VendorKind::Openai => openai::connect(request),
+        VendorKind::Live | VendorKind::Gemini | VendorKind::Pipecat | VendorKind::Chat => Answered::Http(not_found()),
     }
 }
 
