@@ -199,7 +199,7 @@ fn check_transcript(person: &Person, kind: VendorKind) {
         VendorKind::Deepgram => &["user", "agent", "user", "agent"],
         _ => &["agent", "user", "agent"],
     };
-    assert_eq!(roles, expected, "{lines:?}");
+    assert_eq!(roles, expected, "{:#?}", person.said("transcript"));
     assert_eq!(lines[lines.len() - 2].1, "Where is my order?");
     let cut = person.said("transcript").into_iter().find(|line| !line["cut"].is_null()).expect("a cut text").clone();
     let how = if kind == VendorKind::Elevenlabs { "aligned" } else { "estimated" };
