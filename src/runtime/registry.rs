@@ -9,6 +9,7 @@ use crate::dialect::Dialect;
 use crate::ids::{AgentName, SessionId};
 use crate::runtime::line::Line;
 use crate::session::{Command, LinkInfo};
+use crate::upstream::breaker::Breakers;
 
 /// Messages waiting in a session's mailbox at most.
 const MAILBOX: usize = 16;
@@ -48,6 +49,7 @@ impl std::fmt::Debug for Mail {
 #[derive(Debug, Default)]
 pub struct Registry {
     state: Mutex<State>,
+    breakers: Arc<Breakers>,
     changed: Notify,
 }
 
@@ -133,6 +135,11 @@ impl Registry {
             }
             changed.await;
         }
+    }
+
+    /// The breakers of the agents.
+    pub fn breakers(&self) -> &Arc<Breakers> {
+        &self.breakers
     }
 
     /// Takes one of the `max` places of an agent, if one is free.

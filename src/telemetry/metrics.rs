@@ -11,6 +11,7 @@ use super::registry::{Registry, SecondsCounter};
 use crate::ids::{AgentName, RouteName};
 use crate::message::{Basis, CloseReason, Usage};
 use crate::session::{Direction, Measure, Queue, Transport};
+use crate::upstream::breaker::BreakerState;
 
 /// What the series of a session are told apart by. All values come from the configuration or a closed list.
 #[derive(Clone, Debug)]
@@ -277,6 +278,16 @@ impl SessionMetrics {
     /// Dial to open socket.
     pub fn record_upstream_connect(&self, took: Duration) {
         self.agent.upstream_connect.record(took.as_secs_f64());
+    }
+
+    /// A try to reach `agent` came to an end: `ready`, `failed` or `refused`.
+    pub fn record_attempt(&self, agent: &AgentName, result: &'static str, breaker: BreakerState) {
+        self.registry.counter(&names::ATTEMPTS, &[agent.as_str(), result]).increment(1);
+        self.registry.gauge(&names::BREAKER_STATE, &[agent.as_str()]).set(match breaker {
+            BreakerState::Closed => 0.0,
+            BreakerState::HalfOpen => 1.0,
+            BreakerState::Open => 2.0,
+        });
     }
 
     /// The session is over.

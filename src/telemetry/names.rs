@@ -188,6 +188,10 @@ metrics! {
         "What agents reported as used, whole units; units outside of the common ones are counted as other.";
     FALLBACKS = "antiphon_fallbacks_total", Kind::Counter, Count, ["route", "agent"],
         "Times that another agent took over; agent is the one that did.";
+    ATTEMPTS = "antiphon_upstream_attempts_total", Kind::Counter, Count, ["agent", "result"],
+        "Tries to reach an agent: ready, failed, refused (its breaker was open: it was not dialled).";
+    BREAKER_STATE = "antiphon_breaker_state", Kind::Gauge, Count, ["agent"],
+        "Circuit breaker of an agent, as of the last try: 0 closed, 1 half-open, 2 open.";
     ROLLOVERS = "antiphon_rollovers_total", Kind::Counter, Count, ["agent"],
         "Times that a fresh session with the same agent took over before the end of the one before.";
 

@@ -62,6 +62,7 @@ fn eventful(telemetry: &Telemetry) {
     }
     session.record_playout_wait(span);
     session.record_upstream_connect(span);
+    session.record_attempt(&"storyteller".into(), "refused", crate::upstream::breaker::BreakerState::Open);
     session.record_usage(&crate::message::Usage {
         amounts: [("output_audio_tokens".to_owned(), 12.0), ("moon phases".to_owned(), 1.0)].into(),
         ..crate::message::Usage::default()

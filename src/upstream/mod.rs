@@ -1,5 +1,6 @@
 //! Sockets to agents.
 
+pub mod breaker;
 pub mod dial;
 mod fetch;
 mod token;

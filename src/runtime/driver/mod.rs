@@ -334,12 +334,20 @@ impl Driver {
             }
             Some(Happened::Upstream(id, change)) => {
                 if matches!(change, UpstreamChange::Failed(_)) {
-                    self.upstreams.retain(|upstream| upstream.id != id);
+                    self.forget(id, now);
                 }
                 self.session.on_upstream(id, change, now);
                 true
             }
             None => self.poll_agents(now),
+        }
+    }
+
+    /// An upstream has failed.
+    fn forget(&mut self, id: UpstreamId, now: Micros) {
+        if let Some(index) = self.upstreams.iter().position(|upstream| upstream.id == id) {
+            let mut upstream = self.upstreams.remove(index);
+            self.give_up(&mut upstream, now);
         }
     }
 

@@ -5,13 +5,14 @@ use std::task::{Context, Poll};
 
 use crate::agent::{self, Agent, AgentOutput, Wire};
 use crate::ids::{AgentName, UpstreamId};
-use crate::message::{AgentError, FailureClass, ToAgent};
+use crate::message::{AgentError, FailureClass, FromAgent, ToAgent};
 use crate::runtime::clip_file;
 use crate::runtime::registry::AgentPlace;
 use crate::runtime::websocket::{PushError, Received, SocketError, WebSocket};
 use crate::session::{Direction, UpstreamChange, UpstreamRole};
 use crate::telemetry::NodeQueue;
 use crate::time::Micros;
+use crate::upstream::breaker::Attempt;
 
 use super::{Driver, Happened, TURN_BYTES, TURN_MESSAGES};
 
@@ -33,6 +34,8 @@ pub(super) struct Upstream {
     opened: bool,
     /// Whether the agent may have something to say.
     restless: bool,
+    /// Until it is known whether the agent gets ready.
+    attempt: Option<Attempt>,
     /// Held for its drop.
     _place: AgentPlace,
 }
@@ -83,6 +86,11 @@ impl Driver {
         let Some(place) = self.around.seat.registry().take_agent(&settings.name, settings.max_sessions) else {
             return self.fail(id, FailureClass::Limit, format!("agent `{}` has `max_sessions` calls", settings.name));
         };
+        let Some(attempt) = self.around.seat.registry().breakers().attempt(&settings.name, now) else {
+            let message = format!("agent `{}` failed again and again; it is not dialled for a while", settings.name);
+            self.record_attempt(&settings.name, "refused", now);
+            return self.fail(id, FailureClass::Unreachable, message);
+        };
         let agent = match agent::build(&settings, &rung.setup, self.around.seed ^ u64::from(id.0), clip_file::read) {
             Ok(agent) => agent,
             Err(error) => return self.fail(id, FailureClass::BadRequest, error.to_string()),
@@ -106,6 +114,7 @@ impl Driver {
             dialled: now,
             opened: false,
             restless: false,
+            attempt: Some(attempt),
             _place: place,
         });
         // The dialling future has to be polled once to begin.
@@ -243,6 +252,13 @@ impl Driver {
                 upstream.restless = false;
             }
             AgentOutput::Event(event) => {
+                if matches!(event, FromAgent::Ready(_))
+                    && let Some(attempt) = upstream.attempt.take()
+                {
+                    let name = upstream.name.clone();
+                    attempt.succeed();
+                    self.record_attempt(&name, "ready", now);
+                }
                 self.session.on_agent(id, event, now);
             }
             AgentOutput::Wire(wire) => self.push(id, wire, None),
@@ -293,6 +309,20 @@ impl Driver {
         self.around.metrics.set_agent(&upstream.name);
     }
 
+    fn record_attempt(&self, agent: &AgentName, result: &'static str, now: Micros) {
+        let breaker = self.around.seat.registry().breakers().state(agent, now);
+        self.around.metrics.record_attempt(agent, result, breaker);
+    }
+
+    /// An upstream is gone: if it never got ready, its agent's breaker counts it.
+    pub(super) fn give_up(&self, upstream: &mut Upstream, now: Micros) {
+        if let Some(attempt) = upstream.attempt.take() {
+            let chance = (self.around.seed >> 11) as f64 / (1u64 << 53) as f64;
+            attempt.fail(chance, now);
+            self.record_attempt(&upstream.name, "failed", now);
+        }
+    }
+
     pub(super) fn hang_up(&mut self, id: UpstreamId, now: Micros) {
         // What the session said before goes out first; what the agent still says is no longer heard.
         while let Some(upstream) = self.upstreams.iter_mut().find(|upstream| upstream.id == id && upstream.restless) {
@@ -303,7 +333,10 @@ impl Driver {
             }
         }
         if let Some(index) = self.upstreams.iter().position(|upstream| upstream.id == id) {
-            let upstream = self.upstreams.remove(index);
+            let mut upstream = self.upstreams.remove(index);
+            if upstream.role == UpstreamRole::Active && !self.session.is_closed() {
+                self.give_up(&mut upstream, now);
+            }
             if let Some(close) = upstream.close() {
                 self.closing.spawn(close);
             }
