@@ -34,8 +34,9 @@ use crate::time::Micros;
 use turns::{Placed, Turns};
 use wire::{ErrorEvent, Said};
 
-/// Without audio for so long after a piece of it, beyond the piece's own length, an answer counts as complete.
-const TURN_GAP: Duration = Duration::from_millis(500);
+/// Without audio for so long after a piece of it, beyond the piece's own length, an answer counts as complete, where
+/// its word timings have not told before.
+const TURN_GAP: Duration = Duration::from_secs(2);
 /// After the tool that hangs up the service closes the connection; if not, this side does after this time.
 const HANGUP_WAIT: Duration = Duration::from_secs(3);
 /// `error_type` of the end of the longest time that the agent may talk.
@@ -217,13 +218,16 @@ impl ElevenLabs {
         };
         let bytes = payload.len();
         let payload = self.carry.align(sample, payload);
-        self.turn_ends = Some(now + TURN_GAP.max(length + TURN_GAP / 2));
+        self.turn_ends = Some(now + length + TURN_GAP);
         if !payload.is_empty() {
             self.tell(FromAgent::Audio(AgentAudio { arrival: now, item: Some(item.clone()), rtp: None, payload }));
         }
         let words = self.turns.keep(bytes, rate, words);
         if !words.is_empty() {
             self.tell(FromAgent::Words(Words { item: Some(item), words }));
+        }
+        if self.turns.is_complete() {
+            self.end_turn();
         }
     }
 
@@ -242,11 +246,14 @@ impl ElevenLabs {
     }
 
     fn handle_response(&mut self, event: u64, text: String) {
-        let (item, new) = self.turns.text(event);
+        let (item, new) = self.turns.text(event, &text);
         if new {
             self.tell(FromAgent::TurnStarted(Some(item.clone())));
         }
         self.tell_text(item, text);
+        if self.turns.is_complete() {
+            self.end_turn();
+        }
     }
 
     fn tell_text(&mut self, item: ItemId, text: String) {

@@ -199,7 +199,7 @@ fn check_transcript(person: &Person, kind: VendorKind) {
         VendorKind::Deepgram => &["user", "agent", "user", "agent"],
         _ => &["agent", "user", "agent"],
     };
-    assert_eq!(roles, expected, "{lines:?}");
+    assert_eq!(roles, expected, "{:#?}", person.said("transcript"));
     assert_eq!(lines[lines.len() - 2].1, "Where is my order?");
     let cut = person.said("transcript").into_iter().find(|line| !line["cut"].is_null()).expect("a cut text").clone();
     let how = if kind == VendorKind::Elevenlabs { "aligned" } else { "estimated" };
@@ -290,6 +290,9 @@ async fn every_end_at_the_vendor_is_told_by_its_class() {
 #[tokio::test]
 async fn the_example_files_hold_calls_with_only_the_url_replaced() {
     let examples = [
+        ("openai", "openai", VendorKind::Openai),
+        ("azure-openai", "azure", VendorKind::Openai),
+        ("xai", "xai", VendorKind::Openai),
         ("elevenlabs", "elevenlabs", VendorKind::Elevenlabs),
         ("deepgram", "deepgram", VendorKind::Deepgram),
         ("gemini", "gemini", VendorKind::Gemini),

@@ -15,7 +15,11 @@ struct Answer {
     item: ItemId,
     first: u64,
     last: u64,
+    /// Its text, without spaces and signs.
+    text: String,
     has_text: bool,
+    /// Of its text, what the word timings of its audio have covered.
+    spoken: String,
     /// Bytes of audio received for it.
     bytes: u64,
     /// Something came that stands between two answers.
@@ -30,7 +34,9 @@ impl Answer {
             item: ItemId::from(format!("answer-{event}")),
             first: event,
             last: event,
+            text: String::new(),
             has_text: false,
+            spoken: String::new(),
             bytes: 0,
             over: false,
             unfinished: None,
@@ -47,6 +53,11 @@ pub(super) enum Placed {
     Continued(ItemId),
     /// A new answer begins with it.
     Begun(ItemId),
+}
+
+/// The letters and digits of a text.
+fn bare(text: &str) -> impl Iterator<Item = char> + '_ {
+    text.chars().filter(|c| c.is_alphanumeric())
 }
 
 /// The answers of one conversation.
@@ -86,17 +97,19 @@ impl Turns {
     }
 
     /// The answer that a text of `event` belongs to, and whether it is a new one.
-    pub(super) fn text(&mut self, event: u64) -> (ItemId, bool) {
+    pub(super) fn text(&mut self, event: u64, text: &str) -> (ItemId, bool) {
         let of = |answer: &Answer| {
             let open = !answer.has_text && !answer.over && event >= answer.first;
             open || (answer.first..=answer.last).contains(&event)
         };
         if let Some(answer) = [&mut self.next, &mut self.present].into_iter().flatten().find(|answer| of(answer)) {
             answer.has_text = true;
+            answer.text = bare(text).collect();
             return (answer.item.clone(), false);
         }
         let mut answer = Answer::new(event);
         answer.has_text = true;
+        answer.text = bare(text).collect();
         let item = answer.item.clone();
         self.next = Some(answer);
         (item, true)
@@ -106,6 +119,11 @@ impl Turns {
     pub(super) fn corrected(&self, event: u64) -> Option<ItemId> {
         let answer = self.present.as_ref()?;
         (event == 0 || event >= answer.first).then(|| answer.item.clone())
+    }
+
+    /// Whether the word timings have covered all of the present answer's text: its audio is complete.
+    pub(super) fn is_complete(&self) -> bool {
+        self.present.as_ref().is_some_and(|answer| !answer.text.is_empty() && answer.spoken == answer.text)
     }
 
     /// Whether an answer announced by its text waits for its audio.
@@ -140,6 +158,7 @@ impl Turns {
         answer.bytes += bytes as u64;
         let mut out = Vec::new();
         for mut word in words {
+            answer.spoken.extend(bare(&word.text));
             word.start += begin;
             word.end += begin;
             match answer.unfinished.take() {

@@ -310,8 +310,11 @@ impl Downlink {
             self.dropped(Queue::Stale, format.ticks_to_time(ticks.into()));
             return;
         }
-        let goes_on = self.turns.back().is_some_and(|turn| {
-            !turn.ended && (audio.item.is_none() || turn.item.is_none() || turn.item == audio.item)
+        let goes_on = self.turns.back_mut().is_some_and(|turn| {
+            let same = turn.item == audio.item;
+            // An agent may find out late that an item goes on; the client has not been told of its end.
+            turn.ended &= !(same && audio.item.is_some() && turn.end.is_none());
+            !turn.ended && (audio.item.is_none() || turn.item.is_none() || same)
         });
         if !goes_on {
             self.begin_turn(audio.item.clone(), ticks);

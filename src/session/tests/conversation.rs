@@ -253,3 +253,22 @@ fn a_turn_and_its_text_name_the_same_item_even_if_the_text_came_first() {
         assert_eq!((turn.item.as_ref(), turn.turn), (Some(&line.item), line.turn));
     }
 }
+
+#[test]
+fn an_item_that_goes_on_before_its_end_was_told_is_one_turn() {
+    let mut world = WorldBuilder::default().start();
+    world.run(ms(100));
+    for _ in 0..2 {
+        world.agent_speaks(ms(1_000), 1, Some("a"));
+        world.agent_says(FromAgent::TurnEnded);
+        world.run(ms(100));
+    }
+    world.run(ms(3_000));
+    let told = world.client.messages.iter().filter_map(|message| match message {
+        ToClient::Turn(turn) => Some((turn.turn.0, turn.phase)),
+        _ => None,
+    });
+    let phases: Vec<_> = told.collect();
+    assert_eq!(phases, [(1, crate::message::TurnPhase::Start), (1, crate::message::TurnPhase::End)]);
+    assert_eq!(world.client.played(), ms(2_000));
+}
