@@ -17,13 +17,13 @@ use serde_json::{Value, json};
 use crate::agent::native::merge;
 use crate::agent::setup::SetupRow;
 use crate::agent::{Agent, AgentOutput, Capabilities, HttpEvent, HttpRequest};
-use crate::config::vendor::VendorAgent;
+use crate::config::vendor::{VendorAgent, VendorAuth};
 use crate::dialect::native::codec;
 use crate::ids::MessageId;
 use crate::media::format::Format;
 use crate::message::{
-    AgentEnd, AgentError, AgentStart, Delta, FailureClass, FromAgent, Greeting, Ready, Role, Setup, TextMessage,
-    ToAgent, ToolCall, ToolResult,
+    AgentEnd, AgentError, AgentStart, ContextItem, Delta, FailureClass, FromAgent, Greeting, Ready, Role, Setup,
+    TextMessage, ToAgent, ToolCall, ToolResult,
 };
 use crate::time::Micros;
 
@@ -119,10 +119,7 @@ impl Chat {
         // Nothing is heard and nothing spoken: any format will do.
         let format = Format::pcm16(16_000);
         self.tell(FromAgent::Ready(Ready { uplink: format, downlink: format, delay: None }));
-        for item in &start.context {
-            let role = if item.role == Role::User { "user" } else { "assistant" };
-            self.history.push(json!({ "role": role, "content": item.text }));
-        }
+        self.remember(&start.context);
         let greeting = start.setup.greeting.clone().filter(|_| start.greet);
         self.update(start.setup);
         match greeting {
@@ -137,6 +134,13 @@ impl Chat {
                 self.ask();
             }
             Some(Greeting::Clip(_) | Greeting::Agent | Greeting::None) | None => {}
+        }
+    }
+
+    fn remember(&mut self, items: &[ContextItem]) {
+        for item in items {
+            let role = if item.role == Role::User { "user" } else { "assistant" };
+            self.history.push(json!({ "role": role, "content": item.text }));
         }
     }
 
@@ -183,6 +187,10 @@ impl Chat {
             id,
             url: self.settings.url_with(&[]),
             headers: self.settings.headers.iter().cloned().chain(self.settings.key_header()).collect(),
+            token: match &self.settings.auth {
+                VendorAuth::Token(command) => Some(command.clone()),
+                VendorAuth::Usual | VendorAuth::Bearer | VendorAuth::ApiKey => None,
+            },
             body: Bytes::from(self.body().to_string()),
             connect_timeout: self.settings.connect_timeout,
             deadline: DEADLINE,
@@ -360,6 +368,7 @@ impl Agent for Chat {
             ToAgent::Message(message) => self.handle_message(message.text),
             ToAgent::ToolResult(result) => self.answer_call(&result),
             ToAgent::Update(setup) => self.update(setup),
+            ToAgent::History(items) => self.remember(&items),
             ToAgent::Cancel(_) => self.stop(),
             ToAgent::End => {
                 self.ended = true;

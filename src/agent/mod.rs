@@ -5,11 +5,13 @@ pub mod audio_json;
 mod carry;
 pub mod chat;
 pub mod clip;
+pub mod closing;
 pub mod deepgram;
 pub mod echo;
 pub mod elevenlabs;
 pub mod gemini;
 pub mod native;
+pub mod openai;
 pub mod pipecat;
 pub mod plain;
 pub mod setup;
@@ -25,7 +27,7 @@ use crate::agent::clip::AfterClip;
 use crate::config::settings::{AgentKind, AgentSettings, WebsocketAgent, WebsocketProtocol};
 use crate::config::vendor::{TokenCommand, VendorAgent, VendorKind};
 use crate::media::format::FormatError;
-use crate::message::{AgentError, FromAgent, ToAgent};
+use crate::message::{AgentError, FromAgent, Setup, ToAgent};
 use crate::time::Micros;
 
 /// One message on a wire, either way, of a WebSocket or a channel like it.
@@ -138,6 +140,8 @@ pub struct HttpRequest {
     pub url: url::Url,
     /// Beside the usual ones.
     pub headers: Vec<(String, SecretString)>,
+    /// Prints the token that goes into `Authorization: Bearer`, where the key is none.
+    pub token: Option<TokenCommand>,
     /// JSON.
     pub body: Bytes,
     /// Time for name, TCP and TLS.
@@ -229,12 +233,13 @@ pub enum BuildError {
     },
 }
 
-/// The agent of one conversation. `seed` decides whatever it leaves to chance; `read` gives the bytes of a clip's file.
+/// The agent of one conversation. `setup` is its own and the route's, filled in; `seed` decides whatever it leaves to chance; `read` gives the bytes of a clip's file.
 ///
 /// # Errors
 /// If the settings cannot be served; the configuration check finds the same before a call comes.
 pub fn build(
     settings: &AgentSettings,
+    setup: &Setup,
     seed: u64,
     read: impl FnOnce(&str) -> Result<Vec<u8>, String>,
 ) -> Result<Box<dyn Agent>, BuildError> {
@@ -258,14 +263,14 @@ pub fn build(
             Ok(Box::new(played.map_err(|error| failed(error.to_string()))?))
         }
         AgentKind::Storyteller => Ok(Box::new(storyteller::Storyteller::new(seed))),
-        AgentKind::Vendor(vendor) => build_vendor(settings, vendor),
+        AgentKind::Vendor(vendor) => build_vendor(settings, vendor, setup),
         AgentKind::NotBuilt { kind } => {
             Err(BuildError::NotBuilt { agent: settings.name.to_string(), kind: kind.clone() })
         }
     }
 }
 
-fn build_vendor(settings: &AgentSettings, vendor: &VendorAgent) -> Result<Box<dyn Agent>, BuildError> {
+fn build_vendor(settings: &AgentSettings, vendor: &VendorAgent, setup: &Setup) -> Result<Box<dyn Agent>, BuildError> {
     for format in [vendor.uplink, vendor.downlink].into_iter().flatten() {
         format.check().map_err(|source| BuildError::Format { agent: settings.name.to_string(), source })?;
     }
@@ -276,7 +281,8 @@ fn build_vendor(settings: &AgentSettings, vendor: &VendorAgent) -> Result<Box<dy
         VendorKind::Elevenlabs => Box::new(elevenlabs::ElevenLabs::new(vendor, own)),
         VendorKind::Gemini => Box::new(gemini::Gemini::new(vendor, own)),
         VendorKind::Pipecat => Box::new(pipecat::Pipecat::new(vendor, own)),
-        VendorKind::Openai | VendorKind::Live => {
+        VendorKind::Openai => Box::new(openai::OpenaiAgent::new(vendor, own, setup.model.clone())),
+        VendorKind::Live => {
             let kind = vendor.kind.label().to_owned();
             return Err(BuildError::NotBuilt { agent: settings.name.to_string(), kind });
         }

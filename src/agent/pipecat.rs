@@ -393,6 +393,7 @@ impl Agent for Pipecat {
             manual_turns: false,
             context: false,
             endless: false,
+            longest: None,
         }
     }
 
@@ -433,7 +434,8 @@ impl Agent for Pipecat {
             }
             ToAgent::Update(setup) => self.not_apply(setup.set_fields()),
             ToAgent::End => self.say("disconnect-bot", &json!({})),
-            ToAgent::Cancel(_)
+            ToAgent::History(_)
+            | ToAgent::Cancel(_)
             | ToAgent::Typing(_)
             | ToAgent::Input(_)
             | ToAgent::Truncate(_)

@@ -14,7 +14,8 @@ pub fn table(kind: VendorKind) -> &'static [SetupRow] {
         VendorKind::Gemini => crate::agent::gemini::SETUP,
         VendorKind::Pipecat => crate::agent::pipecat::SETUP,
         VendorKind::Chat => crate::agent::chat::SETUP,
-        VendorKind::Openai | VendorKind::Live => &[],
+        VendorKind::Openai => crate::agent::openai::opening::SETUP,
+        VendorKind::Live => &[],
     }
 }
 

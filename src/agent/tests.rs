@@ -47,7 +47,8 @@ impl Call {
             session_max: None,
             price: None,
         };
-        let built = build(&agent, 7, |file| Err(format!("no file is read: {file}"))).expect("built in");
+        let built =
+            build(&agent, &Setup::default(), 7, |file| Err(format!("no file is read: {file}"))).expect("built in");
         let rung = Rung { agent: Arc::new(agent), setup: Setup::default() };
         let plan = Plan {
             route: "r".into(),

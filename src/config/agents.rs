@@ -44,8 +44,14 @@ const OWN_KINDS: [(&str, &[&str]); 4] = [
 ];
 
 /// Kinds of vendors that this build serves; the others are parsed and checked.
-pub const SERVED: &[VendorKind] =
-    &[VendorKind::Chat, VendorKind::Deepgram, VendorKind::Elevenlabs, VendorKind::Gemini, VendorKind::Pipecat];
+pub const SERVED: &[VendorKind] = &[
+    VendorKind::Chat,
+    VendorKind::Deepgram,
+    VendorKind::Elevenlabs,
+    VendorKind::Gemini,
+    VendorKind::Openai,
+    VendorKind::Pipecat,
+];
 
 /// Kinds that the configuration knows and whose keys it does not.
 pub const OTHER_KINDS: [&str; 3] = ["quic", "http", "mux"];

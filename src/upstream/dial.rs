@@ -25,6 +25,7 @@ use crate::runtime::stream::Stream;
 use crate::runtime::websocket::{Bounds, WebSocket};
 use crate::upstream::fetch::fetch;
 use crate::upstream::request::{self, Exchange};
+use crate::upstream::token::Tokens;
 
 /// How long one address of several may take before the next one is tried.
 const ADDRESS_DEADLINE: Duration = Duration::from_millis(1500);
@@ -42,13 +43,15 @@ pub struct Dialer {
     control: Option<Handle>,
     fetches: Arc<Semaphore>,
     requests: Arc<Semaphore>,
+    tokens: Tokens,
 }
 
 impl Dialer {
     /// A dialer that trusts what `tls` trusts.
     pub fn new(tls: Arc<ClientConfig>) -> Dialer {
         let seats = |count| Arc::new(Semaphore::new(count));
-        Dialer { tls, control: None, fetches: seats(MAX_FETCHES), requests: seats(MAX_REQUESTS) }
+        let (fetches, requests) = (seats(MAX_FETCHES), seats(MAX_REQUESTS));
+        Dialer { tls, control: None, fetches, requests, tokens: Tokens::default() }
     }
 
     /// The same, with URLs fetched on the control runtime.
@@ -59,7 +62,7 @@ impl Dialer {
     /// Begins an HTTP request on the control runtime.
     pub fn request(&self, wanted: HttpRequest) -> Exchange {
         let runtime = self.control.clone().unwrap_or_else(Handle::current);
-        request::begin(&runtime, self.tls.clone(), self.requests.clone(), wanted)
+        request::begin(&runtime, self.tls.clone(), self.requests.clone(), self.tokens.clone(), wanted)
     }
 
     /// Opens a WebSocket (RFC 6455) to `endpoint`.
@@ -78,16 +81,29 @@ impl Dialer {
     }
 
     async fn fetch_and_connect(&self, endpoint: &Endpoint) -> Result<WebSocket, AgentError> {
-        let Some(Before::Url(wanted)) = &endpoint.before else { return self.connect(endpoint).await };
-        let fetching = fetch(self.tls.clone(), self.fetches.clone(), wanted.clone());
-        let url = match &self.control {
-            None => fetching.await?,
-            Some(control) => {
-                let ended = AbortOnDropHandle::new(control.spawn(fetching)).await;
-                ended.map_err(|error| failure(FailureClass::Internal, format!("the fetch of a URL: {error}")))??
+        let mut endpoint = endpoint.clone();
+        match endpoint.before.take() {
+            None => {}
+            Some(Before::Url(wanted)) => {
+                endpoint.url = self.on_control(fetch(self.tls.clone(), self.fetches.clone(), wanted)).await?;
             }
-        };
-        self.connect(&Endpoint { url, before: None, ..endpoint.clone() }).await
+            Some(Before::Token(command)) => {
+                let token = self.on_control(self.tokens.clone().token(command)).await?;
+                let bearer = format!("Bearer {}", token.expose_secret());
+                endpoint.headers.push(("authorization".to_owned(), bearer.into()));
+            }
+        }
+        self.connect(&endpoint).await
+    }
+
+    /// Runs what a dial needs beforehand on the control runtime.
+    async fn on_control<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = Result<T, AgentError>> + Send + 'static,
+    ) -> Result<T, AgentError> {
+        let Some(control) = &self.control else { return task.await };
+        let ended = AbortOnDropHandle::new(control.spawn(task)).await;
+        ended.map_err(|error| failure(FailureClass::Internal, format!("what comes before the dial: {error}")))?
     }
 
     async fn connect(&self, endpoint: &Endpoint) -> Result<WebSocket, AgentError> {

@@ -465,12 +465,18 @@ fn build_makes_websocket_agents_and_explains_what_it_cannot_make() {
         session_max: None,
         price: None,
     };
-    let agent =
-        crate::agent::build(&named(AgentKind::Websocket(settings(WebsocketProtocol::Native))), 1, no_file).unwrap();
+    let agent = crate::agent::build(
+        &named(AgentKind::Websocket(settings(WebsocketProtocol::Native))),
+        &Setup::default(),
+        1,
+        no_file,
+    )
+    .unwrap();
     assert_eq!(agent.endpoint().unwrap().subprotocols, ["antiphon.v1"]);
     assert!(agent.capabilities().playout);
     let plain = WebsocketProtocol::Plain { start: true };
-    let agent = crate::agent::build(&named(AgentKind::Websocket(settings(plain))), 1, no_file).unwrap();
+    let agent =
+        crate::agent::build(&named(AgentKind::Websocket(settings(plain))), &Setup::default(), 1, no_file).unwrap();
     assert!(agent.endpoint().unwrap().subprotocols.is_empty());
 
     let http = WebsocketAgent { url: "http://x/".parse().unwrap(), ..settings(plain) };
@@ -480,7 +486,9 @@ fn build_makes_websocket_agents_and_explains_what_it_cannot_make() {
         (AgentKind::Websocket(odd), "11025"),
         (AgentKind::NotBuilt { kind: "gemini".into() }, "gemini"),
     ] {
-        let Err(error) = crate::agent::build(&named(kind), 1, no_file) else { panic!("{part} was built") };
+        let Err(error) = crate::agent::build(&named(kind), &Setup::default(), 1, no_file) else {
+            panic!("{part} was built")
+        };
         assert!(error.to_string().contains("jung") && error.to_string().contains(part), "{error}");
     }
 }

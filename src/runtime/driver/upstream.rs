@@ -94,7 +94,7 @@ impl Driver {
             self.record_attempt(&settings.name, "refused", now);
             return self.fail(id, FailureClass::Unreachable, message);
         };
-        let agent = match agent::build(&settings, self.around.seed ^ u64::from(id.0), clip_file::read) {
+        let agent = match agent::build(&settings, &rung.setup, self.around.seed ^ u64::from(id.0), clip_file::read) {
             Ok(agent) => agent,
             Err(error) => return self.fail(id, FailureClass::BadRequest, error.to_string()),
         };

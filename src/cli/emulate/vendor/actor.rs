@@ -32,6 +32,8 @@ pub enum Heard {
         greet: bool,
         /// Whether it decides by itself when the caller speaks.
         listens: bool,
+        /// Whether it stops then.
+        yields: bool,
     },
     /// The caller's audio.
     Audio(Bytes),
@@ -165,6 +167,7 @@ pub struct Actor {
     uplink: Format,
     downlink: Format,
     listens: bool,
+    yields: bool,
     ears: Option<(Decoder, VoiceDetector)>,
     heard_bytes: u64,
     heard_messages: u64,
@@ -198,6 +201,7 @@ impl Actor {
             uplink: format,
             downlink: format,
             listens: true,
+            yields: true,
             ears: None,
             heard_bytes: 0,
             heard_messages: 0,
@@ -245,7 +249,10 @@ impl Actor {
     /// The client said something.
     pub fn handle(&mut self, heard: Heard, now: Duration) {
         match heard {
-            Heard::Begin { uplink, downlink, greet, listens } => self.begin(uplink, downlink, greet, listens, now),
+            Heard::Begin { uplink, downlink, greet, listens, yields } => {
+                (self.listens, self.yields) = (listens, yields);
+                self.begin(uplink, downlink, greet, now);
+            }
             Heard::Audio(payload) => self.listen(&payload, now),
             Heard::Text { text, answer } => {
                 self.log.push_back(json!({ "event": "text", "text": text }));
@@ -299,12 +306,12 @@ impl Actor {
         self.says.pop_front()
     }
 
-    fn begin(&mut self, uplink: Format, downlink: Format, greet: bool, listens: bool, now: Duration) {
+    fn begin(&mut self, uplink: Format, downlink: Format, greet: bool, now: Duration) {
         if self.ears.is_none() || uplink != self.uplink {
             let decoder = Decoder::new(uplink, DETECTOR_RATE).ok();
             self.ears = decoder.map(|decoder| (decoder, VoiceDetector::default()));
         }
-        (self.uplink, self.downlink, self.listens) = (uplink, downlink, listens);
+        (self.uplink, self.downlink) = (uplink, downlink);
         self.log.push_back(json!({ "event": "begin", "hears": uplink.to_string(), "speaks": downlink.to_string() }));
         if self.began.is_none() {
             self.began = Some(now);
@@ -333,9 +340,11 @@ impl Actor {
         self.log.push_back(json!({ "event": "speech", "what": event, "at_ms": at.as_millis() as u64 }));
         match event {
             SpeechEvent::Started => {
-                let interrupts = self.answer.is_some();
+                let interrupts = self.yields && self.answer.is_some();
                 self.says.push_back(Says::SpeechStarted { at, interrupts });
-                self.stop(Cut::Speech);
+                if interrupts {
+                    self.stop(Cut::Speech);
+                }
             }
             SpeechEvent::Stopped => {
                 self.says.push_back(Says::SpeechStopped { at });
@@ -481,7 +490,7 @@ mod tests {
     fn begun(script: Script) -> Actor {
         let mut actor = Actor::new(&script);
         let format = Format::pcm16(24_000);
-        actor.handle(Heard::Begin { uplink: format, downlink: format, greet: true, listens: true }, HERE);
+        actor.handle(Heard::Begin { uplink: format, downlink: format, greet: true, listens: true, yields: true }, HERE);
         actor
     }
 

@@ -72,7 +72,7 @@ impl Deepgram {
             Ok((uplink, downlink)) => {
                 out.json(&json!({ "type": "SettingsApplied" }));
                 let greet = settings["agent"]["greeting"].is_string();
-                vec![Heard::Begin { uplink, downlink, greet, listens: true }]
+                vec![Heard::Begin { uplink, downlink, greet, listens: true, yields: true }]
             }
             Err(error) => {
                 Self::fail(out, "INVALID_SETTINGS", &error);

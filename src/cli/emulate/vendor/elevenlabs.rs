@@ -125,7 +125,7 @@ impl ElevenLabs {
         self.send_ping(out);
         let first = message.pointer("/conversation_config_override/agent/first_message");
         let greet = first.and_then(Value::as_str) != Some("");
-        vec![Heard::Begin { uplink: self.uplink, downlink: self.downlink, greet, listens: true }]
+        vec![Heard::Begin { uplink: self.uplink, downlink: self.downlink, greet, listens: true, yields: true }]
     }
 
     /// The caller speaks into an answer that should be playing still.

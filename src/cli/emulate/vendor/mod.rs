@@ -8,6 +8,7 @@ mod chat;
 mod deepgram;
 mod elevenlabs;
 mod gemini;
+mod openai;
 mod pipecat;
 pub mod script;
 mod server;
@@ -135,7 +136,8 @@ fn connect(
         VendorKind::Elevenlabs => elevenlabs::connect(request, origin, args),
         VendorKind::Gemini => gemini::connect(request),
         VendorKind::Pipecat => pipecat::connect(),
-        VendorKind::Openai | VendorKind::Live => Answered::Http(not_found()),
+        VendorKind::Openai => openai::connect(request),
+        VendorKind::Live => Answered::Http(not_found()),
     }
 }
 

@@ -1,0 +1,56 @@
+//! OpenAI's own client libraries hold full sessions with the emulated vendor, which makes it one to be trusted.
+
+mod harness;
+
+use std::process::Stdio;
+
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+use harness::{PATIENCE, command};
+
+/// `antiphon emulate openai`, and where it is reached.
+async fn emulate(arguments: &[&str]) -> (Child, String) {
+    let mut command = command(&[]);
+    command.args(["emulate", "openai"]).args(arguments).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let line = timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap().unwrap();
+    let url = serde_json::from_str::<Value>(&line).unwrap()["listening"].as_str().unwrap().to_owned();
+    (child, url)
+}
+
+/// Runs a script of `tests/sdk`; gives the JSON object that it ends with.
+async fn script(name: &str, arguments: &[&str]) -> Value {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let python = root.join(".venv/bin/python");
+    assert!(python.exists(), "{} is missing; run `make setup`", python.display());
+    let output = Command::new(python)
+        .arg(root.join("tests/sdk").join(name))
+        .args(arguments)
+        .env("OPENAI_AGENTS_DISABLE_TRACING", "1")
+        .kill_on_drop(true)
+        .output()
+        .await
+        .unwrap();
+    let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{name}: {out}\n{error}");
+    serde_json::from_str(out.lines().last().unwrap_or_default()).unwrap_or_else(|_| panic!("{out}\n{error}"))
+}
+
+#[tokio::test]
+async fn openai_python_holds_a_full_session_with_the_emulator() {
+    let (_emulator, url) = emulate(&["--tool", "weather", "--key", "sk-test"]).await;
+    let base = url.replacen("ws", "http", 1).replace("/realtime", "");
+    let told = script("openai_session.py", &[&base, "gpt-realtime"]).await;
+    assert_eq!((&told["ok"], &told["tools"][0]), (&true.into(), &"weather".into()));
+}
+
+#[tokio::test]
+async fn openai_agents_holds_a_full_session_with_the_emulator() {
+    let (_emulator, url) = emulate(&["--tool", "weather", "--key", "sk-test"]).await;
+    let told = script("openai_agents.py", &[&format!("{url}?model=gpt-realtime")]).await;
+    assert_eq!(told["ok"], true, "{told}");
+}
