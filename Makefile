@@ -10,7 +10,7 @@ BINARY  := $(abspath $(or $(CARGO_TARGET_DIR),target))/$(if $(filter dev,$(PROFI
 ARGS    ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help needs run check test setup lint fmt unit blackbox clients clients-check browser loadtest smoke bench deny
+.PHONY: help needs run check test setup lint fmt unit blackbox clients clients-check browser loadtest smoke bench deny test-live
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-13s %s\n", $$1, $$2 }'
@@ -87,6 +87,11 @@ loadtest: needs ## many calls at once against a daemon of its own; ARGS="--help"
 smoke: needs ## a short load test that fails on a drop or a missed bar
 	@echo "== load test, short"
 	$(CARGO) run $(BUILD) --bin loadtest -- --smoke
+
+test-live: needs ## calls the vendors whose keys are in the environment: 20 s each, cost capped, report without keys and words
+	$(CARGO) build $(BUILD) --bin antiphon
+	@echo "== calls to the vendors"
+	@python3 tests/live/run.py "$(BINARY)"
 
 bench: needs ## benches: ns and allocations per frame, as ratios to libopus alone; fails above a bar
 	@echo "== benches"

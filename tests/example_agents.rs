@@ -77,7 +77,6 @@ impl Caller {
                     self.socket.send(message).await.unwrap();
                 }
                 AgentOutput::Event(event) => events.push(event),
-                AgentOutput::Redial => panic!("nothing was lost"),
                 AgentOutput::Idle { .. } => return events,
                 AgentOutput::Redial | AgentOutput::Request(_) | AgentOutput::Abort(_) => panic!("it has one socket"),
             }

@@ -1,14 +1,17 @@
 //! `antiphon check`: is the configuration right?
 
+mod dial;
+
 use std::fmt::Write;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use crate::agent::setup;
+use crate::agent::{setup, standing};
 use crate::cli::answer::{Answer, ConfigArgs};
 use crate::config::settings::{AgentKind, AgentSettings, Settings};
+use crate::config::source::{Process, Sources};
 use crate::ids::AgentName;
 
 /// Checks configuration files and says what is wrong, with file, line and column.
@@ -22,17 +25,42 @@ pub struct CheckArgs {
     /// The same, as for `run`.
     #[command(flatten)]
     pub config: ConfigArgs,
+    /// Connect to each agent, too, and say what was found there. An agent of a vendor may count that as a call.
+    #[arg(long)]
+    pub dial: bool,
 }
 
 /// Checks and prints.
-pub fn run(args: &CheckArgs) -> ExitCode {
-    check(args).print()
+pub async fn run(args: CheckArgs) -> ExitCode {
+    let mut answer = check(&args);
+    if args.dial && answer.code == 0 {
+        let Answer { text, error, code } = dial_all(&args).await;
+        answer = Answer { text: answer.text + &text, error, code };
+    }
+    answer.print()
+}
+
+async fn dial_all(args: &CheckArgs) -> Answer {
+    let read = Sources::read(args.paths());
+    let loaded = read.and_then(|sources| {
+        let settings = crate::config::check(&sources.files, &sources.env, &Process)?;
+        Ok((sources, settings))
+    });
+    match loaded {
+        Ok((sources, settings)) => dial::dial(&settings, &sources).await,
+        Err(errors) => Answer::bad(errors.to_string(), 1),
+    }
+}
+
+impl CheckArgs {
+    fn paths(&self) -> &[PathBuf] {
+        if self.files.is_empty() { &self.config.config } else { &self.files }
+    }
 }
 
 /// Checks.
 pub fn check(args: &CheckArgs) -> Answer {
-    let paths = if args.files.is_empty() { &args.config.config } else { &args.files };
-    match Settings::load(paths) {
+    match Settings::load(args.paths()) {
         Err(errors) => Answer::bad(errors.to_string(), if errors.unreadable { 2 } else { 1 }),
         Ok(settings) => Answer::good(summary(&settings)),
     }
@@ -65,6 +93,11 @@ fn warnings(settings: &Settings) -> Vec<String> {
         ));
     }
     warnings
+}
+
+/// Whether an agent's kind is built from documents alone.
+pub fn is_experimental(agent: &AgentSettings) -> bool {
+    matches!(&agent.kind, AgentKind::Vendor(vendor) if standing::is_experimental(vendor.kind))
 }
 
 /// Set-up fields that an agent's kind has no word for.
@@ -106,6 +139,10 @@ fn summary(settings: &Settings) -> String {
     }
     for warning in warnings(settings) {
         let _ = writeln!(out, "warning: {warning}");
+    }
+    for (name, agent) in settings.agents.iter().filter(|(_, agent)| is_experimental(agent)) {
+        let kind = agent.kind.label();
+        let _ = writeln!(out, "agent {name}: kind {kind} is experimental: built from the vendor's documents alone");
     }
     if !settings.inert.is_empty() {
         let _ = writeln!(out, "set, and understood, but without effect in this version:");

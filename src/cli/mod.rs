@@ -50,7 +50,7 @@ enum RouteCommand {
 pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(args) => crate::app::run(&args),
-        Command::Check(args) => check::run(&args),
+        Command::Check(args) => block_on(check::run(args)),
         Command::PrintConfig(args) => print_config::run(&args),
         Command::Route(RouteCommand::Explain(args)) => explain::run(&args),
         Command::Example(args) => example::run(&args),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::cli::answer::ConfigArgs;
+use crate::cli::check::is_experimental;
 use crate::config::settings::{LogFormat, Settings};
 use crate::runtime::node::Bound;
 
@@ -35,7 +36,11 @@ pub fn banner(settings: &Settings, bound: &Bound, took: Duration) -> String {
     let mut text = format!("antiphon {} is ready after {} ms\n", env!("CARGO_PKG_VERSION"), took.as_millis());
     let default = &settings.node.default_agent;
     let first = settings.agents.contains_key(default).then(|| format!("{default} (default)"));
-    let others = settings.agents.keys().filter(|name| *name != default).map(ToString::to_string);
+    let others = settings.agents.iter().filter(|(name, _)| *name != default);
+    let others = others.map(|(name, agent)| {
+        let experimental = if is_experimental(agent) { " (experimental)" } else { "" };
+        format!("{name}{experimental}")
+    });
     let on: Vec<String> = first.into_iter().chain(others).collect();
     let call = if base == "http://127.0.0.1:8080" { String::new() } else { format!(" --url {base}") };
     let lines = [

@@ -31,6 +31,7 @@ use std::sync::Arc;
 
 use figment::value::{Dict, Value};
 
+pub use agents::SERVED;
 pub use document::FileText;
 pub use error::{ConfigError, ConfigErrors, Excerpt};
 pub use keys::restart_keys;
@@ -57,6 +58,13 @@ pub fn check(
 ) -> Result<Settings, ConfigErrors> {
     let (_, result) = check_keeping_layers(files, env, lookup);
     result
+}
+
+/// Where a key, or the nearest table around it, was set: file, line and column, or the variable.
+pub fn place(files: &[FileText], env: &BTreeMap<String, String>, keys: &[&str]) -> Option<String> {
+    let mut layers = Layers::merge(files, env).ok()?;
+    complete(&mut layers);
+    (1..=keys.len()).rev().find_map(|length| layers.place(&path(&keys[..length])))
 }
 
 /// As [`check`], with the merged layers, in which agents have inherited and routes are complete.

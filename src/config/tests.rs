@@ -744,13 +744,18 @@ fn uncommented() -> String {
 #[test]
 fn every_shipped_file_is_right() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
+    let mut machine = example_machine();
+    for vendor in ["OPENAI", "AZURE_OPENAI", "XAI", "ELEVENLABS", "DEEPGRAM", "GEMINI"] {
+        machine.env.insert(format!("{vendor}_API_KEY"), "x".into());
+    }
+    machine.env.insert("ELEVENLABS_AGENT_ID".into(), "x".into());
     let mut found = Vec::new();
     for folder in [folder.clone(), folder.join("examples")] {
         for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
             if path.extension().is_some_and(|extension| extension == "toml") {
                 let text = std::fs::read_to_string(&path).unwrap();
-                if let Err(errors) = example_machine().check(&[&text]) {
+                if let Err(errors) = machine.check(&[&text]) {
                     panic!("{}: {errors}", path.display());
                 }
                 found.push((path, text));

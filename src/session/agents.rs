@@ -262,6 +262,13 @@ impl Session {
         self.timers.set(Timer::Goodbye, now + patience);
     }
 
+    /// The agent that has hung up closes the connection, while its last words are played.
+    pub(super) fn let_go(&mut self) {
+        if let Some(gone) = self.upstreams.on_gone(None) {
+            self.outputs.push_back(Output::Hangup { upstream: gone.id });
+        }
+    }
+
     fn report_agent_error(&mut self, error: AgentError) {
         let AgentError { code, message, .. } = error;
         let message = code.map_or(message.clone(), |code| format!("{code}: {message}"));

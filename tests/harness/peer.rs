@@ -146,6 +146,18 @@ impl Peer {
         }
     }
 
+    /// Speaks these packets of 20 ms.
+    pub async fn speak_packets(&mut self, packets: &[bytes::Bytes]) {
+        for packet in packets {
+            let seq = self.seq;
+            self.seq += 1;
+            let mut api = self.rtc.direct_api();
+            let stream = api.stream_tx_by_mid(self.mid, None).unwrap();
+            stream.write_rtp(RtpWrite::new(111.into(), seq.into(), (seq * 960) as u32, Instant::now(), &packet[..]));
+            self.live(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Says something on the data channel.
     pub async fn say(&mut self, message: Value) {
         assert!(self.rtc.channel(self.channel).unwrap().write(false, message.to_string().as_bytes()).unwrap());

@@ -10,6 +10,7 @@ mod tests;
 pub mod usage;
 
 use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -34,11 +35,10 @@ const HARMLESS: &str = "antiphon_x";
 const OPENING: &str = "antiphon_start";
 /// Tool calls that are remembered, so that none is told twice.
 const CALLS: usize = 128;
+/// How long the vendor keeps a session at most.
+const SESSION_CAP: Duration = Duration::from_secs(60 * 60);
 /// Longest text of an error that is passed on, in characters.
 const ERROR_CHARS: usize = 512;
-
-/// The longest session of the service.
-const LONGEST: std::time::Duration = std::time::Duration::from_secs(3600);
 
 /// The client's side of one Realtime session.
 #[derive(Debug)]
@@ -461,7 +461,7 @@ impl Agent for OpenaiAgent {
             manual_turns: true,
             context: true,
             endless: false,
-            longest: Some(LONGEST),
+            longest: Some(SESSION_CAP),
         }
     }
 
@@ -487,11 +487,7 @@ impl Agent for OpenaiAgent {
                 let session = opening::session_fields(&setup, &self.settings.tools(&setup));
                 self.say(&json!({"type": "session.update", "session": session}));
             }
-            ToAgent::History(items) => {
-                for item in &items {
-                    self.say(&opening::context_item(item));
-                }
-            }
+            ToAgent::History(items) => items.iter().for_each(|item| self.say(&opening::context_item(item))),
             ToAgent::Typing(_) | ToAgent::Dtmf(_) | ToAgent::App(_) | ToAgent::Playout(_) | ToAgent::End => {}
         }
     }

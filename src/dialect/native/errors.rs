@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::message::{CloseReason, ErrorCode};
+use crate::message::{CloseReason, ErrorCode, FailureClass};
 
 impl ErrorCode {
     /// Every code, in the order of the documentation.
@@ -204,7 +204,79 @@ pub fn page() -> String {
     for reason in CloseReason::ALL {
         section(&mut page, reason.label(), reason.code(), reason.retryable(), reason.meaning(), reason.remedy());
     }
+    page.push_str(FAILURES_HEAD);
+    for class in FailureClass::ALL {
+        let retry = if class.retryable() { "yes" } else { "no" };
+        let (label, meaning, remedy) = (class.label(), class.meaning(), class.remedy());
+        let _ = write!(page, "\n### `{label}`\n\n{meaning}\n\n- Try again: {retry}\n- What to do: {remedy}\n");
+    }
     page
+}
+
+impl FailureClass {
+    /// Every class, in the order of the documentation.
+    pub const ALL: [FailureClass; 9] = [
+        FailureClass::Unreachable,
+        FailureClass::Timeout,
+        FailureClass::Auth,
+        FailureClass::Limit,
+        FailureClass::Expired,
+        FailureClass::Protocol,
+        FailureClass::Internal,
+        FailureClass::BadRequest,
+        FailureClass::Lost,
+    ];
+
+    /// Whether the same dial may succeed later, unchanged.
+    pub const fn retryable(self) -> bool {
+        !matches!(self, FailureClass::Auth | FailureClass::Protocol | FailureClass::BadRequest)
+    }
+
+    /// What has happened.
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            FailureClass::Unreachable => {
+                "No connection to the agent could be made: its name, TCP, TLS, or HTTP 502 or 503."
+            }
+            FailureClass::Timeout => "The agent did not answer in time, or found that nothing came from here.",
+            FailureClass::Auth => "The agent refused the key (HTTP 401 or 403, or a close that says so).",
+            FailureClass::Limit => {
+                "A rate, quota or number of calls at the agent was reached (HTTP 402 or 429, or a close that says so)."
+            }
+            FailureClass::Expired => "The longest time that one session may last at the agent was over.",
+            FailureClass::Protocol => "The agent broke its own protocol, or announced a format that cannot be served.",
+            FailureClass::Internal => "The agent reported a fault of its own (HTTP 500, close code 1011).",
+            FailureClass::BadRequest => {
+                "The agent refused what it was sent: a wrong id, address, model or set-up field."
+            }
+            FailureClass::Lost => "The connection to the agent was lost in the middle of a call.",
+        }
+    }
+
+    /// What the operator can do.
+    pub const fn remedy(self) -> &'static str {
+        match self {
+            FailureClass::Unreachable => {
+                "Check `url` and the way there; `antiphon check --dial` tries it. `fallback` of the route bridges it."
+            }
+            FailureClass::Timeout => {
+                "Look at the vendor's status; `connect_timeout_ms` and the route's `agent_ready_ms` say how long is waited."
+            }
+            FailureClass::Auth => "Put a valid key where `antiphon check --dial` points.",
+            FailureClass::Limit => "Raise the limit at the vendor, set `max_sessions` below it, or name a `fallback`.",
+            FailureClass::Expired => {
+                "Nothing, if the route has a `fallback` or the agent is renewed in time; else set `max_s` below it."
+            }
+            FailureClass::Protocol => {
+                "Report it with the message: the vendor has changed something, or `kind` is not what answers there."
+            }
+            FailureClass::Internal => "Look at the vendor's status; name a `fallback`.",
+            FailureClass::BadRequest => {
+                "Correct the field that the message names: `agent_id`, `model`, `setup` or `vendor`."
+            }
+            FailureClass::Lost => "Nothing, if it is rare; name a `fallback`.",
+        }
+    }
 }
 
 fn section(page: &mut String, label: &str, code: u16, retryable: bool, meaning: &str, remedy: &str) {
@@ -228,6 +300,13 @@ Every error says what is wrong, where, and how to mend it. This page is written 
 - New codes and reasons may be added; treat an unknown code as `internal`, and an unknown reason by its close code.
 
 ## Error codes (`error.code`)
+";
+
+const FAILURES_HEAD: &str = "
+## Failures of agents (`agent.reason`)
+
+Why an agent could not be reached or kept: `agent {status: \"down\" | \"fallback\", reason}`, the call record and the label
+`class` of `antiphon_upstream_failures_total`. The route's `fallback` is tried next, whatever the class.
 ";
 
 const REASONS_HEAD: &str = "

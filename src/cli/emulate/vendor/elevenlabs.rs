@@ -8,8 +8,8 @@ use crate::agent::{Wire, audio_json};
 use crate::media::format::{Codec, Format};
 
 const CONVERSATION: &str = "/v1/convai/conversation";
-/// A `ping` after so many messages with audio.
-const PING_EVERY: u32 = 25;
+/// A `ping` after so many milliseconds of the caller's audio.
+const PING_EVERY: u64 = 500;
 
 /// Answers a request: the URL of a conversation, or the conversation.
 pub(super) fn connect(request: &http::request::Parts, origin: &str, args: &VendorArgs) -> Answered {
@@ -50,7 +50,6 @@ struct ElevenLabs {
     begun: bool,
     event: u64,
     ping: u64,
-    messages: u32,
     heard_bytes: usize,
     answer: Answer,
 }
@@ -61,7 +60,8 @@ struct Answer {
     turn: u32,
     event: u64,
     text: String,
-    /// Of its text, what the audio to come is about.
+    /// Of its text, what was spoken so far, and what the audio to come is about.
+    spoken: String,
     words: String,
     /// What of the caller's audio had been heard when it began, and what was sent of it, in milliseconds.
     began_ms: u64,
@@ -78,7 +78,6 @@ impl Default for ElevenLabs {
             begun: false,
             event: 0,
             ping: 0,
-            messages: 0,
             heard_bytes: 0,
             answer: Answer::default(),
         }
@@ -136,9 +135,10 @@ impl ElevenLabs {
             return;
         }
         out.json(&json!({ "type": "interruption", "interruption_event": { "event_id": answer.event } }));
-        let share = answer.text.len() * played as usize / (answer.sent_ms as usize).max(1);
-        let share = (0..=share.min(answer.text.len())).rev().find(|&at| answer.text.is_char_boundary(at)).unwrap_or(0);
-        let heard = answer.text[..share].rsplit_once(' ').map_or("", |(heard, _)| heard);
+        let spoken = &answer.spoken;
+        let share = (spoken.len() * played as usize / (answer.sent_ms as usize).max(1)).min(spoken.len());
+        let share = (0..=share).rev().find(|&at| spoken.is_char_boundary(at)).unwrap_or(0);
+        let heard = spoken[..share].rsplit_once(' ').map_or("", |(heard, _)| heard);
         out.json(&json!({
             "type": "agent_response_correction",
             "agent_response_correction_event": {
@@ -179,9 +179,10 @@ impl Wiring for ElevenLabs {
         let text = |key: &str| message[key].as_str().unwrap_or_default().to_owned();
         if let Some(audio) = message["user_audio_chunk"].as_str() {
             let Some(payload) = audio_json::decode(audio).filter(|_| self.begun) else { return Vec::new() };
+            let pings = |bytes| millis(self.uplink, bytes) / PING_EVERY;
+            let due = pings(self.heard_bytes + payload.len()) > pings(self.heard_bytes);
             self.heard_bytes += payload.len();
-            self.messages += 1;
-            if self.messages.is_multiple_of(PING_EVERY) {
+            if due {
                 self.send_ping(out);
             }
             return vec![Heard::Audio(payload)];
@@ -219,7 +220,10 @@ impl Wiring for ElevenLabs {
                 let response = json!({ "agent_response": text, "event_id": event });
                 out.json(&json!({ "type": "agent_response", "agent_response_event": response }));
             }
-            Says::Text { text, .. } => self.answer.words.push_str(text),
+            Says::Text { text, .. } => {
+                self.answer.spoken.push_str(text);
+                self.answer.words.push_str(text);
+            }
             Says::Audio { turn, payload } => self.audio(*turn, payload, out),
             Says::SpeechStarted { at, interrupts } => {
                 let at = at.as_millis() as u64;

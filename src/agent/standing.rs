@@ -1,0 +1,121 @@
+//! What each kind of vendor's agent rests on: which wire, whose library has verified the emulator, and whether the
+//! vendor itself was called. `check`, the banner and the documentation say it.
+
+use std::fmt::Write;
+
+use crate::agent::setup;
+use crate::config::SERVED;
+use crate::config::vendor::VendorKind;
+
+/// What a kind rests on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The version of the wire.
+    pub wire: &'static str,
+    /// The vendor's own library, with its version, that holds full sessions with the emulator; `None`: the kind is
+    /// built from documents alone.
+    pub verified_by: Option<&'static str>,
+    /// When the vendor itself was called; `None`: not yet.
+    pub live: Option<&'static str>,
+}
+
+/// What `kind` rests on.
+pub const fn of(kind: VendorKind) -> Standing {
+    let (wire, verified_by) = match kind {
+        VendorKind::Openai => ("Realtime, GA, WebSocket", Some("openai==3.51.0, openai-agents==0.24.0")),
+        VendorKind::Live => ("Live, WebSocket", None),
+        VendorKind::Elevenlabs => ("Conversational AI v1, WebSocket", Some("elevenlabs==2.78.0")),
+        VendorKind::Deepgram => ("Voice Agent v1, WebSocket", Some("deepgram-sdk==7.16.0")),
+        VendorKind::Gemini => ("Live API v1beta, WebSocket", Some("google-genai==3.3.0")),
+        VendorKind::Pipecat => {
+            ("protobuf frames and RTVI 2.2, WebSocket", Some("pipecat-ai[silero,websocket]==1.14.0"))
+        }
+        VendorKind::Chat => ("chat completions with SSE, HTTP", Some("openai==3.51.0")),
+    };
+    Standing { wire, verified_by, live: None }
+}
+
+/// Whether a kind is built from documents alone.
+pub const fn is_experimental(kind: VendorKind) -> bool {
+    of(kind).verified_by.is_none()
+}
+
+/// The table of the README.
+pub fn table() -> String {
+    let mut out = "| `kind` | Wire | Its emulator is verified by | Called live |\n|---|---|---|---|\n".to_owned();
+    for kind in SERVED {
+        let Standing { wire, verified_by, live } = of(*kind);
+        let verified =
+            verified_by.map_or("nobody: **experimental**".to_owned(), |by| format!("`{by}`").replace(", ", "`, `"));
+        let _ = writeln!(out, "| `{}` | {wire} | {verified} | {} |", kind.label(), live.unwrap_or("**not yet**"));
+    }
+    out
+}
+
+/// The Markdown text of `docs/agents.md`.
+pub fn page() -> String {
+    let mut out = String::from(
+        "# Agents of vendors\n\nThis page is written from the code; a test fails when the two differ.\n\n\
+         Each kind maps the neutral `setup` onto its wire. What it does not support has no effect, and `antiphon check` \
+         says so; what a vendor refuses in a call is in the call record (`not_applied`). `vendor` is merged into the \
+         vendor's first message as it stands. `antiphon example KIND` prints a configuration to begin with, and \
+         `antiphon emulate KIND` plays the vendor.\n\n",
+    );
+    out.push_str(&table());
+    for kind in SERVED {
+        let _ = write!(out, "\n## `{}`\n\n", kind.label());
+        if is_experimental(*kind) {
+            out.push_str("Experimental: built from the vendor's documents alone.\n\n");
+        }
+        if let Some(url) = kind.default_url() {
+            let _ = write!(out, "Reached at `{url}` unless `url` says otherwise.\n\n");
+        }
+        out.push_str("| `setup` | On the wire |\n|---|---|\n");
+        for (field, wire) in setup::table(*kind) {
+            let _ = writeln!(
+                out,
+                "| `{field}` | {} |",
+                wire.map_or("not supported".to_owned(), |wire| format!("`{wire}`"))
+            );
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REGENERATE: &str = "WRITE_DOCS=1 cargo test --lib standing";
+
+    fn assert_committed(file: &str, expected: impl Fn(&str) -> String) {
+        let path = format!("{}/{file}", env!("CARGO_MANIFEST_DIR"));
+        let committed = std::fs::read_to_string(&path).unwrap_or_default();
+        let expected = expected(&committed);
+        if std::env::var_os("WRITE_DOCS").is_some() {
+            std::fs::write(&path, &expected).unwrap();
+        } else {
+            assert!(committed == expected, "{file} is not what the code gives; run: {REGENERATE}");
+        }
+    }
+
+    #[test]
+    fn the_committed_page_and_the_table_of_the_readme_are_what_the_code_gives() {
+        assert_committed("docs/agents.md", |_| page());
+        assert_committed("README.md", |readme| {
+            let (before, rest) = readme.split_once("<!-- agents -->\n").expect("the mark before the table");
+            let (_, after) = rest.split_once("<!-- end of agents -->").expect("the mark after the table");
+            format!("{before}<!-- agents -->\n{}<!-- end of agents -->{after}", table())
+        });
+    }
+
+    #[test]
+    fn a_library_that_verifies_an_emulator_is_among_those_that_the_tests_install() {
+        let installed = include_str!("../../setup/requirements.txt");
+        for kind in SERVED {
+            for library in of(*kind).verified_by.into_iter().flat_map(|by| by.split(", ")) {
+                assert!(installed.lines().any(|line| line == library), "{library} is not in setup/requirements.txt");
+            }
+        }
+    }
+}
