@@ -79,7 +79,7 @@ impl Caller {
                 }
                 AgentOutput::Event(event) => events.push(event),
                 AgentOutput::Idle { .. } => return events,
-                AgentOutput::Request(_) | AgentOutput::Abort(_) => panic!("it has one socket"),
+                AgentOutput::Redial | AgentOutput::Request(_) | AgentOutput::Abort(_) => panic!("it has one socket"),
             }
         }
     }

@@ -6,11 +6,16 @@ mod harness;
 mod calls;
 #[path = "vendors/dial.rs"]
 mod dial;
+#[path = "vendors/five_turns.rs"]
+mod five_turns;
 #[path = "vendors/live.rs"]
 mod live;
 #[path = "vendors/sdk.rs"]
 mod sdk;
+#[path = "vendors/sdk_google.rs"]
+mod sdk_google;
 
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use antiphon::cli::emulate::Log;
@@ -30,10 +35,19 @@ pub struct Vendor {
 impl Vendor {
     /// One that asks for the key `secret` and plays the script.
     pub async fn start(kind: VendorKind, key: Option<&str>, plays: Script) -> Vendor {
+        Vendor::listen(kind, key, plays, None).await
+    }
+
+    /// The same over TLS; its certificate goes into the folder.
+    pub async fn start_with_tls(kind: VendorKind, key: Option<&str>, plays: Script, folder: &Path) -> Vendor {
+        Vendor::listen(kind, key, plays, Some(folder.to_owned())).await
+    }
+
+    async fn listen(kind: VendorKind, key: Option<&str>, plays: Script, tls: Option<PathBuf>) -> Vendor {
         let log = Arc::new(Mutex::new(Vec::new()));
         let lines = log.clone();
         let tell: Log = Arc::new(move |line| lines.lock().unwrap().push(line));
-        let args = VendorArgs { key: key.map(str::to_owned), plays, ..VendorArgs::default() };
+        let args = VendorArgs { key: key.map(str::to_owned), plays, tls, ..VendorArgs::default() };
         let server = Server::bind(kind, args, tell).await.unwrap();
         Vendor { url: server.url(), log, task: tokio::spawn(server.serve()) }
     }

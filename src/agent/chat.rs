@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use crate::agent::native::merge;
 use crate::agent::setup::SetupRow;
 use crate::agent::{Agent, AgentOutput, Capabilities, HttpEvent, HttpRequest};
-use crate::config::vendor::VendorAgent;
+use crate::config::vendor::{VendorAgent, VendorAuth};
 use crate::dialect::native::codec;
 use crate::ids::MessageId;
 use crate::media::format::Format;
@@ -115,13 +115,6 @@ impl Chat {
         self.out.push_back(AgentOutput::Event(event));
     }
 
-    fn remember(&mut self, items: &[ContextItem]) {
-        for item in items {
-            let role = if item.role == Role::User { "user" } else { "assistant" };
-            self.history.push(json!({ "role": role, "content": item.text }));
-        }
-    }
-
     fn start(&mut self, start: AgentStart) {
         // Nothing is heard and nothing spoken: any format will do.
         let format = Format::pcm16(16_000);
@@ -141,6 +134,13 @@ impl Chat {
                 self.ask();
             }
             Some(Greeting::Clip(_) | Greeting::Agent | Greeting::None) | None => {}
+        }
+    }
+
+    fn remember(&mut self, items: &[ContextItem]) {
+        for item in items {
+            let role = if item.role == Role::User { "user" } else { "assistant" };
+            self.history.push(json!({ "role": role, "content": item.text }));
         }
     }
 
@@ -187,6 +187,10 @@ impl Chat {
             id,
             url: self.settings.url_with(&[]),
             headers: self.settings.headers.iter().cloned().chain(self.settings.key_header()).collect(),
+            token: match &self.settings.auth {
+                VendorAuth::Token(command) => Some(command.clone()),
+                VendorAuth::Usual | VendorAuth::Bearer | VendorAuth::ApiKey => None,
+            },
             body: Bytes::from(self.body().to_string()),
             connect_timeout: self.settings.connect_timeout,
             deadline: DEADLINE,

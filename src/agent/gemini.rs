@@ -278,7 +278,7 @@ impl Gemini {
         let kind = blob.mime_type.map(|kind| kind.0).unwrap_or_default();
         let rate = kind.split(';').find_map(|part| part.trim().strip_prefix("rate=")?.parse().ok());
         let audio = kind.is_empty() || kind.starts_with("audio/pcm");
-        let Some(payload) = audio_json::decode(&blob.data.0).filter(|_| audio) else {
+        let Some(payload) = wire::decode(&blob.data.0).filter(|_| audio) else {
             self.ignored += 1;
             return;
         };

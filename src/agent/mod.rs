@@ -161,6 +161,8 @@ pub struct HttpRequest {
     pub url: url::Url,
     /// Beside the usual ones.
     pub headers: Vec<(String, SecretString)>,
+    /// Prints the token that goes into `Authorization: Bearer`, where the key is none.
+    pub token: Option<TokenCommand>,
     /// JSON.
     pub body: Bytes,
     /// Time for name, TCP and TLS.

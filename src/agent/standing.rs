@@ -26,9 +26,11 @@ pub const fn of(kind: VendorKind) -> Standing {
         VendorKind::Live => ("Live, WebSocket", None),
         VendorKind::Elevenlabs => ("Conversational AI v1, WebSocket", Some("elevenlabs==2.78.0")),
         VendorKind::Deepgram => ("Voice Agent v1, WebSocket", Some("deepgram-sdk==7.16.0")),
-        VendorKind::Gemini => ("Live API v1beta, WebSocket", None),
-        VendorKind::Pipecat => ("protobuf frames and RTVI, WebSocket", None),
-        VendorKind::Chat => ("chat completions with SSE, HTTP", None),
+        VendorKind::Gemini => ("Live API v1beta, WebSocket", Some("google-genai==3.3.0")),
+        VendorKind::Pipecat => {
+            ("protobuf frames and RTVI 2.2, WebSocket", Some("pipecat-ai[silero,websocket]==1.14.0"))
+        }
+        VendorKind::Chat => ("chat completions with SSE, HTTP", Some("openai==3.51.0")),
     };
     Standing { wire, verified_by, live: None }
 }

@@ -84,7 +84,7 @@ impl Dialer {
     pub fn request(&self, wanted: HttpRequest) -> Result<Exchange, AgentError> {
         let runtime = self.control.clone().unwrap_or_else(Handle::current);
         let tls = self.trust.tcp(None).map_err(distrust)?;
-        Ok(request::begin(&runtime, tls, self.requests.clone(), wanted))
+        Ok(request::begin(&runtime, tls, self.requests.clone(), self.tokens.clone(), wanted))
     }
 
     /// Opens a WebSocket (RFC 6455), or a session on a shared connection (`quic://`), to `endpoint`.

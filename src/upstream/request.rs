@@ -20,6 +20,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::agent::{HttpEvent, HttpRequest};
 use crate::message::{AgentError, FailureClass};
 use crate::upstream::dial::{failure, open_stream, place, refusal};
+use crate::upstream::token::Tokens;
 
 /// Pieces of an answer that wait for the session; beyond it the answer is not read.
 const WAITING: usize = 16;
@@ -47,13 +48,14 @@ pub(super) fn begin(
     runtime: &tokio::runtime::Handle,
     tls: Arc<ClientConfig>,
     seats: Arc<Semaphore>,
-    request: HttpRequest,
+    tokens: Tokens,
+    mut request: HttpRequest,
 ) -> Exchange {
     let (sender, events) = mpsc::channel(WAITING);
     let id = request.id;
     let task = runtime.spawn(async move {
         let ends = Instant::now() + request.deadline;
-        let last = match timeout_at(ends, run(&tls, &seats, &request, &sender)).await {
+        let last = match timeout_at(ends, run(&tls, &seats, tokens, &mut request, &sender)).await {
             Ok(Ok(())) => HttpEvent::End,
             Ok(Err(error)) => HttpEvent::Failed(error),
             Err(_) => {
@@ -70,10 +72,16 @@ pub(super) fn begin(
 async fn run(
     tls: &Arc<ClientConfig>,
     seats: &Semaphore,
-    wanted: &HttpRequest,
+    tokens: Tokens,
+    wanted: &mut HttpRequest,
     sender: &mpsc::Sender<HttpEvent>,
 ) -> Result<(), AgentError> {
     let _seat = seats.acquire().await;
+    if let Some(command) = wanted.token.take() {
+        let bearer = format!("Bearer {}", tokens.token(command).await?.expose_secret());
+        wanted.headers.push(("authorization".to_owned(), bearer.into()));
+    }
+    let wanted = &*wanted;
     let url = &wanted.url;
     let broken = |error: hyper::Error| failure(FailureClass::Lost, format!("{} broke off: {error}", place(url)));
     let opening = open_stream(tls, url, url.scheme() == "https");

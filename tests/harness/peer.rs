@@ -246,6 +246,13 @@ impl Peer {
         self.live(Duration::from_millis(20)).await;
     }
 
+    /// Speaks these packets of 20 ms.
+    pub async fn speak_packets(&mut self, packets: &[bytes::Bytes]) {
+        for packet in packets {
+            self.speak_frame(111, 960, packet).await;
+        }
+    }
+
     /// Says something on the data channel.
     pub async fn say(&mut self, message: Value) {
         assert!(self.rtc.channel(self.channel).unwrap().write(false, message.to_string().as_bytes()).unwrap());

@@ -31,15 +31,15 @@ async fn daemon(agents: &str, key: &str) -> Daemon {
 }
 
 /// Somebody who speaks and listens in real time.
-struct Person {
-    caller: Caller,
+pub struct Person {
+    pub caller: Caller,
     format: Format,
     voice: ClientCodec,
     to_say: std::collections::VecDeque<Bytes>,
     quiet: Bytes,
     speaker: Speaker,
     microphone: Interval,
-    messages: Vec<Value>,
+    pub messages: Vec<Value>,
     ears: ClientCodec,
     /// The loudest sample so far.
     loudest: u16,
@@ -49,7 +49,7 @@ struct Person {
 }
 
 impl Person {
-    async fn call(daemon: &Daemon, agent: &str, format: Format) -> Person {
+    pub async fn call(daemon: &Daemon, agent: &str, format: Format) -> Person {
         let mut caller = Caller::connect(daemon).await;
         let audio = json!({ "codec": format.codec.to_string(), "rate": format.rate });
         caller.say(json!({ "type": "start", "agent": agent, "audio": { "in": audio, "out": audio } })).await;
@@ -72,7 +72,7 @@ impl Person {
     }
 
     /// Says a sentence, two seconds of it.
-    fn speak(&mut self) {
+    pub fn speak(&mut self) {
         let mut clip = utterances(self.format.rate).remove(2).clip;
         clip.samples.truncate(2 * self.format.rate as usize);
         self.to_say.extend(self.voice.encode(&clip.samples));
@@ -83,7 +83,7 @@ impl Person {
     }
 
     /// Goes on until `done`, or until the call has ended.
-    async fn until(&mut self, what: &str, mut done: impl FnMut(&Person) -> bool) {
+    pub async fn until(&mut self, what: &str, mut done: impl FnMut(&Person) -> bool) {
         let talking = async {
             while self.code.is_none() && !done(self) {
                 tokio::select! {

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use crate::{Vendor, harness};
 
 /// What a script of `tests/sdk` prints.
-async fn script(name: &str, arguments: &[&str]) -> Value {
+pub async fn script(name: &str, arguments: &[&str]) -> Value {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let python = root.join(".venv/bin/python");
     assert!(python.exists(), "{} is missing; run `make setup`", python.display());
@@ -27,7 +27,7 @@ async fn script(name: &str, arguments: &[&str]) -> Value {
 }
 
 /// Two seconds of speech and two of silence, PCM16 at 16 kHz, in a file.
-fn speech(folder: &Path) -> String {
+pub fn speech(folder: &Path) -> String {
     let recorded = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/speech.ogg")).unwrap();
     let mut samples = Clip::parse(&recorded).unwrap().resampled(16_000).unwrap().samples;
     samples.truncate(32_000);
@@ -37,7 +37,7 @@ fn speech(folder: &Path) -> String {
     file.to_str().unwrap().to_owned()
 }
 
-fn plays() -> Script {
+pub fn plays() -> Script {
     Script {
         pace: Some(1.5),
         answer_s: Some(6.0),
@@ -49,7 +49,7 @@ fn plays() -> Script {
 }
 
 /// Positions of the events of a kind.
-fn at(events: &Value, kind: &str) -> Vec<usize> {
+pub fn at(events: &Value, kind: &str) -> Vec<usize> {
     let events = events.as_array().unwrap();
     (0..events.len()).filter(|&index| events[index][0] == kind).collect()
 }

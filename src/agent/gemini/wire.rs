@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
-use crate::agent::audio_json::Text;
+use crate::agent::audio_json::{self, Text};
 use crate::message::{FailureClass, Usage};
 
 /// One message of the server (`BidiGenerateContentServerMessage`): one or more of its parts.
@@ -36,6 +36,11 @@ impl Said<'_> {
             && self.go_away.is_none()
             && self.session_resumption_update.is_none()
     }
+}
+
+/// Base64; bytes in protobuf's JSON may be of either alphabet (RFC 4648 sections 4 and 5).
+pub(super) fn decode(text: &str) -> Option<bytes::Bytes> {
+    audio_json::decode(text).or_else(|| audio_json::decode(&text.replace('-', "+").replace('_', "/")))
 }
 
 /// Reads one message.

@@ -137,7 +137,7 @@ impl Gemini {
     fn hear_audio(&mut self, audio: &Value, out: &mut Outbox) -> Vec<Heard> {
         let kind = audio["mimeType"].as_str().unwrap_or_default();
         let rate = kind.split(';').find_map(|part| part.trim().strip_prefix("rate=")?.parse().ok());
-        let payload = audio["data"].as_str().and_then(audio_json::decode);
+        let payload = audio["data"].as_str().and_then(decode);
         let (Some(payload), true) = (payload, kind.starts_with("audio/pcm")) else {
             return Gemini::refuse(out, 1007, "Request contains an invalid argument: audio");
         };
@@ -273,6 +273,11 @@ impl Wiring for Gemini {
             Says::Understood { .. } | Says::Text { .. } | Says::Expired | Says::Stall(_) | Says::Close(_) => {}
         }
     }
+}
+
+/// Base64 of either alphabet: the Python SDK uses the one for URLs.
+fn decode(text: &str) -> Option<bytes::Bytes> {
+    audio_json::decode(text).or_else(|| audio_json::decode(&text.replace('-', "+").replace('_', "/")))
 }
 
 /// Keys in camel case, but for those of the application's own data.

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::actor::{Heard, Says};
+use super::actor::{Cut, Heard, Says};
 use super::{Answered, Outbox, Wiring};
 use crate::agent::pipecat::frame::{self, InterruptionFrame, Kind, MessageFrame};
 use crate::agent::pipecat::rtvi;
@@ -180,7 +180,8 @@ impl Wiring for Pipecat {
                 out.audio(Wire::Binary(frame::encode_audio(payload.clone(), SPEAKS.rate)));
             }
             Says::TurnEnded { cut, .. } => {
-                if cut.is_some() {
+                // Speech has been told already.
+                if *cut == Some(Cut::Client) {
                     self.interrupt(out);
                     self.send(out, "bot-interrupted", &Value::Null);
                 }
