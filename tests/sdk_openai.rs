@@ -61,10 +61,10 @@ async fn relay(kind: &str, client_may: &str) -> (Child, Daemon) {
     let (emulator, url) = emulate(kind, &["--tool", "weather"]).await;
     let more = if kind == "elevenlabs" { "agent_id = \"agent_1\"" } else { "" };
     let config = format!(
-        "[agent.behind]\nkind = \"{kind}\"\nurl = \"{url}\"\n{more}\nsetup.greeting = \"none\"\nsetup.transcribe = true\n\
+        "[agent.behind]\nkind = \"{kind}\"\nurl = \"{url}\"\napi_key = \"${{env:AGENT_KEY}}\"\n{more}\nsetup.greeting = \"none\"\nsetup.transcribe = true\n\
          [[route]]\nname = \"all\"\nto = \"behind\"\nclient_may = {client_may}\n"
     );
-    (emulator, Daemon::start_with(Some(&config), &[]).await)
+    (emulator, Daemon::start_with(Some(&config), &[("AGENT_KEY", "k")]).await)
 }
 
 #[tokio::test]
@@ -74,7 +74,7 @@ async fn openai_python_holds_a_full_call_with_agents_of_other_vendors() {
         let told = script("openai_session.py", &[&format!("http://{}/v1", daemon.http), "gpt-realtime"]).await;
         assert_eq!((&told["ok"], &told["tools"][0]), (&true.into(), &"weather".into()), "{kind}");
         let record = daemon.call_record().await;
-        assert_eq!((&record["tools"], &record["interruptions"]), (&1.into(), &1.into()), "{kind}: {record}");
+        assert!(record["tools"] == 1 && record["interruptions"].as_u64() >= Some(1), "{kind}: {record}");
         daemon.signal("TERM");
         daemon.ended().await;
     }

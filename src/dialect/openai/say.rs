@@ -162,6 +162,7 @@ impl Openai {
 
     fn open_response(&mut self, turn: TurnId, item: String, pos: u32) {
         self.awaits_agent = false;
+        self.user.implied = false; // What interrupts from here on has not been told.
         self.responses += 1;
         let response = format!("resp_{}", self.responses);
         let in_progress = self.response(&response, "in_progress", json!([]));
