@@ -1,4 +1,5 @@
-//! OpenAI's own client libraries hold full sessions with the emulated vendor, which makes it one to be trusted.
+//! OpenAI's own client libraries hold full sessions: with the emulated vendor, which makes it one to be trusted, and with
+//! antiphon in front of agents of any kind.
 
 mod harness;
 
@@ -9,12 +10,12 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use harness::{PATIENCE, command};
+use harness::{Daemon, PATIENCE, command};
 
-/// `antiphon emulate openai`, and where it is reached.
-async fn emulate(arguments: &[&str]) -> (Child, String) {
+/// `antiphon emulate`, and where it is reached.
+async fn emulate(kind: &str, arguments: &[&str]) -> (Child, String) {
     let mut command = command(&[]);
-    command.args(["emulate", "openai"]).args(arguments).stdout(Stdio::piped());
+    command.args(["emulate", kind]).args(arguments).stdout(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let line = timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap().unwrap();
@@ -42,7 +43,7 @@ async fn script(name: &str, arguments: &[&str]) -> Value {
 
 #[tokio::test]
 async fn openai_python_holds_a_full_session_with_the_emulator() {
-    let (_emulator, url) = emulate(&["--tool", "weather", "--key", "sk-test"]).await;
+    let (_emulator, url) = emulate("openai", &["--tool", "weather", "--key", "sk-test"]).await;
     let base = url.replacen("ws", "http", 1).replace("/realtime", "");
     let told = script("openai_session.py", &[&base, "gpt-realtime"]).await;
     assert_eq!((&told["ok"], &told["tools"][0]), (&true.into(), &"weather".into()));
@@ -50,7 +51,38 @@ async fn openai_python_holds_a_full_session_with_the_emulator() {
 
 #[tokio::test]
 async fn openai_agents_holds_a_full_session_with_the_emulator() {
-    let (_emulator, url) = emulate(&["--tool", "weather", "--key", "sk-test"]).await;
+    let (_emulator, url) = emulate("openai", &["--tool", "weather", "--key", "sk-test"]).await;
     let told = script("openai_agents.py", &[&format!("{url}?model=gpt-realtime")]).await;
     assert_eq!(told["ok"], true, "{told}");
+}
+
+/// antiphon in front of an emulated agent of a kind, as a client of the Realtime wire finds it.
+async fn relay(kind: &str, client_may: &str) -> (Child, Daemon) {
+    let (emulator, url) = emulate(kind, &["--tool", "weather"]).await;
+    let more = if kind == "elevenlabs" { "agent_id = \"agent_1\"" } else { "" };
+    let config = format!(
+        "[agent.behind]\nkind = \"{kind}\"\nurl = \"{url}\"\napi_key = \"${{env:AGENT_KEY}}\"\n{more}\nsetup.greeting = \"none\"\nsetup.transcribe = true\n\
+         [[route]]\nname = \"all\"\nto = \"behind\"\nclient_may = {client_may}\n"
+    );
+    (emulator, Daemon::start_with(Some(&config), &[("AGENT_KEY", "k")]).await)
+}
+
+#[tokio::test]
+async fn openai_python_holds_a_full_call_with_agents_of_other_vendors() {
+    for kind in ["openai", "elevenlabs", "deepgram"] {
+        let (_emulator, mut daemon) = relay(kind, r#"["tools", "turns", "instructions"]"#).await;
+        let told = script("openai_session.py", &[&format!("http://{}/v1", daemon.http), "gpt-realtime"]).await;
+        assert_eq!((&told["ok"], &told["tools"][0]), (&true.into(), &"weather".into()), "{kind}");
+        let record = daemon.call_record().await;
+        assert!(record["tools"] == 1 && record["interruptions"].as_u64() >= Some(1), "{kind}: {record}");
+        daemon.signal("TERM");
+        daemon.ended().await;
+    }
+}
+
+#[tokio::test]
+async fn openai_agents_holds_a_full_call_with_an_agent_of_another_vendor() {
+    let (_emulator, daemon) = relay("elevenlabs", r#"["tools", "turns", "instructions"]"#).await;
+    let url = format!("ws://{}/v1/realtime?model=gpt-realtime", daemon.http);
+    assert_eq!(script("openai_agents.py", &[&url]).await["ok"], true);
 }

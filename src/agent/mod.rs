@@ -2,7 +2,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_macros)]
 
 pub mod audio_json;
-mod carry;
+pub(crate) mod carry;
 pub mod chat;
 pub mod clip;
 pub mod closing;

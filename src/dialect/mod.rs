@@ -2,6 +2,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_macros)]
 
 pub mod native;
+pub mod openai;
 
 use crate::agent::Wire;
 use crate::ids::Seq;
@@ -35,6 +36,22 @@ pub trait Dialect: Send {
     /// Puts one message on the wire; `None` if this dialect has no word for it. `seq` is `None` for messages that are
     /// not kept for a resume (audio, pong, stats).
     fn encode(&mut self, seq: Option<Seq>, message: &ToClient) -> Option<Wire>;
+
+    /// A further frame of what was encoded last, or the dialect's own answer to a frame of the client; asked for until
+    /// there is none.
+    fn take_wire(&mut self) -> Option<Wire> {
+        None
+    }
+
+    /// What else a frame of the client means; asked for until there is nothing more.
+    fn take_heard(&mut self) -> Option<Heard> {
+        None
+    }
+
+    /// The `start` of a client that need not say anything first, where there are such clients.
+    fn start_unasked(&mut self) -> Option<Start> {
+        None
+    }
 
     /// How many unknown fields were ignored in otherwise understood messages since the last call.
     fn take_ignored_fields(&mut self) -> u32 {

@@ -12,15 +12,18 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::connection::Shared;
 use super::webrtc::signalling;
-use super::websocket::{Head, Upgrade};
+use super::websocket::{Head, Realtime, Upgrade};
 use super::{admit, agents, assets};
 use crate::config::settings::{HttpSettings, Settings};
 use crate::dialect::native::SUBPROTOCOL;
+use crate::dialect::openai;
 use crate::session::Transport;
 use crate::telemetry::Refusal;
 
 /// Where sessions are opened.
 pub(super) const SESSION_PATH: &str = "/v1/session";
+/// Where clients of the OpenAI Realtime wire open theirs.
+pub(super) const REALTIME_PATH: &str = "/v1/realtime";
 /// When a client that was refused for want of room may come again, in seconds.
 const RETRY_AFTER_S: u32 = 5;
 
@@ -45,7 +48,7 @@ pub(super) async fn respond(shared: &Shared, mut request: Request<Incoming>) -> 
             "forbidden",
             "this Origin is not allowed here; add it to `http.origins` in the configuration",
         )
-    } else if request.uri().path() == SESSION_PATH && request.method() == Method::GET {
+    } else if [SESSION_PATH, REALTIME_PATH].contains(&request.uri().path()) && request.method() == Method::GET {
         upgrade(shared, &mut request)
     } else if signalling::serves(request.uri().path()) {
         shared.on_plain();
@@ -76,7 +79,7 @@ fn asset(settings: &Settings, request: &Request<Incoming>) -> Option<&'static as
 
 fn plain(shared: &Shared, settings: &Settings, request: &Request<Incoming>) -> Answer {
     let path = request.uri().path();
-    if ![SESSION_PATH, "/v1/endpoints", "/v1/agents", "/"].contains(&path) {
+    if ![SESSION_PATH, REALTIME_PATH, "/v1/endpoints", "/v1/agents", "/"].contains(&path) {
         return problem(StatusCode::NOT_FOUND, "not_found", "there is nothing here; GET / tells what this is");
     }
     match *request.method() {
@@ -131,7 +134,8 @@ fn is_host(host: &str) -> bool {
 }
 
 fn endpoints(shared: &Shared, headers: &HeaderMap) -> serde_json::Value {
-    let mut endpoints = serde_json::json!({ "websocket": websocket_url(shared, headers) });
+    let realtime = base_url(shared, headers).replacen("http", "ws", 1) + REALTIME_PATH;
+    let mut endpoints = serde_json::json!({ "websocket": websocket_url(shared, headers), "openai": realtime });
     if shared.webrtc.is_some() {
         endpoints["webrtc"] = format!("{}{}", base_url(shared, headers), signalling::NATIVE_PATH).into();
         endpoints["whip"] = format!("{}{}", base_url(shared, headers), signalling::WHIP_PATH).into();
@@ -254,9 +258,11 @@ fn upgrade(shared: &Shared, request: &mut Request<Incoming>) -> Answer {
         return refuse(Refusal::BadRequest, answer);
     };
     let offers = headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL);
-    let native = has(header::SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL);
-    if offers && !native {
-        let detail = format!("none of the subprotocols is spoken here; offer `{SUBPROTOCOL}`");
+    let realtime = (request.uri().path() == REALTIME_PATH).then(|| Realtime::new(request));
+    let spoken = if realtime.is_some() { openai::SUBPROTOCOL } else { SUBPROTOCOL };
+    let chosen = has(header::SEC_WEBSOCKET_PROTOCOL, spoken);
+    if offers && !chosen {
+        let detail = format!("none of the subprotocols is spoken here; offer `{spoken}`");
         return refuse(Refusal::BadRequest, problem(StatusCode::BAD_REQUEST, "unknown_subprotocol", &detail));
     }
     if shared.node.is_draining() {
@@ -266,15 +272,15 @@ fn upgrade(shared: &Shared, request: &mut Request<Incoming>) -> Answer {
         return refuse(Refusal::Overload, busy("overloaded", "this node has no room for another session"));
     }
     let head = Head::new(request);
-    shared.on_upgrade(Upgrade { pending: hyper::upgrade::on(request), head, at: shared.node.clock.now() });
+    shared.on_upgrade(Upgrade { pending: hyper::upgrade::on(request), head, realtime, at: shared.node.clock.now() });
     let mut answer = Response::new(Full::default());
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = answer.headers_mut();
     headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     headers.extend(HeaderValue::try_from(key).ok().map(|key| (header::SEC_WEBSOCKET_ACCEPT, key)));
-    if native {
-        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
+    if chosen {
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(spoken));
     }
     answer
 }

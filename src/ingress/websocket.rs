@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use hyper::Request;
 use hyper::body::Incoming;
@@ -9,12 +10,13 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::time::timeout_at;
 
-use super::admit::{Caller, Refused};
+use super::admit::{self, Caller, Refused};
 use super::call::{self, Opened};
 use super::connection::Shared;
 use super::gate::Handshake;
 use crate::agent::Wire;
 use crate::dialect::native::{DEFAULT_AUDIO, Native};
+use crate::dialect::openai::{self, Openai};
 use crate::dialect::{Dialect, Heard};
 use crate::message::{ErrorCode, Start};
 use crate::runtime::line::Line;
@@ -26,12 +28,36 @@ use crate::session::{Carriage, Transport};
 use crate::telemetry::Refusal;
 use crate::time::Micros;
 
+/// How long a client that need not say anything first is waited for: what it says decides formats and set-up.
+const UNASKED: Duration = Duration::from_millis(500);
+
 /// A request that is becoming a WebSocket.
 pub(super) struct Upgrade {
     pub(super) pending: OnUpgrade,
     pub(super) head: Head,
+    /// For clients of the OpenAI Realtime wire.
+    pub(super) realtime: Option<Realtime>,
     /// When the request was understood.
     pub(super) at: Micros,
+}
+
+/// What a client of the OpenAI Realtime wire says in its request.
+pub(super) struct Realtime {
+    /// The agent, or whatever a route knows.
+    model: Option<String>,
+    /// The key of a browser, which cannot set headers.
+    key: Option<String>,
+}
+
+impl Realtime {
+    pub(super) fn new(request: &Request<Incoming>) -> Realtime {
+        let query = request.uri().query().unwrap_or_default();
+        let model = url::form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "model");
+        let offered = request.headers().get_all(hyper::header::SEC_WEBSOCKET_PROTOCOL).iter();
+        let mut offered = offered.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+        let key = offered.find_map(|name| name.trim().strip_prefix(openai::KEY_PROTOCOL));
+        Realtime { model: model.map(|(_, model)| model.into_owned()), key: key.map(str::to_owned) }
+    }
 }
 
 /// What of the request's head a route may look at.
@@ -61,7 +87,7 @@ pub(super) async fn serve(
     admission: Box<dyn Send>,
 ) {
     let node = &shared.node;
-    let Some((socket, mut dialect)) = open(node, upgrade.pending).await else {
+    let Some((socket, mut dialect)) = open(node, upgrade.pending, upgrade.realtime).await else {
         return node.telemetry.node().record_refusal(Refusal::Gone);
     };
     let in_force = node.in_force.load_full();
@@ -99,15 +125,34 @@ pub(super) async fn serve(
     }
 }
 
-async fn open(node: &Node, pending: OnUpgrade) -> Option<(WebSocket, Box<dyn Dialect>)> {
+async fn open(node: &Node, pending: OnUpgrade, realtime: Option<Realtime>) -> Option<(WebSocket, Box<dyn Dialect>)> {
     let parts = pending.await.ok()?.downcast::<TokioIo<Stream>>().ok()?;
     let limits = &node.in_force.load().settings.http.websocket;
     let bounds = Bounds { message: limits.max_message_bytes, backlog: limits.max_write_bytes, ..Bounds::CLIENT };
-    let socket = WebSocket::accept(parts.io.into_inner(), parts.read_buf, bounds).await;
-    Some((socket, Box::new(Native::new())))
+    let mut socket = WebSocket::accept(parts.io.into_inner(), parts.read_buf, bounds).await;
+    let mut dialect: Box<dyn Dialect> = match realtime {
+        None => Box::new(Native::new()),
+        Some(Realtime { model, key }) => Box::new(Openai::new(&format!("sess_{}", admit::secret()), model, key)),
+    };
+    while let Some(wire) = dialect.take_wire() {
+        socket.try_push(wire).ok()?;
+    }
+    Some((socket, dialect))
 }
 
+/// The client's `start`, or what stands for it where clients need not say anything.
 async fn first_message(node: &Node, socket: &mut WebSocket, dialect: &mut dyn Dialect) -> Result<Start, Refused> {
+    let unasked = tokio::time::Instant::now() + UNASKED;
+    match timeout_at(unasked, read_start(node, socket, dialect)).await {
+        Ok(first) => first,
+        Err(_) => match dialect.start_unasked() {
+            Some(start) => Ok(start),
+            None => read_start(node, socket, dialect).await,
+        },
+    }
+}
+
+async fn read_start(node: &Node, socket: &mut WebSocket, dialect: &mut dyn Dialect) -> Result<Start, Refused> {
     loop {
         let received = std::future::poll_fn(|cx| {
             // Answers to pings are written here.
@@ -121,7 +166,7 @@ async fn first_message(node: &Node, socket: &mut WebSocket, dialect: &mut dyn Di
             Ok(Received::Ping | Received::Pong(_)) => {}
             Ok(Received::Wire(Wire::Close(..))) | Err(SocketError::Lost(_)) => return Err(Refused::gone()),
             Err(SocketError::Violation(message)) => return Err(Refused::new(ErrorCode::BadMessage, message)),
-            Ok(Received::Wire(wire)) => match dialect.handle_wire(wire, node.clock.now()) {
+            Ok(Received::Wire(wire)) => match read(node, socket, dialect, wire)? {
                 Some(Heard::Start(start)) => return Ok(start),
                 Some(Heard::Malformed { error, .. }) => return Err(Refused::from(error)),
                 Some(Heard::Message(_)) => {
@@ -131,4 +176,12 @@ async fn first_message(node: &Node, socket: &mut WebSocket, dialect: &mut dyn Di
             },
         }
     }
+}
+
+fn read(node: &Node, socket: &mut WebSocket, dialect: &mut dyn Dialect, wire: Wire) -> Result<Option<Heard>, Refused> {
+    let heard = dialect.handle_wire(wire, node.clock.now());
+    while let Some(answer) = dialect.take_wire() {
+        socket.try_push(answer).map_err(|_| Refused::gone())?;
+    }
+    Ok(heard)
 }

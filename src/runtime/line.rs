@@ -106,13 +106,28 @@ impl Line {
             (Line::Quic(link), ToClient::Flush(_)) => link.discard_audio(),
             _ => {}
         }
-        let wire = dialect.encode(seq, message)?;
-        Some(match (self, wire) {
+        let first = dialect.encode(seq, message)?;
+        Some(self.push_wire(first).and_then(|()| self.push_answers(dialect)))
+    }
+
+    /// Queues whatever else the client is told in its language.
+    ///
+    /// # Errors
+    /// As for [`WebSocket::try_push`].
+    pub fn push_answers(&mut self, dialect: &mut dyn Dialect) -> Result<(), PushError> {
+        while let Some(wire) = dialect.take_wire() {
+            self.push_wire(wire)?;
+        }
+        Ok(())
+    }
+
+    fn push_wire(&mut self, wire: Wire) -> Result<(), PushError> {
+        match (self, wire) {
             (Line::WebSocket(socket), wire) => socket.try_push(wire),
             (Line::Peer(peer), Wire::Text(text)) => peer.push_text(text),
             (Line::Quic(link), Wire::Text(text)) => link.push_text(&text),
             (Line::Peer(_) | Line::Quic(_), _) => Ok(()),
-        })
+        }
     }
 
     /// Queues a ping where there are pings.

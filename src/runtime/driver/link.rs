@@ -111,16 +111,29 @@ impl Driver {
             Incoming::Wire(wire) => {
                 let closed = matches!(wire, Wire::Close(..));
                 let heard = link.dialect.handle_wire(wire, now);
+                let answered = link.line.push_answers(link.dialect.as_mut());
                 for _ in 0..link.dialect.take_ignored_fields() {
                     self.around.metrics.record(&Measure::Ignored);
                 }
                 if let Some(heard) = heard {
                     self.on_heard(id, heard, now);
                 }
+                self.hear_rest(id, now);
+                self.check_pushed(id, answered);
                 if closed && self.finished.is_none() {
                     self.end_link(id, 1000, "", now);
                 }
             }
+        }
+    }
+
+    /// What else the last frame of the client means.
+    pub(super) fn hear_rest(&mut self, id: LinkId, now: Micros) {
+        while let Some(link) = self.links.iter_mut().find(|link| link.id == id)
+            && self.finished.is_none()
+            && let Some(heard) = link.dialect.take_heard()
+        {
+            self.on_heard(id, heard, now);
         }
     }
 
@@ -230,6 +243,11 @@ impl Driver {
         {
             pushed = link.line.try_ping(ping);
         }
+        self.check_pushed(id, pushed);
+    }
+
+    /// Gives a link up that takes nothing more.
+    fn check_pushed(&mut self, id: LinkId, pushed: Result<(), PushError>) {
         match pushed {
             Ok(()) => {}
             Err(PushError::Broken) => {

@@ -220,6 +220,7 @@ impl Driver {
         if !self.started {
             self.started = true;
             self.drain(now);
+            self.hear_rest(LinkId(0), now);
         }
         if self.around.halt.load(Relaxed) {
             self.session.on_command(Command::End(CloseReason::Draining), now);

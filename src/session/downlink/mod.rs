@@ -389,9 +389,13 @@ impl Downlink {
     /// waits for its figure, as that is told by the [`Cut`].
     pub fn on_report(&mut self, report: Report, now: Micros) -> Option<AgentPlayout> {
         let speaker = self.speaker.as_mut()?;
-        let pos = speaker.ledger.on_report(report.pos, now);
-        if let Some(pending) = &self.pending {
-            if report.flush == Some(pending.flush) {
+        let answers = self.pending.as_ref().is_some_and(|pending| report.flush == Some(pending.flush));
+        let pos = match answers {
+            true => speaker.ledger.on_answer(report.pos, now),
+            false => speaker.ledger.on_report(report.pos, now),
+        };
+        if self.pending.is_some() {
+            if answers {
                 let figure = speaker.ledger.exact(pos);
                 self.resolve(Some(figure), now);
             }

@@ -1,0 +1,372 @@
+//! What the session says, as server events.
+
+use serde_json::{Value, json};
+
+use super::{Openai, Spoken, TURNS, User, effective};
+use crate::agent::{Wire, audio_json};
+use crate::ids::TurnId;
+use crate::message::{
+    AudioOut, Error, ErrorCode, Flush, Role, Speech, SpeechEvent, TextMessage, ToClient, ToolCall, Transcript, Turn,
+    TurnPhase, Usage,
+};
+
+impl Openai {
+    pub(super) fn say(&mut self, message: &ToClient) {
+        match message {
+            ToClient::Audio(audio) => self.say_audio(audio),
+            ToClient::Turn(turn) => match turn.phase {
+                TurnPhase::Start => self.start_turn(turn),
+                TurnPhase::End => self.end_turn(turn.turn, None),
+            },
+            ToClient::Flush(flush) => self.say_flush(flush),
+            ToClient::Speech(Speech { who: Role::User, event }) => self.say_speech(*event),
+            ToClient::Transcript(line) => self.say_transcript(line),
+            ToClient::Message(message) => self.say_message(message),
+            ToClient::ToolCall(call) => self.say_call(call),
+            ToClient::Usage(usage) => self.usage = wire_usage(usage),
+            ToClient::Error(error) => self.say_error(error),
+            ToClient::Pong(pong) => self.settle_update(pong.t),
+            _ => {}
+        }
+    }
+
+    /// The session has taken or refused everything of an update.
+    fn settle_update(&mut self, mark: u64) {
+        let Some((_, asked)) = self.updates.pop_front_if(|(waiting, _)| *waiting == mark) else { return };
+        let refused = std::mem::take(&mut self.refused);
+        effective::take(&mut self.session, &asked, &refused);
+        self.manual = self.session["audio"]["input"]["turn_detection"].is_null();
+        let session = self.session.clone();
+        self.send("session.updated", json!({ "session": session }));
+    }
+
+    fn say_error(&mut self, error: &Error) {
+        let field = error.field.as_deref().and_then(|field| field.strip_prefix("setup."));
+        if let Some(field) = field.filter(|_| error.code == ErrorCode::NotPermitted && !self.updates.is_empty()) {
+            return self.refused.push(field.to_owned());
+        }
+        let kind = match error.code {
+            ErrorCode::AgentError | ErrorCode::AgentUnavailable | ErrorCode::Overloaded => "server_error",
+            ErrorCode::RateLimited => "rate_limit_error",
+            _ => "invalid_request_error",
+        };
+        let code = serde_json::to_value(error.code).unwrap_or_default();
+        let error = json!({
+            "type": kind, "code": code, "message": error.message, "param": error.field, "event_id": null,
+        });
+        self.send("error", json!({ "error": error }));
+    }
+
+    // ---------------------------------------------------------------------------------------------- the caller
+
+    fn say_speech(&mut self, event: SpeechEvent) {
+        match event {
+            SpeechEvent::Started => self.start_speech(),
+            SpeechEvent::Stopped => self.stop_speech(),
+        }
+    }
+
+    fn start_speech(&mut self) {
+        if self.user.speaking {
+            return;
+        }
+        if std::mem::take(&mut self.user.implied) {
+            self.user.speaking = true; // It has been told.
+            return;
+        }
+        self.hand_over();
+        let item = self.next_item();
+        self.user = User { item: Some(item.clone()), speaking: true, ..User::default() };
+        if !self.manual {
+            self.send("input_audio_buffer.speech_started", json!({ "audio_start_ms": self.clock_ms, "item_id": item }));
+        }
+    }
+
+    fn stop_speech(&mut self) {
+        if !std::mem::take(&mut self.user.speaking) {
+            return;
+        }
+        let Some(item) = self.user.item.clone() else { return };
+        if !self.manual {
+            self.send("input_audio_buffer.speech_stopped", json!({ "audio_end_ms": self.clock_ms, "item_id": item }));
+        }
+        self.awaits_agent = true;
+        let previous = self.last_item.clone();
+        self.send("input_audio_buffer.committed", json!({ "item_id": item, "previous_item_id": previous }));
+        let value = json!({
+            "id": item, "object": "realtime.item", "type": "message", "status": "completed", "role": "user",
+            "content": [{ "type": "input_audio", "transcript": null }],
+        });
+        self.add_item(&value, true);
+    }
+
+    fn say_transcript(&mut self, line: &Transcript) {
+        match line.role {
+            Role::User => self.say_user_text(line),
+            Role::Agent => self.say_agent_text(line),
+        }
+        self.clock_ms = self.clock_ms.max(line.end_ms.unwrap_or(line.start_ms));
+    }
+
+    fn say_user_text(&mut self, line: &Transcript) {
+        let Some(text) = &line.text else {
+            self.user.theirs = Some(line.item.clone());
+            return;
+        };
+        if self.typed.take_if(|typed| typed == text).is_some() {
+            return; // Some agents report what was typed as if it had been said.
+        }
+        if self.user.theirs.as_ref().is_some_and(|theirs| *theirs != line.item) && self.user.speaking {
+            return; // The text of an earlier utterance, while the next is being spoken.
+        }
+        if self.user.item.is_none() || self.user.implied {
+            // The agent does not tell when the caller speaks.
+            self.start_speech();
+        }
+        self.user.theirs = Some(line.item.clone());
+        let item = self.user.item.clone();
+        let place = json!({ "item_id": item, "content_index": 0 });
+        let fresh = text.get(self.user.told..).unwrap_or_default();
+        if !fresh.is_empty() {
+            let mut fields = place.clone();
+            fields["delta"] = fresh.into();
+            self.send("conversation.item.input_audio_transcription.delta", fields);
+            self.user.told = text.len();
+        }
+        if line.is_final {
+            self.stop_speech();
+            let mut fields = place;
+            fields["transcript"] = text.as_str().into();
+            fields["usage"] = json!({ "type": "duration", "seconds": 0 });
+            self.send("conversation.item.input_audio_transcription.completed", fields);
+            self.user = User::default();
+        }
+    }
+
+    // ----------------------------------------------------------------------------------------------- the agent
+
+    fn start_turn(&mut self, turn: &Turn) {
+        if self.open == Some(turn.turn) || self.spoken(turn.turn).is_some() {
+            return; // It goes on after a gap.
+        }
+        if let Some(open) = self.open {
+            self.end_turn(open, None);
+        }
+        let item = turn.item.as_ref().map_or_else(|| self.next_item(), |item| item.as_str().to_owned());
+        self.open_response(turn.turn, item, turn.pos);
+        self.open = Some(turn.turn);
+        if let Some(text) = self.early.take_if(|(early, _)| *early == turn.turn).map(|(_, text)| text) {
+            self.tell_text(turn.turn, &text);
+        }
+    }
+
+    fn open_response(&mut self, turn: TurnId, item: String, pos: u32) {
+        self.awaits_agent = false;
+        self.user.implied = false; // What interrupts from here on has not been told.
+        self.responses += 1;
+        let response = format!("resp_{}", self.responses);
+        let in_progress = self.response(&response, "in_progress", json!([]));
+        self.send("response.created", json!({ "response": in_progress }));
+        let value = message_item(&item, "in_progress", None);
+        self.send("response.output_item.added", json!({ "response_id": response, "output_index": 0, "item": value }));
+        self.add_item(&value, false);
+        let place = json!({ "response_id": response, "item_id": item, "output_index": 0, "content_index": 0 });
+        let mut fields = place;
+        fields["part"] = json!({ "type": "audio", "transcript": "" });
+        self.send("response.content_part.added", fields);
+        if self.turns.len() == TURNS {
+            self.turns.pop_front();
+        }
+        self.turns.push_back(Spoken { turn, item, response, pos, sent: 0, text: String::new(), told: 0 });
+    }
+
+    fn response(&self, id: &str, status: &str, output: Value) -> Value {
+        json!({
+            "object": "realtime.response", "id": id, "status": status, "status_details": null, "output": output,
+            "output_modalities": ["audio"], "metadata": null, "usage": null,
+        })
+    }
+
+    fn say_audio(&mut self, audio: &AudioOut) {
+        let (clock, ticks) = (u64::from(self.audio.downlink.clock().max(1)), u64::from(audio.ticks));
+        self.clock_ms += ticks * 1000 / clock;
+        let Some(turn) = self.open else { return };
+        self.events += 1;
+        let event = self.events;
+        let Some(spoken) = self.spoken(turn) else { return };
+        spoken.sent += ticks;
+        let before = format!(
+            "{{\"type\":\"response.output_audio.delta\",\"event_id\":\"event_{event}\",\"response_id\":\"{}\",\
+             \"item_id\":{},\"output_index\":0,\"content_index\":0,\"delta\":\"",
+            spoken.response,
+            Value::from(spoken.item.as_str()),
+        );
+        self.wires.push_back(Wire::Text(audio_json::encode(&before, &audio.payload, "\"}")));
+    }
+
+    fn say_agent_text(&mut self, line: &Transcript) {
+        let Some(text) = &line.text else { return };
+        if line.cut.is_some() || line.heard.is_some() {
+            return; // The client cuts for itself.
+        }
+        if self.spoken(line.turn).is_none() {
+            self.early = Some((line.turn, text.clone()));
+            return;
+        }
+        self.tell_text(line.turn, text);
+    }
+
+    fn tell_text(&mut self, turn: TurnId, text: &str) {
+        let open = self.open == Some(turn);
+        let Some(spoken) = self.spoken(turn) else { return };
+        let goes_on = text.as_bytes().starts_with(&spoken.text.as_bytes()[..spoken.told.min(spoken.text.len())]);
+        text.clone_into(&mut spoken.text);
+        let fresh = text.get(spoken.told..).filter(|fresh| goes_on && open && !fresh.is_empty()).map(str::to_owned);
+        let Some(fresh) = fresh else { return };
+        spoken.told = text.len();
+        let mut fields = place_of(spoken);
+        fields["delta"] = fresh.into();
+        self.send("response.output_audio_transcript.delta", fields);
+    }
+
+    /// The present answer is over; `cut`: why it was broken off.
+    fn end_turn(&mut self, turn: TurnId, cut: Option<&str>) {
+        if self.open.take_if(|open| *open == turn).is_none() {
+            return;
+        }
+        let Some(spoken) = self.spoken(turn) else { return };
+        let (place, text, id) = (place_of(spoken), spoken.text.clone(), spoken.response.clone());
+        let status = if cut.is_some() { "incomplete" } else { "completed" };
+        let item = message_item(&spoken.item, status, Some(&text));
+        self.send("response.output_audio.done", place.clone());
+        let mut fields = place.clone();
+        fields["transcript"] = text.as_str().into();
+        self.send("response.output_audio_transcript.done", fields);
+        let mut fields = place;
+        fields["part"] = json!({ "type": "audio", "transcript": text });
+        self.send("response.content_part.done", fields);
+        self.send("response.output_item.done", json!({ "response_id": id, "output_index": 0, "item": item }));
+        self.send("conversation.item.done", json!({ "previous_item_id": null, "item": item }));
+        let mut response = self.response(&id, if cut.is_some() { "cancelled" } else { "completed" }, json!([item]));
+        if let Some(reason) = cut {
+            response["status_details"] = json!({ "type": "cancelled", "reason": reason });
+        }
+        response["usage"] = self.usage.take();
+        self.send("response.done", json!({ "response": response }));
+    }
+
+    fn say_flush(&mut self, flush: &Flush) {
+        self.flush = Some(flush.id);
+        let by_client = std::mem::take(&mut self.cancelled);
+        if !by_client && !self.user.speaking {
+            // The client's player stops at this event; whether somebody really speaks, the agent tells later.
+            self.user.implied = false;
+            self.start_speech();
+            (self.user.implied, self.user.speaking) = (true, false);
+        }
+        if let Some(open) = self.open {
+            self.end_turn(open, Some(if by_client { "client_cancelled" } else { "turn_detected" }));
+        }
+    }
+
+    /// A text message of the agent, which is no transcript of speech.
+    fn say_message(&mut self, message: &TextMessage) {
+        if message.role != Some(Role::Agent) {
+            return;
+        }
+        self.awaits_agent = false;
+        let id = message.id.as_str();
+        let item = json!({
+            "id": id, "object": "realtime.item", "type": "message", "status": "completed", "role": "assistant",
+            "content": [{ "type": "output_text", "text": message.text }],
+        });
+        if self.open.is_some() {
+            return self.add_item(&item, true);
+        }
+        self.responses += 1;
+        let response = format!("resp_{}", self.responses);
+        let value = self.response(&response, "in_progress", json!([]));
+        self.send("response.created", json!({ "response": value }));
+        self.send("response.output_item.added", json!({ "response_id": response, "output_index": 0, "item": item }));
+        self.add_item(&item, false);
+        let place = json!({ "response_id": response, "item_id": id, "output_index": 0, "content_index": 0 });
+        for (kind, field) in [("response.output_text.delta", "delta"), ("response.output_text.done", "text")] {
+            let mut fields = place.clone();
+            fields[field] = message.text.as_str().into();
+            self.send(kind, fields);
+        }
+        self.send("response.output_item.done", json!({ "response_id": response, "output_index": 0, "item": item }));
+        self.send("conversation.item.done", json!({ "previous_item_id": null, "item": item }));
+        let done = self.response(&response, "completed", json!([item]));
+        self.send("response.done", json!({ "response": done }));
+    }
+
+    /// A tool call is a response of its own; what is being said is over for the client then.
+    fn say_call(&mut self, call: &ToolCall) {
+        if let Some(open) = self.open {
+            self.end_turn(open, None);
+        }
+        self.awaits_agent = true;
+        self.responses += 1;
+        let (response, id) = (format!("resp_{}", self.responses), self.next_item());
+        let item = |status: &str, arguments: &str| {
+            json!({
+                "id": id, "object": "realtime.item", "type": "function_call", "status": status, "name": call.name,
+                "call_id": call.call_id.as_str(), "arguments": arguments,
+            })
+        };
+        let value = self.response(&response, "in_progress", json!([]));
+        self.send("response.created", json!({ "response": value }));
+        let begun = item("in_progress", "");
+        self.send("response.output_item.added", json!({ "response_id": response, "output_index": 0, "item": begun }));
+        self.add_item(&begun, false);
+        let place = json!({
+            "response_id": response, "item_id": id, "output_index": 0, "call_id": call.call_id.as_str(),
+        });
+        let mut delta = place.clone();
+        delta["delta"] = call.arguments.as_str().into();
+        self.send("response.function_call_arguments.delta", delta);
+        let mut fields = place;
+        (fields["name"], fields["arguments"]) = (call.name.as_str().into(), call.arguments.as_str().into());
+        self.send("response.function_call_arguments.done", fields);
+        let done = item("completed", &call.arguments);
+        self.send("response.output_item.done", json!({ "response_id": response, "output_index": 0, "item": done }));
+        self.send("conversation.item.done", json!({ "previous_item_id": null, "item": done }));
+        let mut value = self.response(&response, "completed", json!([done]));
+        value["usage"] = self.usage.take();
+        self.send("response.done", json!({ "response": value }));
+    }
+}
+
+fn place_of(spoken: &Spoken) -> Value {
+    json!({ "response_id": spoken.response, "item_id": spoken.item, "output_index": 0, "content_index": 0 })
+}
+
+fn message_item(id: &str, status: &str, text: Option<&str>) -> Value {
+    let content = text.map_or_else(|| json!([]), |text| json!([{ "type": "output_audio", "transcript": text }]));
+    json!({
+        "id": id, "object": "realtime.item", "type": "message", "status": status, "role": "assistant",
+        "content": content,
+    })
+}
+
+/// The agent's usage where it counts in tokens; `null` where it does not.
+fn wire_usage(usage: &Usage) -> Value {
+    let amount = |unit: &str| usage.amounts.get(unit).copied().unwrap_or(0.0) as u64;
+    let (input_text, input_audio) = (amount("input_text_tokens"), amount("input_audio_tokens"));
+    let (output_text, output_audio) = (amount("output_text_tokens"), amount("output_audio_tokens"));
+    let cached = (amount("cached_text_tokens"), amount("cached_audio_tokens"));
+    let input = input_text + input_audio + cached.0 + cached.1 + amount("input_tokens");
+    let output = output_text + output_audio + amount("output_tokens");
+    if input + output == 0 {
+        return Value::Null;
+    }
+    json!({
+        "total_tokens": input + output, "input_tokens": input, "output_tokens": output,
+        "input_token_details": {
+            "text_tokens": input_text + cached.0, "audio_tokens": input_audio + cached.1,
+            "cached_tokens": cached.0 + cached.1,
+        },
+        "output_token_details": { "text_tokens": output_text, "audio_tokens": output_audio },
+    })
+}
