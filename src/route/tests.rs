@@ -219,7 +219,7 @@ fn a_tenant_gets_its_own_key() {
 
 #[test]
 fn agents_that_this_build_does_not_serve_are_left_out() {
-    let agent = "[agent.o]\nkind = \"openai\"\n";
+    let agent = "[agent.o]\nkind = \"quic\"\n";
     let some = router(&format!("{agent}[[route]]\nname = \"r\"\nto = \"o\"\nfallback = \"echo\"\n"));
     assert_eq!(agents(&some.route(&local(), 0).unwrap()), ["echo"]);
     let none = router(&format!("{agent}[[route]]\nname = \"r\"\nto = \"o\"\n"));
