@@ -3,6 +3,7 @@
 //! Facts: the client and server events of the Realtime API reference. The server detects the caller's speech and stops
 //! its own answer (`interrupt_response`); what the caller heard of it is told by `conversation.item.truncate`.
 
+mod failures;
 pub mod items;
 pub mod opening;
 #[cfg(test)]
@@ -25,6 +26,7 @@ use crate::message::{
     InputAction, Ready, Role, SpeechEvent, TextMessage, ToAgent, ToolCall, ToolResult, Truncate, TurnDetection,
 };
 use crate::time::Micros;
+use failures::{class_of, code_of};
 use items::Items;
 
 /// What stands before and after the audio of an uplink frame.
@@ -407,35 +409,6 @@ impl OpenaiAgent {
         }
     }
 
-    fn handle_error(&mut self, error: &Value) {
-        let of = error["event_id"].as_str().unwrap_or_default();
-        let message = error["message"].as_str().unwrap_or("the agent reports an error");
-        let failure = |class| AgentError {
-            class,
-            code: code_of(error).map(str::to_owned),
-            message: message.chars().take(ERROR_CHARS).collect(),
-        };
-        if code_of(error) == Some("session_expired") {
-            return self.end(AgentEnd { failure: Some(failure(FailureClass::Expired)) });
-        }
-        if self.stage == Stage::Opening && of == OPENING {
-            return self.end(AgentEnd { failure: Some(failure(FailureClass::BadRequest)) });
-        }
-        if of.starts_with(HARMLESS) {
-            self.ignored += 1;
-            return;
-        }
-        if of.starts_with("antiphon_response") {
-            // It has not begun; another one may be running.
-            self.busy = code_of(error) == Some("conversation_already_has_active_response");
-            if self.busy {
-                self.wanted.get_or_insert(Value::Null);
-                return;
-            }
-        }
-        self.tell_error(class_of(error), code_of(error), message);
-    }
-
     fn tell_error(&mut self, class: FailureClass, code: Option<&str>, message: &str) {
         let message = message.chars().take(ERROR_CHARS).collect();
         self.tell(FromAgent::Error(AgentError { class, code: code.map(str::to_owned), message }));
@@ -521,20 +494,5 @@ pub(crate) fn endpoint(settings: &VendorAgent, model: Option<&str>) -> Endpoint 
             _ => None,
         },
         ..Endpoint::new(settings.url_with(&more), settings.connect_timeout)
-    }
-}
-
-fn code_of(error: &Value) -> Option<&str> {
-    error["code"].as_str().or(error["type"].as_str())
-}
-
-/// The class of an error by its code and type.
-fn class_of(error: &Value) -> FailureClass {
-    match (error["code"].as_str().unwrap_or_default(), error["type"].as_str().unwrap_or_default()) {
-        ("session_expired", _) => FailureClass::Expired,
-        ("rate_limit_exceeded" | "insufficient_quota", _) | (_, "rate_limit_error" | "tokens") => FailureClass::Limit,
-        ("invalid_api_key", _) | (_, "authentication_error") => FailureClass::Auth,
-        (_, "invalid_request_error") => FailureClass::BadRequest,
-        _ => FailureClass::Internal,
     }
 }
