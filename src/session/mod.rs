@@ -185,7 +185,7 @@ impl Session {
             unanswered: None,
             voiced_since: None,
             totals: Totals::default(),
-            added: [added_histogram(), added_histogram()],
+            added: [record::added_histogram(), record::added_histogram()],
             outputs: VecDeque::with_capacity(32),
             closed: false,
             plan,
@@ -312,7 +312,7 @@ impl Session {
     /// The driver measured the added latency of one frame.
     pub fn record_added(&mut self, direction: Direction, added: Duration) {
         // Within the bounds of what it may grow to, it cannot fail.
-        let _ = self.added[direction as usize].record((added.as_micros() as u64).clamp(1, MOST_ADDED_US));
+        let _ = self.added[direction as usize].record((added.as_micros() as u64).clamp(1, record::MOST_ADDED_US));
     }
 
     /// The next thing to do.
@@ -473,16 +473,6 @@ impl Session {
 
     #[cfg(not(any(test, debug_assertions)))]
     fn check_invariants(&self) {}
-}
-
-/// The longest added latency that is told from longer ones: a minute.
-const MOST_ADDED_US: u64 = 60_000_000;
-
-/// Added latency from 1 µs with two digits. Room is taken as far as calls usually need it: up to 8 ms.
-fn added_histogram() -> Histogram<u32> {
-    let mut histogram = Histogram::new_with_bounds(1, 8_191, 2).expect("the bounds are valid");
-    histogram.auto(true);
-    histogram
 }
 
 fn error(code: ErrorCode, message: impl Into<String>) -> Error {

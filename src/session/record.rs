@@ -170,3 +170,13 @@ pub struct Totals {
     /// Consent to recording.
     pub consent: Option<bool>,
 }
+
+/// The longest added latency that is told from longer ones: a minute.
+pub(super) const MOST_ADDED_US: u64 = 60_000_000;
+
+/// Added latency from 1 µs with two digits. Room is taken as far as calls usually need it: up to 8 ms.
+pub(super) fn added_histogram() -> hdrhistogram::Histogram<u32> {
+    let mut histogram = hdrhistogram::Histogram::new_with_bounds(1, 8_191, 2).expect("the bounds are valid");
+    histogram.auto(true);
+    histogram
+}
