@@ -438,7 +438,7 @@ fn a_kind_that_is_not_built_is_parsed_and_told() {
     assert!(matches!(&settings.agent("e").unwrap().kind, AgentKind::NotBuilt { kind } if kind == "mux"));
     assert_eq!(settings.inert[0].place, "a.toml:1:8");
     assert!(settings.inert[0].key.contains("agent.e"), "{:?}", settings.inert);
-    refused("[agent.e]\nkind = \"quic\"\nmax_session = 5\n", &["3:1 max_session | mean `max_sessions`"]);
+    refused("[agent.e]\nkind = \"mux\"\nmax_session = 5\n", &["3:1 max_session | mean `max_sessions`"]);
     refused("[agent.e]\nkind = \"openai\"\nmodel = 5\n", &["3:9 5 | `agent.e.model` must be a string"]);
 }
 
