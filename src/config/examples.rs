@@ -1,7 +1,7 @@
 //! The configuration files that come with antiphon.
 
 /// Name, what it shows, and text.
-pub const EXAMPLES: [(&str, &str, &str); 12] = [
+pub const EXAMPLES: [(&str, &str, &str); 13] = [
     ("antiphon", "every key with its default", include_str!("../../config/antiphon.toml")),
     ("openai", "OpenAI Realtime", include_str!("../../config/examples/openai.toml")),
     ("openai-live", "OpenAI Live", include_str!("../../config/examples/openai-live.toml")),
@@ -12,6 +12,11 @@ pub const EXAMPLES: [(&str, &str, &str); 12] = [
     ("gemini", "Gemini Live", include_str!("../../config/examples/gemini.toml")),
     ("pipecat", "a Pipecat bot over WebSocket", include_str!("../../config/examples/pipecat.toml")),
     ("own-websocket", "your own agent server over WebSocket", include_str!("../../config/examples/own-websocket.toml")),
+    (
+        "edge-and-core",
+        "two antiphons in a row, QUIC between them",
+        include_str!("../../config/examples/edge-and-core.toml"),
+    ),
     (
         "failover",
         "two agents by weight, a third and a spoken apology when they fail",
