@@ -13,6 +13,7 @@ mod machine;
 mod material;
 mod measure;
 mod progress;
+mod quic;
 mod report;
 mod rude;
 mod swarm;
@@ -24,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use antiphon::cli::run::RunArgs;
 use antiphon::media::format::Format;
+use antiphon::runtime::certificate::CertificateHash;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use child::Child;
@@ -85,6 +87,9 @@ struct Options {
     /// A short run of few calls, at most 40 s
     #[arg(long)]
     smoke: bool,
+    /// Callers and agents over QUIC, Opus passed through, against two bare QUIC legs: 100 calls unless --calls says otherwise
+    #[arg(long)]
+    quic: bool,
     /// Of the JSON file in target/loadtest
     #[arg(long)]
     name: Option<String>,
@@ -110,6 +115,9 @@ enum Part {
         #[arg(long)]
         codec: bool,
     },
+    /// Two bare QUIC legs to the agents at an address, whose certificate has this hash
+    #[command(hide = true)]
+    QuicProxy { agents: SocketAddr, pin: CertificateHash },
     /// The daemon, counting its allocations
     #[command(hide = true)]
     Run(RunArgs),
@@ -121,10 +129,12 @@ fn main() -> ExitCode {
         Some(Part::Proxy { agents, codec }) => {
             floor::run(agents, codec).map_err(|error| error.to_string()).map(|()| true)
         }
+        Some(Part::QuicProxy { agents, pin }) => quic::proxy::run(agents, pin).map(|()| true),
         Some(Part::Run(args)) => {
             child::serve_counter(allocations::count);
             return antiphon::app::run(&args);
         }
+        None if options.quic => run_quic(&options),
         None => {
             if options.smoke {
                 (options.calls, options.seconds, options.floor_seconds) = (60, 6, 3);
@@ -140,6 +150,13 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+fn run_quic(options: &Options) -> Result<bool, String> {
+    let cores = Cores::choose();
+    machine::pin(cores.generator).map_err(|error| format!("a core of its own: {error}"))?;
+    let priority = machine::raise_priority();
+    quic::run(options.calls.into(), options.seconds, cores, &priority)
 }
 
 /// What is under the swarm.
