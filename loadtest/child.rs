@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use antiphon::runtime::certificate::CertificateHash;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::machine::{Cores, pin};
-use crate::measure::Exposition;
+use crate::measure::{Exposition, get};
 
 /// A process that is not ready or does not end in this time is broken.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -22,6 +23,8 @@ pub struct Child {
     pub address: SocketAddr,
     /// Where it answers `/metrics`.
     pub control: Option<SocketAddr>,
+    /// Where it takes QUIC, and the hash of its certificate.
+    quic: Option<(SocketAddr, CertificateHash)>,
     counter: (Option<ChildStdin>, BufReader<ChildStdout>),
     folder: Option<PathBuf>,
 }
@@ -54,7 +57,7 @@ impl Child {
         let mut process = start(cores, command)?;
         let (stdin, mut stdout) = pipes(&mut process)?;
         let address = answer(&mut stdout, "listening")?.parse().map_err(|error| format!("proxy: {error}"))?;
-        Ok(Child { process, address, control: None, counter: (stdin, stdout), folder: None })
+        Ok(Child { process, address, control: None, quic: None, counter: (stdin, stdout), folder: None })
     }
 
     /// The daemon with one worker, whose only agent is the swarm. `counting`: this program's own build of it, which
@@ -63,12 +66,16 @@ impl Child {
     /// # Errors
     /// If it does not start.
     pub fn daemon(cores: Cores, agents: SocketAddr, counting: bool) -> Result<Child, String> {
+        Child::daemon_with(cores, &configuration(agents), counting)
+    }
+
+    fn daemon_with(cores: Cores, configuration: &str, counting: bool) -> Result<Child, String> {
         let folder = std::env::temp_dir().join(format!("antiphon-loadtest-{}", std::process::id()));
         let fail = |error: std::io::Error| format!("{}: {error}", folder.display());
         std::fs::create_dir_all(&folder).map_err(fail)?;
         let (config, ready) = (folder.join("antiphon.toml"), folder.join("ready.json"));
         let _ = std::fs::remove_file(&ready);
-        std::fs::write(&config, configuration(agents)).map_err(fail)?;
+        std::fs::write(&config, configuration).map_err(fail)?;
         let mut command = if counting { own_program()? } else { Command::new(daemon_program()?) };
         command.arg("run").arg("--config").arg(&config).arg("--ready-file").arg(&ready);
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("ANTIPHON_") || name == "NOTIFY_SOCKET") {
@@ -83,7 +90,56 @@ impl Child {
             }
         };
         let counter = pipes(&mut process)?;
-        Ok(Child { process, address: http, control: Some(control), counter, folder: Some(folder) })
+        Ok(Child { process, address: http, control: Some(control), quic: None, counter, folder: Some(folder) })
+    }
+
+    /// Two bare QUIC legs to the agents, which show a certificate with a hash.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub fn quic_proxy(cores: Cores, agents: (SocketAddr, CertificateHash), _: &str) -> Result<Child, String> {
+        let mut command = own_program()?;
+        command.arg("quic-proxy").arg(agents.0.to_string()).arg(agents.1.to_string());
+        let mut process = start(cores, command)?;
+        let (stdin, mut stdout) = pipes(&mut process)?;
+        let pin = answer(&mut stdout, "pinned")?.parse()?;
+        let address = answer(&mut stdout, "listening")?.parse().map_err(|error| format!("proxy: {error}"))?;
+        let quic = Some((address, pin));
+        Ok(Child { process, address, control: None, quic, counter: (stdin, stdout), folder: None })
+    }
+
+    /// The daemon with one worker, whose only agent is the swarm, by QUIC.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub fn quic_daemon(cores: Cores, agents: (SocketAddr, CertificateHash), pem: &str) -> Result<Child, String> {
+        let authority = std::env::temp_dir().join(format!("antiphon-loadtest-{}.pem", std::process::id()));
+        std::fs::write(&authority, pem).map_err(|error| format!("{}: {error}", authority.display()))?;
+        let configuration = quic_configuration(agents.0, &authority);
+        let mut child = Child::daemon_with(cores, &configuration, false)?;
+        let told = get(child.address, "/v1/endpoints").map_err(|error| format!("/v1/endpoints: {error}"))?;
+        let told: serde_json::Value = serde_json::from_str(&told).map_err(|error| error.to_string())?;
+        let text = |key: &str| told["quic"][key].as_str().unwrap_or_default().to_owned();
+        let address = text("addr").parse().map_err(|error| format!("quic.addr: {error}"))?;
+        child.quic = Some((address, text("cert_sha256").parse()?));
+        let _ = std::fs::remove_file(authority);
+        Ok(child)
+    }
+
+    /// Where it takes QUIC.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub fn quic(&self) -> Result<SocketAddr, String> {
+        self.quic.map(|(address, _)| address).ok_or_else(|| "it takes no QUIC".to_owned())
+    }
+
+    /// The hash of its certificate.
+    ///
+    /// # Errors
+    /// If it takes no QUIC.
+    pub fn pin(&self) -> Result<CertificateHash, String> {
+        self.quic.map(|(_, pin)| pin).ok_or_else(|| "it takes no QUIC".to_owned())
     }
 
     /// Its process id.
@@ -171,6 +227,29 @@ to = "swarm"
     )
 }
 
+fn quic_configuration(agents: SocketAddr, authority: &Path) -> String {
+    format!(
+        r#"[listen]
+http = "127.0.0.1:0"
+control = "127.0.0.1:0"
+webrtc = "off"
+quic = "127.0.0.1:0"
+[runtime]
+workers = 1
+[log]
+level = "warn"
+[agent.swarm]
+kind = "quic"
+url = "quic://{agents}"
+ca_file = "{}"
+[[route]]
+name = "load"
+to = "swarm"
+"#,
+        authority.display()
+    )
+}
+
 fn own_program() -> Result<Command, String> {
     std::env::current_exe().map(Command::new).map_err(|error| format!("where this program is: {error}"))
 }
@@ -234,6 +313,11 @@ fn await_ready(process: &mut std::process::Child, file: &Path) -> Result<(Socket
 /// In a child: tells where it listens.
 pub fn listening(address: SocketAddr) {
     println!("listening {address}");
+}
+
+/// In a child: tells the hash of its certificate.
+pub fn pinned_by(hash: CertificateHash) {
+    println!("pinned {hash}");
 }
 
 /// In a child: answers each line on standard input with what is counted, and ends the process when it ends.

@@ -14,6 +14,7 @@ mod machine;
 mod material;
 mod measure;
 mod progress;
+mod quic;
 mod report;
 mod rude;
 mod swarm;
@@ -26,6 +27,7 @@ use std::time::{Duration, Instant};
 
 use antiphon::cli::run::RunArgs;
 use antiphon::media::format::Format;
+use antiphon::runtime::certificate::CertificateHash;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use child::Child;
@@ -73,7 +75,8 @@ struct Options {
     /// Runs of the daemon; the median counts
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=9))]
     runs: u8,
-    /// How callers connect; over WebRTC they speak Opus, and the floor is a bare str0m loop
+    /// How callers connect; over WebRTC they speak Opus, and the floor is a bare str0m loop; over QUIC agents do too, Opus
+    /// passes through, and the floor is two bare QUIC legs
     #[arg(long, value_enum, default_value_t = Transport::Websocket)]
     transport: Transport,
     /// What callers speak; agents speak PCM16 at 24 kHz
@@ -103,6 +106,8 @@ enum Transport {
     Websocket,
     /// WebRTC.
     Webrtc,
+    /// QUIC.
+    Quic,
 }
 
 /// What callers speak.
@@ -128,6 +133,9 @@ enum Part {
     /// A bare str0m loop that gives audio back, or hands it to the agents at an address
     #[command(hide = true)]
     Bare { agents: Option<SocketAddr> },
+    /// Two bare QUIC legs to the agents at an address, whose certificate has this hash
+    #[command(hide = true)]
+    QuicProxy { agents: SocketAddr, pin: CertificateHash },
     /// The daemon, counting its allocations
     #[command(hide = true)]
     Run(RunArgs),
@@ -140,6 +148,7 @@ fn main() -> ExitCode {
             floor::run(agents, codec).map_err(|error| error.to_string()).map(|()| true)
         }
         Some(Part::Bare { agents }) => bare::run(agents).map_err(|error| error.to_string()).map(|()| true),
+        Some(Part::QuicProxy { agents, pin }) => quic::proxy::run(agents, pin).map(|()| true),
         Some(Part::Run(args)) => {
             child::serve_counter(allocations::count);
             return antiphon::app::run(&args);
@@ -151,6 +160,7 @@ fn main() -> ExitCode {
             match options.transport {
                 Transport::Websocket => LoadTest::new(options).and_then(|test| test.run()),
                 Transport::Webrtc => over_webrtc(&options),
+                Transport::Quic => over_quic(&options),
             }
         }
     };
@@ -174,6 +184,13 @@ fn over_webrtc(options: &Options) -> Result<bool, String> {
     };
     let name = if options.smoke { "webrtc-smoke" } else { "webrtc" };
     webrtc::run(plan, options.name.as_deref().unwrap_or(name))
+}
+
+fn over_quic(options: &Options) -> Result<bool, String> {
+    let cores = Cores::choose();
+    machine::pin(cores.generator).map_err(|error| format!("a core of its own: {error}"))?;
+    let priority = machine::raise_priority();
+    quic::run(options.calls.into(), options.seconds, cores, &priority)
 }
 
 /// What is under the swarm.

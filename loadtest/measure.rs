@@ -50,6 +50,20 @@ impl From<&Histogram<u64>> for Quantiles {
     }
 }
 
+/// The answer to a GET, behind its head.
+///
+/// # Errors
+/// If nobody answers within two seconds.
+pub fn get(address: SocketAddr, path: &str) -> std::io::Result<String> {
+    let mut tcp = TcpStream::connect(address)?;
+    tcp.set_read_timeout(Some(Duration::from_secs(2)))?;
+    // HTTP 1.0, so that the answer comes in one piece.
+    tcp.write_all(format!("GET {path} HTTP/1.0\r\nhost: {address}\r\n\r\n").as_bytes())?;
+    let mut answer = String::new();
+    tcp.read_to_string(&mut answer)?;
+    Ok(answer.split_once("\r\n\r\n").map_or(String::new(), |(_, body)| body.to_owned()))
+}
+
 /// One direction of one call. What is transcoded cannot be known again by its content, so frames are matched by their
 /// place: audio is as long as it was, so the frame that ends `n` frames into what arrived is the `n`th that was sent.
 #[derive(Debug)]
@@ -110,13 +124,7 @@ impl Exposition {
     /// # Errors
     /// If nobody answers within two seconds.
     pub fn fetch(address: SocketAddr) -> std::io::Result<Exposition> {
-        let mut tcp = TcpStream::connect(address)?;
-        tcp.set_read_timeout(Some(Duration::from_secs(2)))?;
-        // HTTP 1.0, so that the answer comes in one piece.
-        tcp.write_all(format!("GET /metrics HTTP/1.0\r\nhost: {address}\r\n\r\n").as_bytes())?;
-        let mut answer = String::new();
-        tcp.read_to_string(&mut answer)?;
-        Ok(Exposition::parse(&answer))
+        Ok(Exposition::parse(&get(address, "/metrics")?))
     }
 
     fn parse(text: &str) -> Exposition {
