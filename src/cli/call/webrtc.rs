@@ -147,7 +147,7 @@ pub async fn connect(url: &Url, token: Option<&str>, start: &Start, format: Form
     Ok(Connected { peer, offered, started: told.started, stages })
 }
 
-const NO_MEDIA: &str = "the relay answered, but no media came through within 10 s; is its UDP or TCP port of WebRTC open, \
+const NO_MEDIA: &str = "the relay answered, but no media came through within 10 s; is its UDP port of WebRTC open, \
     and does `listen.webrtc_public` name an address that can be reached from here?";
 
 /// The static payload types of RFC 3551 table 4, and the dynamic one that everybody uses.
