@@ -791,6 +791,8 @@ var WebRtcCarrier = class {
   player;
   muted = false;
   closed = false;
+  /** The session has started on this link, and may be resumed on another. */
+  begun = false;
   interrupted;
   onConnected;
   onStarted;
@@ -808,7 +810,9 @@ var WebRtcCarrier = class {
     this.onState(this.peer.connectionState);
     try {
       await Promise.race([connected, failed]);
-      return await Promise.race([this.started, failed]);
+      const answer = await Promise.race([this.started, failed]);
+      this.begun = true;
+      return answer;
     } finally {
       clearTimeout(timer);
       this.onFailed = void 0;
@@ -834,9 +838,8 @@ var WebRtcCarrier = class {
   }
   finish(reason) {
     if (this.closed) return;
-    const opening = this.onFailed !== void 0;
     this.onFailed?.(new AntiphonError("transport_unavailable", reason, true));
-    this.release(opening);
+    this.release(!this.begun);
     this.events.onClosed(1006, reason);
   }
   /** Lets go of everything. Closing the connection is a hang-up for the relay: one that is to be resumed waits. */

@@ -96,6 +96,8 @@ class WebRtcCarrier implements Carrier {
   private player: ReturnType<AudioEngine['playTrack']> | undefined;
   private muted = false;
   private closed = false;
+  /** The session has started on this link, and may be resumed on another. */
+  private begun = false;
   private interrupted: ReturnType<typeof setTimeout> | undefined;
   private onConnected: (() => void) | undefined;
   private onStarted: ((started: Started) => void) | undefined;
@@ -159,7 +161,9 @@ class WebRtcCarrier implements Carrier {
     this.onState(this.peer.connectionState);
     try {
       await Promise.race([connected, failed]);
-      return await Promise.race([this.started, failed]);
+      const answer = await Promise.race([this.started, failed]);
+      this.begun = true;
+      return answer;
     } finally {
       clearTimeout(timer);
       this.onFailed = undefined;
@@ -192,9 +196,8 @@ class WebRtcCarrier implements Carrier {
 
   private finish(reason: string): void {
     if (this.closed) return;
-    const opening = this.onFailed !== undefined;
     this.onFailed?.(new AntiphonError('transport_unavailable', reason, true));
-    this.release(opening);
+    this.release(!this.begun);
     this.events.onClosed(1006, reason);
   }
 
