@@ -690,6 +690,7 @@ var CHANNEL = "antiphon.v1";
 var FORMATS = { in: { codec: "opus", rate: 48e3 }, out: { codec: "opus", rate: 48e3 } };
 var CONNECT_MS = 5e3;
 var INTERRUPTED_MS = 4e3;
+var LINGER_MS = 3e4;
 var ABOUT_CALLER = /* @__PURE__ */ new Set(["unauthorized", "forbidden", "not_found", "rate_limited", "resume_failed", "bad_message"]);
 function withNack(sdp) {
   const opus = /^a=rtpmap:(\d+) opus\/48000/im.exec(sdp)?.[1];
@@ -714,7 +715,7 @@ function webRtcOpener(options) {
       const started = await carrier.run(CONNECT_MS, answer.started);
       return { carrier, started };
     } catch (error) {
-      carrier.close(4e3);
+      carrier.close(1e3);
       if (error instanceof AntiphonError) throw error;
       throw new AntiphonError("transport_unavailable", `no WebRTC call could be set up: ${String(error)}`, true);
     }
@@ -790,6 +791,8 @@ var WebRtcCarrier = class {
   player;
   muted = false;
   closed = false;
+  /** The session has started on this link, and may be resumed on another. */
+  begun = false;
   interrupted;
   onConnected;
   onStarted;
@@ -807,7 +810,9 @@ var WebRtcCarrier = class {
     this.onState(this.peer.connectionState);
     try {
       await Promise.race([connected, failed]);
-      return await Promise.race([this.started, failed]);
+      const answer = await Promise.race([this.started, failed]);
+      this.begun = true;
+      return answer;
     } finally {
       clearTimeout(timer);
       this.onFailed = void 0;
@@ -828,16 +833,17 @@ var WebRtcCarrier = class {
   }
   setMicrophoneEnabled(_enabled) {
   }
-  close(_code) {
-    this.release();
+  close(code) {
+    this.release(code === 1e3);
   }
   finish(reason) {
     if (this.closed) return;
     this.onFailed?.(new AntiphonError("transport_unavailable", reason, true));
-    this.release();
+    this.release(!this.begun);
     this.events.onClosed(1006, reason);
   }
-  release() {
+  /** Lets go of everything. Closing the connection is a hang-up for the relay: one that is to be resumed waits. */
+  release(hangUp) {
     if (this.closed) return;
     this.closed = true;
     clearTimeout(this.interrupted);
@@ -845,7 +851,10 @@ var WebRtcCarrier = class {
     this.player?.close();
     this.channel.onclose = this.channel.onmessage = null;
     this.peer.onconnectionstatechange = null;
-    this.peer.close();
+    if (hangUp) return this.peer.close();
+    for (const sender of this.peer.getSenders?.() ?? []) void sender.replaceTrack(null).catch(() => void 0);
+    const timer = setTimeout(() => this.peer.close(), LINGER_MS);
+    timer.unref?.();
   }
 };
 

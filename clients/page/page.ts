@@ -40,6 +40,12 @@ function status(lamp: string, text: string): void {
   if ($('status').textContent !== text) $('status').textContent = text;
 }
 
+/** Which transport the call goes over, whatever was chosen. */
+function inUse(transport: Transport | undefined): void {
+  $('over').hidden = transport === undefined;
+  $('over').textContent = transport ? `over ${TRANSPORTS[transport]}` : '';
+}
+
 function problem(text?: string): void {
   $('problem').hidden = text === undefined;
   $('problem').textContent = text ?? '';
@@ -98,6 +104,7 @@ function follow(live: Session): void {
   const name = display(live.agent);
   transcript.note(`Connected to ${name} over ${TRANSPORTS[live.transport!]}.`);
   status('listening', 'Connected');
+  inUse(live.transport);
   live.on('state', ({ to }) => {
     const [lamp, text] = STATES[to] ?? ['listening', to];
     status(lamp, to === 'speaking' || to === 'processing' ? `${name}: ${text.toLowerCase()}` : text);
@@ -117,14 +124,17 @@ function follow(live: Session): void {
   live.on('message', ({ role, text }) => transcript.note(`${role === 'user' ? 'You' : name} wrote: ${text}`));
   live.on('error', (error) => problem(sentence(error.message)));
   live.on('reconnecting', ({ attempt }) => status('busy', attempt > 1 ? `Reconnecting, attempt ${attempt}` : 'Reconnecting'));
-  live.on('reconnected', ({ resumed }) => {
+  live.on('reconnected', ({ resumed, transport }) => {
     status('listening', 'Connected again');
-    transcript.note(resumed ? 'The connection was lost and has come back.' : 'The connection has come back; something may be missing.');
+    inUse(transport);
+    const missing = resumed ? '' : ' Something may be missing.';
+    transcript.note(`The connection was lost and has come back, over ${TRANSPORTS[transport]}.${missing}`);
   });
   const timer = setInterval(() => void poll(live), STATS_MS);
   live.on('ended', ({ reason, duration_ms }) => {
     clearInterval(timer);
     session = undefined;
+    inUse(undefined);
     status('off', `Ended: ${reason.replaceAll('_', ' ')}`);
     if (duration_ms > 0) transcript.note(`The call took ${(duration_ms / 1000).toFixed(1)} s.`);
     refresh();

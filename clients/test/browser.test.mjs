@@ -14,7 +14,8 @@ const wav = join(shots, 'microphone.wav');
 /** From the click to silence, in milliseconds. */
 const BAR_MS = 60;
 const INTERRUPTIONS = 5;
-const TRANSPORTS = ['websocket', 'webrtc', 'webtransport'];
+const LABELS = { websocket: 'WebSocket', webrtc: 'WebRTC', webtransport: 'WebTransport' };
+const TRANSPORTS = Object.keys(LABELS);
 
 let browser;
 let daemon;
@@ -47,13 +48,14 @@ after(async () => {
 });
 
 /** A page of the demo; anything that the browser complains about fails the test. */
-async function open(t, { address = network.address, ...options } = {}) {
+async function open(t, { address = network.address, before, ...options } = {}) {
   const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, ...options });
   const page = await context.newPage();
   const complaints = [];
   page.on('console', (message) => ['error', 'warning'].includes(message.type()) && complaints.push(message.text()));
   page.on('pageerror', (error) => complaints.push(String(error)));
   await recorder.install(page);
+  if (before) await page.addInitScript(before);
   await page.goto(`http://${address}/`);
   t.after(() => context.close());
   return { page, complaints };
@@ -164,15 +166,32 @@ for (const transport of TRANSPORTS) test(`an echo gives back the words of the mi
   assert.deepEqual(complaints, []);
 });
 
-test('a call outlives a network that changes', { timeout: 60_000 }, async (t) => {
-  const { page } = await open(t);
-  await page.getByRole('combobox', { name: 'Transport' }).selectOption('websocket');
+/** Takes the present link away from the page, without a word to either side's library. */
+const lose = {
+  websocket: () => network.cut(),
+  webrtc: () => network.cut(),
+  webtransport: (page) => page.evaluate(() => opened.at(-1).close({ closeCode: 4000 })),
+};
+
+function keepLinks() {
+  globalThis.opened = [];
+  globalThis.WebTransport = class extends WebTransport {
+    constructor(...given) {
+      super(...given);
+      opened.push(this);
+    }
+  };
+}
+
+for (const transport of TRANSPORTS) test(`a call outlives a network that changes, by ${transport}`, { timeout: 60_000 }, async (t) => {
+  const { page } = await open(t, { before: keepLinks });
+  await page.getByRole('combobox', { name: 'Transport' }).selectOption(transport);
   await button(page, 'Talk').click();
   await until('sound', async () => (await rms(page)) > 0.01);
   await button(page, 'Mute').click();
   assert.equal(await button(page, 'Muted').getAttribute('aria-pressed'), 'true');
-  network.cut();
-  await log(page).getByText('The connection was lost and has come back.').waitFor();
+  await lose[transport](page);
+  await log(page).getByText(`The connection was lost and has come back, over ${LABELS[transport]}.`).waitFor();
   await until('sound again', async () => (await rms(page)) > 0.01);
   await log(page).getByText('Long before there were telephones').waitFor();
 });

@@ -1,6 +1,7 @@
 // The real daemon on free ports.
 import { spawn } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { createSocket } from 'node:dgram';
 import { createServer, request as ask } from 'node:http';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -56,6 +57,44 @@ function dist() {
   return Object.fromEntries(Object.entries(names).map(([path, name]) => [path, readFileSync(join(root, 'clients/dist', name))]));
 }
 
+/** Passes an answer on in which the relay's UDP address is that of `udp`. */
+async function through(udp, answer, response) {
+  let body = '';
+  for await (const part of answer.setEncoding('utf8')) body += part;
+  body = body.replace(/( udp \d+ )(127\.0\.0\.1) (\d+)/g, (_, head, host, port) => {
+    udp.target = { host, port: Number(port) };
+    return `${head}${host} ${udp.port}`;
+  });
+  const { 'content-length': _length, 'transfer-encoding': _encoding, ...headers } = answer.headers;
+  response.writeHead(answer.statusCode, headers);
+  response.end(body);
+}
+
+/** A UDP port before the daemon's; what is known when it is cut is heard no more. */
+async function startUdp() {
+  const near = createSocket('udp4');
+  const flows = new Map();
+  const udp = { target: undefined, port: 0, cut: () => flows.forEach((flow) => (flow.dead = true)) };
+  near.on('message', (packet, from) => {
+    const key = `${from.address}:${from.port}`;
+    let flow = flows.get(key);
+    if (!flow) {
+      flow = { dead: false, far: createSocket('udp4'), ...udp.target };
+      flow.far.on('message', (answer) => flow.dead || near.send(answer, from.port, from.address));
+      flow.far.on('error', () => undefined);
+      flows.set(key, flow);
+    }
+    if (!flow.dead) flow.far.send(packet, flow.port, flow.host);
+  });
+  await new Promise((resolve) => near.bind(0, '127.0.0.1', resolve));
+  udp.port = near.address().port;
+  udp.stop = () => {
+    near.close();
+    flows.forEach(({ far }) => far.close());
+  };
+  return udp;
+}
+
 /**
  * A proxy before the daemon whose connections can be cut, as a network does that changes. It serves `files` (by path)
  * itself: scripts of tests, which so come from the page's own origin.
@@ -64,6 +103,7 @@ export async function startNetwork(target, given = {}) {
   const [host, port] = target.split(':');
   const files = { ...dist(), ...given };
   const open = new Set();
+  const udp = await startUdp();
   const server = createServer((request, response) => {
     if (files[request.url] !== undefined) {
       const kind = { css: 'text/css', ogg: 'audio/ogg', wav: 'audio/wav', '/': 'text/html' }[request.url.split('.').at(-1)];
@@ -72,6 +112,7 @@ export async function startNetwork(target, given = {}) {
     }
     const { method, url: path, headers } = request;
     const onward = ask({ host, port, method, path, headers }, (answer) => {
+      if (path.startsWith('/v1/session/webrtc') && method === 'POST') return through(udp, answer, response);
       response.writeHead(answer.statusCode, answer.headers);
       answer.pipe(response);
     });
@@ -94,12 +135,16 @@ export async function startNetwork(target, given = {}) {
     }
   });
   await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const cut = () => open.forEach((socket) => socket.destroy());
+  const cut = () => {
+    open.forEach((socket) => socket.destroy());
+    udp.cut();
+  };
   return {
     address: `127.0.0.1:${server.address().port}`,
     cut,
     async stop() {
       cut();
+      udp.stop();
       await new Promise((resolve) => server.close(resolve));
     },
   };

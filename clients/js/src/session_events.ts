@@ -6,7 +6,7 @@ import type { Ended, RelayStats, ToClient } from './messages.js';
 
 /** Events of a session: every message of the relay by its type, and the session's own. */
 export type SessionEvents = Omit<ToClient, 'started' | 'stats' | 'pong' | 'ended' | 'error'> & {
-  /** The agent's audio as it comes: samples at 24 kHz, and the position of the first. WebSocket only. */
+  /** The agent's audio as it comes: samples at 24 kHz, and the position of the first. Not on WebRTC. */
   audio: { samples: Int16Array; pos: number };
   /** What leaves the speaker, every 100 ms while something does. */
   playout: Report;

@@ -13,6 +13,8 @@ const CONNECT_MS = 5000;
 /** A path that is interrupted for so long is given up, and the session resumed on another one. */
 const INTERRUPTED_MS = 4000;
 
+/** A connection that was lost is closed when its session was resumed or is given up. */
+const LINGER_MS = 30_000;
 /** Refusals that another transport would only repeat. */
 const ABOUT_CALLER = new Set(['unauthorized', 'forbidden', 'not_found', 'rate_limited', 'resume_failed', 'bad_message']);
 
@@ -56,7 +58,8 @@ export function webRtcOpener(options: WebRtcOptions): Open {
       const started = await carrier.run(CONNECT_MS, answer.started);
       return { carrier, started };
     } catch (error) {
-      carrier.close(4000);
+      // Nothing was started that could be resumed.
+      carrier.close(1000);
       if (error instanceof AntiphonError) throw error;
       throw new AntiphonError('transport_unavailable', `no WebRTC call could be set up: ${String(error)}`, true);
     }
@@ -93,6 +96,8 @@ class WebRtcCarrier implements Carrier {
   private player: ReturnType<AudioEngine['playTrack']> | undefined;
   private muted = false;
   private closed = false;
+  /** The session has started on this link, and may be resumed on another. */
+  private begun = false;
   private interrupted: ReturnType<typeof setTimeout> | undefined;
   private onConnected: (() => void) | undefined;
   private onStarted: ((started: Started) => void) | undefined;
@@ -156,7 +161,9 @@ class WebRtcCarrier implements Carrier {
     this.onState(this.peer.connectionState);
     try {
       await Promise.race([connected, failed]);
-      return await Promise.race([this.started, failed]);
+      const answer = await Promise.race([this.started, failed]);
+      this.begun = true;
+      return answer;
     } finally {
       clearTimeout(timer);
       this.onFailed = undefined;
@@ -183,18 +190,19 @@ class WebRtcCarrier implements Carrier {
     // The track itself was switched: a disabled one sends silence.
   }
 
-  close(_code: number): void {
-    this.release();
+  close(code: number): void {
+    this.release(code === 1000);
   }
 
   private finish(reason: string): void {
     if (this.closed) return;
     this.onFailed?.(new AntiphonError('transport_unavailable', reason, true));
-    this.release();
+    this.release(!this.begun);
     this.events.onClosed(1006, reason);
   }
 
-  private release(): void {
+  /** Lets go of everything. Closing the connection is a hang-up for the relay: one that is to be resumed waits. */
+  private release(hangUp: boolean): void {
     if (this.closed) return;
     this.closed = true;
     clearTimeout(this.interrupted);
@@ -202,6 +210,10 @@ class WebRtcCarrier implements Carrier {
     this.player?.close();
     this.channel.onclose = this.channel.onmessage = null;
     this.peer.onconnectionstatechange = null;
-    this.peer.close();
+    if (hangUp) return this.peer.close();
+    for (const sender of this.peer.getSenders?.() ?? []) void sender.replaceTrack(null).catch(() => undefined);
+    const timer: unknown = setTimeout(() => this.peer.close(), LINGER_MS);
+    // Where timers keep a program alive, as in Node.
+    (timer as { unref?(): void }).unref?.();
   }
 }
