@@ -14,6 +14,8 @@ mod live;
 mod sdk;
 #[path = "vendors/sdk_google.rs"]
 mod sdk_google;
+#[path = "vendors/voice_agent.rs"]
+mod voice_agent;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};

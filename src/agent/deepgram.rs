@@ -58,6 +58,8 @@ struct Answer {
     item: ItemId,
     /// No more audio of it will come.
     over: bool,
+    /// The session wants no more of it.
+    cancelled: bool,
     has_text: bool,
 }
 
@@ -229,7 +231,7 @@ impl Deepgram {
         }
         self.answers += 1;
         let item = ItemId::from(format!("answer-{}", self.answers));
-        self.answer = Some(Answer { item: item.clone(), over: false, has_text: false });
+        self.answer = Some(Answer { item: item.clone(), over: false, cancelled: false, has_text: false });
         self.tell(FromAgent::TurnStarted(Some(item.clone())));
         item
     }
@@ -293,6 +295,14 @@ impl Deepgram {
         }
         self.calls.push_back((id.clone(), name.clone()));
         self.tell(FromAgent::ToolCall(ToolCall { call_id: id.into(), name, arguments }));
+    }
+
+    /// What the service says next is of another answer than the one that was cancelled.
+    fn leave_cancelled(&mut self, now: Micros) {
+        if let Some(answer) = self.answer.as_mut().filter(|answer| answer.cancelled && !answer.over) {
+            answer.over = true;
+            self.stale = Some(now);
+        }
     }
 
     fn answer_call(&mut self, result: &ToolResult) {
@@ -378,12 +388,20 @@ impl Agent for Deepgram {
         match message {
             ToAgent::Audio(audio) => self.hear(audio, now),
             ToAgent::Start(start) => self.start(&start),
-            ToAgent::Message(message) => self.say(&json!({ "type": "InjectUserMessage", "content": message.text })),
+            ToAgent::Message(message) => {
+                self.leave_cancelled(now);
+                self.say(&json!({ "type": "InjectUserMessage", "content": message.text }));
+            }
+            // Nothing stops an answer: what comes of it is dropped by its item.
+            ToAgent::Cancel(_) => {
+                if let Some(answer) = &mut self.answer {
+                    answer.cancelled = true;
+                }
+            }
             ToAgent::ToolResult(result) => self.answer_call(&result),
             ToAgent::Update(setup) => self.update(setup),
-            // Nothing stops an answer: what comes of it is dropped by its item. Context is taken at the start only.
-            ToAgent::Cancel(_)
-            | ToAgent::History(_)
+            // Context is taken at the start only.
+            ToAgent::History(_)
             | ToAgent::Typing(_)
             | ToAgent::Input(_)
             | ToAgent::Dtmf(_)

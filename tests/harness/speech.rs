@@ -72,7 +72,8 @@ fn said(sentences: &[(&str, &str)], rate: u32) -> Vec<Utterance> {
     utterances
 }
 
-fn espeak(voice: &str, text: &str) -> Clip {
+/// A sentence by a voice of espeak-ng.
+pub fn espeak(voice: &str, text: &str) -> Clip {
     let folder = folder();
     let file = folder.join("speech.wav");
     let output = Command::new("espeak-ng").args(["-v", voice, "-s", "170", "-w"]).arg(&file).arg(text).output();

@@ -96,7 +96,8 @@ async def main():
         enable_rtvi=False,
     )
     runner = WorkerRunner(handle_sigint=False)
-    running = asyncio.create_task(runner.run(worker))
+    await runner.add_workers(worker)
+    running = asyncio.create_task(runner.run())
     speech = open(SPEECH, "rb").read()
     queue = [b""]
 

@@ -42,10 +42,10 @@ pub struct Person {
     pub messages: Vec<Value>,
     ears: ClientCodec,
     /// The loudest sample so far.
-    loudest: u16,
+    pub loudest: u16,
     code: Option<u16>,
     /// What the speaker had played, in milliseconds, when the last flush came.
-    stopped_at: f64,
+    pub stopped_at: f64,
 }
 
 impl Person {
@@ -78,7 +78,14 @@ impl Person {
         self.to_say.extend(self.voice.encode(&clip.samples));
     }
 
-    fn played_ms(&self) -> f64 {
+    /// Says this, at the rate of the format.
+    pub fn speak_samples(&mut self, mut samples: Vec<i16>) {
+        let frame = self.format.rate as usize / 50;
+        samples.resize(samples.len().next_multiple_of(frame), 0);
+        self.to_say.extend(self.voice.encode(&samples));
+    }
+
+    pub fn played_ms(&self) -> f64 {
         self.speaker.position() as f64 * 1000.0 / f64::from(self.format.clock())
     }
 
@@ -124,12 +131,12 @@ impl Person {
         }
     }
 
-    fn said(&self, kind: &str) -> Vec<&Value> {
+    pub fn said(&self, kind: &str) -> Vec<&Value> {
         self.messages.iter().filter(|message| message["type"] == kind).collect()
     }
 
     /// Who said what, in spoken order, as the client ends up with it; and how the first agent text was cut.
-    fn transcript(&self) -> Vec<(String, String)> {
+    pub fn transcript(&self) -> Vec<(String, String)> {
         let mut lines: BTreeMap<(u64, String), (String, String)> = BTreeMap::new();
         for line in self.said("transcript") {
             let text = |key: &str| line[key].as_str().unwrap_or_default().to_owned();

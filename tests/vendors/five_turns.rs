@@ -119,8 +119,8 @@ async fn write(line: &mut Line, id: &str, text: &str) {
 
 async fn five_turns(row: &Row, transport: &str) {
     let plays = Script {
-        pace: Some(2.0),
-        answer_s: Some(5.0),
+        pace: Some(1.2),
+        answer_s: Some(10.0),
         hears: Some("Where is my order?".into()),
         tool: row.voice.then(|| "lookup_order".to_owned()),
         ..Script::default()
@@ -129,7 +129,7 @@ async fn five_turns(row: &Row, transport: &str) {
     let config = format!(
         "[[route]]\nname = \"all\"\nto = \"agent\"\n[tool.lookup_order]\ndescription = \"Find an order\"\n\
          [agent.agent]\nkind = \"{}\"\nurl = \"{}\"\napi_key = \"${{env:TEST_KEY}}\"\n{}\
-         setup = {{ tools = [\"lookup_order\"] }}\n",
+         setup = {{ transcribe = true, tools = [\"lookup_order\"] }}\n",
         row.kind.label(),
         vendor.url,
         row.more
@@ -210,8 +210,10 @@ async fn written_turns(line: &mut Line, vendor: &Vendor) {
 }
 
 async fn with_every_agent(transport: &str) {
-    let conversations = ROWS.iter().map(|row| five_turns(row, transport));
-    futures_util::future::join_all(conversations).await;
+    // Two at a time: callers that come too late with their audio prove nothing.
+    for rows in ROWS.chunks(2) {
+        futures_util::future::join_all(rows.iter().map(|row| five_turns(row, transport))).await;
+    }
 }
 
 #[tokio::test]
