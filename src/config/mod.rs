@@ -23,6 +23,7 @@ mod secret;
 mod sections;
 mod services;
 pub mod settings;
+mod setup;
 mod shape;
 pub mod source;
 pub mod vendor;

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use serde_json::Value as Json;
 
-use crate::config::agents;
 use crate::config::checker::Checker;
 use crate::config::raw::{ClientField, RawAudio, RawGap, RawMatch, RawRoute, RawTap, RawTarget};
 use crate::config::settings::{AgentKind, AgentSettings, Settings};
+use crate::config::setup;
 use crate::config::shape::OneOrMany;
 use crate::ids::{AgentName, RouteName};
 use crate::route::plan::{BUILT_IN_CLIP, ClientMay, GapMode, IdlePolicy, OpusSettings, Policy};
@@ -66,7 +66,7 @@ pub fn route(index: usize, raw: &RawRoute, names: &Names<'_>, check: &mut Checke
             first_audio_p95: raw.slo.first_audio_p95_ms.map(Duration::from_millis),
         },
         anonymous: raw.anonymous,
-        setup: agents::setup(&at("setup"), &raw.setup, names.tools, check),
+        setup: setup::setup(&at("setup"), &raw.setup, names.tools, check),
     })
 }
 

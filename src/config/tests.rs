@@ -783,7 +783,11 @@ fn every_line_that_the_reference_leaves_out_is_right_too() {
     let settings = machine.check(&[&uncommented()]).unwrap_or_else(|errors| panic!("{errors}"));
     assert_eq!(settings.agents.len(), 11);
     let (default, route) = (crate::route::plan::Policy::default(), &settings.routes[0].policy);
-    let same = crate::route::plan::Policy { idle: default.idle.clone(), ..route.clone() };
+    let same = crate::route::plan::Policy {
+        idle: default.idle.clone(),
+        client_bitrate: default.client_bitrate,
+        ..route.clone()
+    };
     assert_eq!(same, default, "the reference shows other defaults for routes");
 }
 
