@@ -1,9 +1,9 @@
 //! Circuit breakers: an agent that fails again and again is left alone for a while, so that calls go to the next one at
 //! once and the agent is not buried under attempts.
 //!
-//! One breaker per agent and node. Closed: every conversation may try. After [`FAILURES`] attempts in a row that did not
+//! One breaker per agent and node. Closed: every conversation may try. After five attempts in a row that did not
 //! get ready it opens: nobody tries until its pause is over; then one conversation probes (half-open). If the probe gets
-//! ready the breaker closes, else the pause doubles, up to [`LONGEST_PAUSE`].
+//! ready the breaker closes, else the pause doubles, up to 30 s.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

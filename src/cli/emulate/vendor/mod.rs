@@ -1,7 +1,7 @@
 //! Emulated vendors: one conversation each ([`actor`]), on the wire of a kind ([`Wiring`]), over HTTP and WebSocket
-//! ([`server`]).
+//! (`server`).
 //!
-//! A kind is one file with a [`Wiring`], and a line in [`connect`].
+//! A kind is one file with a [`Wiring`], and a line in `connect`.
 
 pub mod actor;
 mod chat;
