@@ -17,7 +17,9 @@ const RTP_BUFFER: Duration = Duration::from_millis(60);
 /// One frame: the grain of every figure.
 const GRAIN: Duration = Duration::from_millis(20);
 /// Frames go out on RTP so much before their time at most: jitter buffers take far more.
-const RTP_EARLY: Duration = Duration::from_millis(2);
+pub const RTP_EARLY: Duration = Duration::from_millis(2);
+/// So much earlier if the agent speaks live: two frames, which every jitter buffer takes.
+const LIVE_EARLY: Duration = Duration::from_millis(40);
 /// Acknowledgements come at this interval at most.
 const ACK_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -192,13 +194,15 @@ impl Ledger {
         (self.base_pos + self.ticks(elapsed + elapsed / 1000)).min(self.handed)
     }
 
-    /// Whether the next frame may be handed over, `send_ahead` of what the caller hears.
-    pub fn credit(&self, ticks: u64, send_ahead: Duration, now: Micros) -> Credit {
+    /// Whether the next frame may be handed over, `send_ahead` of what the caller hears. `live`: hardly any audio waits,
+    /// so the agent speaks about as fast as it is played.
+    pub fn credit(&self, ticks: u64, send_ahead: Duration, live: bool, now: Micros) -> Credit {
         if self.carriage == Carriage::Rtp {
+            // What comes as fast as it is played shall not wait all the time because its first frames were slow.
+            let early = if live { LIVE_EARLY } else { RTP_EARLY };
             return match self.paced(self.handed, now) {
-                // Audio that comes as fast as it is played shall not wait for a timer because its first frame was slow.
-                Credit::At(due) if due <= now + RTP_EARLY => Credit::Due(due),
-                Credit::At(due) => Credit::At(due.before(RTP_EARLY)),
+                Credit::At(due) if due <= now + early => Credit::Due(due),
+                Credit::At(due) => Credit::At(due.before(early)),
                 credit => credit,
             };
         }
@@ -388,7 +392,7 @@ mod tests {
 
     fn hand_over_all(ledger: &mut Ledger, turn: u32, offset: &mut u64, now: Micros) -> usize {
         let mut frames = 0;
-        while let Credit::Due(_) = ledger.credit(FRAME, AHEAD, now) {
+        while let Credit::Due(_) = ledger.credit(FRAME, AHEAD, false, now) {
             ledger.hand_over(FRAME, TurnId(turn), Duration::from_millis(*offset), now);
             *offset += 20;
             frames += 1;
@@ -452,12 +456,12 @@ mod tests {
         let mut ledger = Ledger::new(48_000, Carriage::Rtp, false, ms(0));
         let (mut now, mut dues) = (ms(0), Vec::new());
         for i in 0..50 {
-            match ledger.credit(FRAME, AHEAD, now) {
+            match ledger.credit(FRAME, AHEAD, false, now) {
                 Credit::Due(_) => {}
                 Credit::At(at) => now = at + Duration::from_micros(700),
                 Credit::Blocked => panic!("RTP is never blocked"),
             }
-            assert!(matches!(ledger.credit(FRAME, AHEAD, now), Credit::Due(_)));
+            assert!(matches!(ledger.credit(FRAME, AHEAD, false, now), Credit::Due(_)));
             ledger.hand_over(FRAME, TurnId(1), Duration::from_millis(20 * i), now);
             dues.push(now);
         }

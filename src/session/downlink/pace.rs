@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::framer::{self, Next};
 use super::{Downlink, DownlinkOutput};
 use crate::message::{AudioOut, Turn, TurnPhase};
-use crate::session::ledger::Credit;
+use crate::session::ledger::{Credit, RTP_EARLY};
 use crate::session::{Carriage, Measure, Queue};
 use crate::time::Micros;
 
@@ -13,6 +13,8 @@ use crate::time::Micros;
 const WAIT_EVERY: u32 = 4_800;
 /// Frames of silence that a voice on RTP ends with.
 const TAIL_FRAMES: u8 = 2;
+/// An agent of which no more audio than this waits speaks about as fast as it is played.
+const LIVE: Duration = Duration::from_millis(60);
 /// They may go out so much before their time: timers wake on whole milliseconds.
 const TAIL_EARLY: Duration = Duration::from_millis(1);
 
@@ -29,7 +31,8 @@ impl Downlink {
             self.end_turn();
             return self.hand_over_silence(ended, now);
         }
-        let due = match speaker.ledger.credit(framer.frame_ticks(), self.send_ahead, now) {
+        let live = store.depth() <= LIVE;
+        let due = match speaker.ledger.credit(framer.frame_ticks(), self.send_ahead, live, now) {
             Credit::Due(due) => due,
             Credit::At(at) => return self.wake_at(at),
             Credit::Blocked => return,
@@ -84,6 +87,9 @@ impl Downlink {
             }));
         }
         speaker.ledger.hand_over(frame.ticks.into(), frame.turn, frame.start, now);
+        // What goes out well before its time has waited for nothing but the frame before it.
+        let before = speaker.tail_at.before(speaker.ledger.span(frame.ticks.into()));
+        let due = if due > now + RTP_EARLY { before.min(now) } else { due };
         if speaker.carriage == Carriage::Rtp {
             speaker.tail = TAIL_FRAMES;
             speaker.tail_at = now + speaker.ledger.span(frame.ticks.into());

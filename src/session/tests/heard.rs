@@ -250,3 +250,37 @@ fn a_resumed_client_hears_the_answer_from_where_it_lost_it() {
         assert_eq!(starts, 1, "no second greeting");
     }
 }
+
+#[test]
+fn on_rtp_an_agent_that_speaks_live_does_not_wait_because_its_first_frames_came_together() {
+    let mut world = WorldBuilder { carriage: Carriage::Rtp, ..WorldBuilder::default() }.start();
+    world.run(ms(100));
+    world.agent_says(FromAgent::TurnStarted(None));
+    world.agent_speaks(ms(60), 1, None);
+    for _ in 0..100 {
+        world.run(ms(20));
+        world.agent_speaks(ms(20), 1, None);
+    }
+    let waits: Vec<Duration> = world.measures.iter().filter_map(playout_wait).collect();
+    assert!(waits.len() >= 8 && waits[1..].iter().all(|wait| *wait <= ms(1)), "{waits:?}");
+}
+
+#[test]
+fn on_rtp_an_agent_that_speaks_in_bursts_is_paced_to_its_last_frames() {
+    let mut world = WorldBuilder { carriage: Carriage::Rtp, ..WorldBuilder::default() }.start();
+    world.run(ms(100));
+    world.agent_says(FromAgent::TurnStarted(None));
+    world.agent_speaks(ms(2_000), 1, None);
+    for (after, sent) in [(500, 26), (1_000, 51), (1_800, 91), (1_900, 96)] {
+        world.run(ms(100 + after) - ms(world.elapsed_ms()) + ms(20));
+        let frames = world.client.frames.len();
+        assert!((sent..=sent + 2).contains(&frames), "{frames} frames after {after} ms");
+    }
+}
+
+fn playout_wait(measure: &Measure) -> Option<Duration> {
+    match measure {
+        Measure::PlayoutWait(wait) => Some(*wait),
+        _ => None,
+    }
+}
