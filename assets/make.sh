@@ -30,4 +30,9 @@ printf '%s\n' 'I am sorry, nobody can speak with you right now. Please try again
     python3 speak.py --voice en --rate 155 --out "$work/apology"
 opus "$work/apology-01.wav" apology.ogg 102
 
-ls -l story.ogg story.json speech.ogg apology.ogg
+# What the relay says while another agent takes over, where the route asks for it and names no file.
+printf '%s\n' 'One moment, please.' |
+    python3 speak.py --voice en --rate 155 --out "$work/moment"
+opus "$work/moment-01.wav" moment.ogg 103
+
+ls -l story.ogg story.json speech.ogg apology.ogg moment.ogg

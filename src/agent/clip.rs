@@ -1,80 +1,46 @@
 //! `clip`: plays an audio file once: a greeting, an apology, a notice.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use crate::agent::{Agent, AgentOutput, Capabilities};
-use crate::media::clip::{Clip, OggOpus};
+use crate::media::announcement::Announcement;
 use crate::media::format::Format;
-use crate::media::transcode::{MediaError, payload_ticks};
 use crate::message::{AgentAudio, AgentEnd, AgentPlayout, FromAgent, Ready, ToAgent};
 use crate::time::Micros;
 
-/// Played where the configuration names no file (`assets/README.md`).
-pub const APOLOGY: &[u8] = include_bytes!("../../assets/apology.ogg");
-/// A rate that every codec of a client has or converts well.
-const COMMON_RATE: u32 = 24_000;
-/// Length of one run of PCM.
-const RUN: Duration = Duration::from_millis(100);
 /// From the end of the clip, as far as is known, to the hang-up.
 const LINGER: Duration = Duration::from_millis(300);
 
-/// What follows the clip.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AfterClip {
-    /// The agent hangs up once the clip was played.
-    Hangup,
-    /// The agent waits for the caller to hang up.
-    Wait,
-}
-
-/// Plays an audio file once.
-///
-/// Ogg Opus is handed on packet by packet, WAV as PCM16 at the file's own rate (24 kHz where that is no rate of ours),
-/// all of it at once: the playout paces it.
+/// Plays an announcement once, all of it at once (the playout paces it), and hangs up when it was heard.
 #[derive(Debug)]
 pub struct ClipAgent {
-    downlink: Format,
-    /// What is still to be handed on, as runs with their length.
-    runs: VecDeque<(Duration, Bytes)>,
-    after: AfterClip,
+    plays: Arc<Announcement>,
     events: VecDeque<FromAgent>,
-    sent: Duration,
     /// When the clip ends at the caller's ear, as far as is known.
     ends: Option<Micros>,
     over: bool,
 }
 
 impl ClipAgent {
-    /// An agent that plays `file`, the bytes of a WAV or Ogg Opus file.
-    ///
-    /// # Errors
-    /// If it is neither.
-    pub fn new(file: &[u8], after: AfterClip) -> Result<ClipAgent, MediaError> {
-        let (downlink, runs) = if file.starts_with(b"OggS") { opus(file)? } else { pcm(file)? };
-        Ok(ClipAgent { downlink, runs, after, events: VecDeque::new(), sent: Duration::ZERO, ends: None, over: false })
-    }
-
-    /// The length of the whole clip.
-    pub fn duration(&self) -> Duration {
-        self.sent + self.runs.iter().map(|(length, _)| *length).sum::<Duration>()
+    /// An agent that plays this.
+    pub fn new(plays: Arc<Announcement>) -> ClipAgent {
+        ClipAgent { plays, events: VecDeque::new(), ends: None, over: false }
     }
 
     fn play(&mut self, now: Micros) {
         self.events.push_back(FromAgent::TurnStarted(None));
-        for (length, payload) in self.runs.drain(..) {
-            self.sent += length;
+        for payload in self.plays.runs().iter().cloned() {
             self.events.push_back(FromAgent::Audio(AgentAudio { arrival: now, item: None, rtp: None, payload }));
         }
         self.events.push_back(FromAgent::TurnEnded);
-        self.ends = Some(now + self.sent);
+        self.ends = Some(now + self.plays.length());
     }
 
     fn on_playout(&mut self, playout: AgentPlayout, now: Micros) {
         if self.ends.is_some() {
-            self.ends = Some(now + self.sent.saturating_sub(playout.played));
+            self.ends = Some(now + self.plays.length().saturating_sub(playout.played));
         }
     }
 
@@ -86,26 +52,8 @@ impl ClipAgent {
     }
 
     fn hangup_at(&self) -> Option<Micros> {
-        let ends = self.ends.filter(|_| self.after == AfterClip::Hangup && !self.over)?;
-        Some(ends + LINGER)
+        self.ends.filter(|_| !self.over).map(|ends| ends + LINGER)
     }
-}
-
-fn opus(file: &[u8]) -> Result<(Format, VecDeque<(Duration, Bytes)>), MediaError> {
-    let length = |packet: &Bytes| payload_ticks(&Format::OPUS, packet).unwrap_or(0);
-    let packets = OggOpus::packets(file)?.into_iter();
-    Ok((Format::OPUS, packets.map(|p| (Format::OPUS.ticks_to_time(length(&p).into()), p)).collect()))
-}
-
-fn pcm(file: &[u8]) -> Result<(Format, VecDeque<(Duration, Bytes)>), MediaError> {
-    let clip = Clip::parse(file)?;
-    let possible = Format::pcm16(clip.rate).check().is_ok();
-    let clip = if possible { clip } else { clip.resampled(COMMON_RATE)? };
-    let format = Format::pcm16(clip.rate);
-    let bytes = Bytes::from_iter(clip.samples.iter().flat_map(|sample| sample.to_le_bytes()));
-    let run = format.time_to_ticks(RUN) as usize * 2;
-    let slices = (0..bytes.len()).step_by(run).map(|at| bytes.slice(at..bytes.len().min(at + run)));
-    Ok((format, slices.map(|b| (format.ticks_to_time(b.len() as u64 / 2), b)).collect()))
 }
 
 impl Agent for ClipAgent {
@@ -120,7 +68,7 @@ impl Agent for ClipAgent {
             ToAgent::Start(start) => {
                 // It does not listen: the uplink format is the one that costs nothing to make.
                 let uplink = start.client.map_or(Format::OPUS, |client| client.uplink);
-                self.events.push_back(FromAgent::Ready(Ready { uplink, downlink: self.downlink, delay: None }));
+                self.events.push_back(FromAgent::Ready(Ready { uplink, downlink: self.plays.format(), delay: None }));
                 let not_applied = start.setup.set_fields();
                 if !not_applied.is_empty() {
                     self.events.push_back(FromAgent::NotApplied(not_applied));
@@ -156,6 +104,7 @@ impl Agent for ClipAgent {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::media::clip::Clip;
     use crate::message::{AgentStart, Setup};
 
     fn played(agent: &mut ClipAgent, now: Micros) -> Vec<FromAgent> {
@@ -179,27 +128,20 @@ mod tests {
         })
     }
 
-    fn wav(rate: u32, samples: usize) -> Vec<u8> {
-        Clip { rate, samples: (0..samples).map(|n| n as i16).collect() }.to_wav()
-    }
-
-    fn audio(events: &[FromAgent]) -> Vec<u8> {
-        let payload = |event: &FromAgent| match event {
-            FromAgent::Audio(audio) => Some(audio.payload.clone()),
-            _ => None,
-        };
-        events.iter().filter_map(payload).flatten().collect()
+    fn clip(length: Duration) -> ClipAgent {
+        let samples = vec![7; (length.as_millis() * 16) as usize];
+        ClipAgent::new(Arc::new(Announcement::parse(&Clip { rate: 16_000, samples }.to_wav()).expect("a WAV file")))
     }
 
     #[test]
-    fn a_wav_file_is_played_untouched_at_its_own_rate_then_hung_up_after() {
-        let mut agent = ClipAgent::new(&wav(16_000, 4000), AfterClip::Hangup).expect("a WAV file");
+    fn the_file_is_played_in_its_own_format_then_hung_up_after() {
+        let mut agent = clip(Duration::from_millis(250));
         agent.handle_session(start(), Micros::ZERO);
         let events = played(&mut agent, Micros::ZERO);
         assert!(matches!(&events[0], FromAgent::Ready(ready) if ready.downlink == Format::pcm16(16_000)));
         assert!(matches!(events.last(), Some(FromAgent::TurnEnded)));
-        let samples: Vec<u8> = (0..4000).flat_map(|n| (n as i16).to_le_bytes()).collect();
-        assert_eq!(audio(&events), samples);
+        let bytes = |event: &FromAgent| if let FromAgent::Audio(audio) = event { audio.payload.len() } else { 0 };
+        assert_eq!(events.iter().map(bytes).sum::<usize>(), 8000);
         assert!(played(&mut agent, Micros::from_millis(549)).is_empty(), "it is still being heard");
         assert!(matches!(
             played(&mut agent, Micros::from_millis(550))[..],
@@ -210,7 +152,7 @@ mod tests {
 
     #[test]
     fn a_late_speaker_puts_the_hang_up_off() {
-        let mut agent = ClipAgent::new(&wav(16_000, 16_000), AfterClip::Hangup).expect("a WAV file");
+        let mut agent = clip(Duration::from_secs(1));
         agent.handle_session(start(), Micros::ZERO);
         played(&mut agent, Micros::ZERO);
         let played_so_far = Duration::from_millis(200);
@@ -218,28 +160,5 @@ mod tests {
         agent.handle_session(ToAgent::Playout(playout), Micros::from_millis(900));
         assert!(played(&mut agent, Micros::from_millis(1999)).is_empty());
         assert_eq!(played(&mut agent, Micros::from_millis(2000)).len(), 1);
-    }
-
-    #[test]
-    fn an_odd_rate_is_converted() {
-        let agent = ClipAgent::new(&wav(11_025, 11_025), AfterClip::Wait).expect("a WAV file");
-        assert_eq!(agent.downlink, Format::pcm16(24_000));
-        assert_eq!(agent.duration(), Duration::from_secs(1));
-    }
-
-    #[test]
-    fn the_apology_is_opus_and_waits_where_told_to() {
-        let mut agent = ClipAgent::new(APOLOGY, AfterClip::Wait).expect("embedded");
-        assert!((3..8).contains(&agent.duration().as_secs()), "{:?}", agent.duration());
-        agent.handle_session(start(), Micros::ZERO);
-        let events = played(&mut agent, Micros::ZERO);
-        assert!(matches!(&events[0], FromAgent::Ready(ready) if ready.downlink == Format::OPUS));
-        assert!(played(&mut agent, Micros::from_millis(60_000)).is_empty());
-    }
-
-    #[test]
-    fn what_is_no_audio_file_is_refused() {
-        assert!(ClipAgent::new(b"<html>", AfterClip::Wait).is_err());
-        assert!(ClipAgent::new(b"OggS\0", AfterClip::Wait).is_err());
     }
 }

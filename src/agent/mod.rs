@@ -25,7 +25,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use secrecy::SecretString;
 
-use crate::agent::clip::AfterClip;
 use crate::config::settings::{AgentKind, AgentSettings, WebsocketAgent, WebsocketProtocol};
 use crate::config::vendor::{TokenCommand, VendorAgent, VendorKind};
 use crate::media::format::{Format, FormatError};
@@ -236,14 +235,6 @@ pub enum BuildError {
         /// The URL's scheme.
         scheme: String,
     },
-    /// A clip cannot be played.
-    #[error("agent `{agent}`: {why}")]
-    Clip {
-        /// The agent.
-        agent: String,
-        /// Which file, and what is wrong with it.
-        why: String,
-    },
     /// An audio format cannot be served.
     #[error("agent `{agent}`: {source}")]
     Format {
@@ -254,16 +245,12 @@ pub enum BuildError {
     },
 }
 
-/// The agent of one conversation. `setup` is its own and the route's, filled in; `seed` decides whatever it leaves to chance; `read` gives the bytes of a clip's file.
+/// The agent of one conversation. `setup` is its own and the route's, filled in; `seed` decides whatever it
+/// leaves to chance.
 ///
 /// # Errors
 /// If the settings cannot be served; the configuration check finds the same before a call comes.
-pub fn build(
-    settings: &AgentSettings,
-    setup: &Setup,
-    seed: u64,
-    read: impl FnOnce(&str) -> Result<Vec<u8>, String>,
-) -> Result<Box<dyn Agent>, BuildError> {
+pub fn build(settings: &AgentSettings, setup: &Setup, seed: u64) -> Result<Box<dyn Agent>, BuildError> {
     match &settings.kind {
         AgentKind::Websocket(websocket) => {
             check_websocket(settings, websocket)?;
@@ -279,14 +266,7 @@ pub fn build(
             Ok(Box::new(native::NativeAgent::over_quic(quic, settings.vendor.clone(), seed)))
         }
         AgentKind::Echo { delay } => Ok(Box::new(echo::Echo::new(*delay))),
-        AgentKind::Clip { file } => {
-            let failed = |why: String| BuildError::Clip { agent: settings.name.to_string(), why };
-            let played = match file {
-                Some(file) => clip::ClipAgent::new(&read(file).map_err(failed)?, AfterClip::Hangup),
-                None => clip::ClipAgent::new(clip::APOLOGY, AfterClip::Hangup),
-            };
-            Ok(Box::new(played.map_err(|error| failed(error.to_string()))?))
-        }
+        AgentKind::Clip { plays } => Ok(Box::new(clip::ClipAgent::new(plays.clone()))),
         AgentKind::Storyteller => Ok(Box::new(storyteller::Storyteller::new(seed))),
         AgentKind::Vendor(vendor) => build_vendor(settings, vendor, setup),
         AgentKind::NotBuilt { kind } => {

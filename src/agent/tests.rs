@@ -47,8 +47,7 @@ impl Call {
             session_max: None,
             price: None,
         };
-        let built =
-            build(&agent, &Setup::default(), 7, |file| Err(format!("no file is read: {file}"))).expect("built in");
+        let built = build(&agent, &Setup::default(), 7).expect("built in");
         let rung = Rung { agent: Arc::new(agent), setup: Setup::default() };
         let plan = Plan {
             route: "r".into(),
@@ -221,11 +220,11 @@ fn the_storyteller_is_told_to_one_frame_how_much_was_heard() {
 
 #[test]
 fn a_clip_is_heard_to_its_end_before_the_call_ends() {
-    let mut call = Call::new(AgentKind::Clip { file: None }, Format::pcm16(24_000));
+    let plays = Arc::new(crate::media::announcement::Announcement::apology().expect("embedded"));
+    let mut call = Call::new(AgentKind::Clip { plays: plays.clone() }, Format::pcm16(24_000));
     call.run(Duration::from_secs(10));
     assert_eq!(call.ended, Some(CloseReason::AgentHangup));
-    let packets = crate::media::clip::OggOpus::packets(clip::APOLOGY).expect("embedded");
     let heard: u64 = call.heard.iter().map(|played| u64::from(played.ticks)).sum();
-    assert!(heard.abs_diff(packets.len() as u64 * 480) <= 480, "{heard} ticks of {} packets", packets.len());
+    assert!(heard.abs_diff(plays.runs().len() as u64 * 480) <= 480, "{heard} ticks of {plays:?}");
     assert!(call.heard.iter().any(|played| played.payload.iter().any(|byte| *byte > 3)), "it is no silence");
 }

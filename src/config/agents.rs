@@ -22,6 +22,7 @@ use crate::config::settings::{AgentKind, AgentSettings, Price, QuicAgent, Websoc
 use crate::config::setup;
 use crate::config::vendor::{self, VendorKind};
 use crate::ids::AgentName;
+use crate::media::announcement::Announcement;
 use crate::media::format::Format;
 use crate::message::{Setup, ToolDefinition};
 
@@ -246,9 +247,10 @@ pub fn agent(
     let kind = match kind_name.as_str() {
         "echo" => Some(AgentKind::Echo { delay: Duration::from_millis(raw.delay_ms.unwrap_or(1000)) }),
         "clip" => match &raw.file {
-            Some(file) => check.file(&at("file"), file).map(|file| AgentKind::Clip { file: Some(file) }),
-            None => Some(AgentKind::Clip { file: None }),
-        },
+            Some(file) => check.announcement(&at("file"), file),
+            None => Announcement::apology().ok().map(Arc::new),
+        }
+        .map(|plays| AgentKind::Clip { plays }),
         "storyteller" => Some(AgentKind::Storyteller),
         "quic" => quic(name, raw, check).map(AgentKind::Quic),
         "websocket" => websocket(name, raw, check).map(AgentKind::Websocket),

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use secrecy::SecretString;
 
@@ -10,6 +11,7 @@ use crate::config::error::ConfigError;
 use crate::config::keys;
 use crate::config::layers::{Layers, Origin, Spot};
 use crate::config::secret::{self, Lookup};
+use crate::media::announcement::Announcement;
 
 /// What is known while a configuration is checked, and what was found wrong so far.
 pub struct Checker<'a> {
@@ -139,6 +141,19 @@ impl Checker<'_> {
             Err(why) => {
                 let help = "a path is relative to the file that names it".to_owned();
                 self.wrong(at, format!("cannot read {}: {why}", full.display()), help);
+                None
+            }
+        }
+    }
+
+    /// An audio file, relative to the file that names it.
+    pub fn announcement(&mut self, at: &[&str], text: &str) -> Option<Arc<Announcement>> {
+        let file = self.file(at, text)?;
+        let bytes = self.lookup.bytes(Path::new(&file));
+        match bytes.and_then(|bytes| Announcement::parse(&bytes).map_err(|error| error.to_string())) {
+            Ok(announcement) => Some(Arc::new(announcement)),
+            Err(why) => {
+                self.wrong(at, format!("cannot play {file}: {why}"), None);
                 None
             }
         }

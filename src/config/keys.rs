@@ -80,8 +80,6 @@ pub const INERT: &[&str] = &[
     "demo",
     "route.*.match.tenant",
     "route.*.match.claim",
-    "route.*.fallback_notice",
-    "route.*.idle.prompt",
     "route.*.taps",
     "route.*.limits",
     "route.*.admit",

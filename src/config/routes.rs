@@ -12,7 +12,8 @@ use crate::config::settings::{AgentKind, AgentSettings, Settings};
 use crate::config::setup;
 use crate::config::shape::OneOrMany;
 use crate::ids::{AgentName, RouteName};
-use crate::route::plan::{BUILT_IN_CLIP, ClientMay, GapMode, IdlePolicy, OpusSettings, Policy};
+use crate::media::announcement::Announcement;
+use crate::route::plan::{ClientMay, GapMode, IdlePolicy, OpusSettings, Policy};
 use crate::route::rule::{Choice, Match, Rule, Slo, Tap, Target};
 
 /// What a route may name.
@@ -222,8 +223,8 @@ fn policy(index: &str, raw: &RawRoute, names: &Names<'_>, check: &mut Checker<'_
         client_may,
         fallback_notice: match raw.fallback_notice.as_deref() {
             None | Some("none") => None,
-            Some("clip") => Some(BUILT_IN_CLIP.to_owned()),
-            Some(file) => check.file(&["route", index, "fallback_notice"], file),
+            Some("clip") => Announcement::moment().ok().map(Arc::new),
+            Some(file) => check.announcement(&["route", index, "fallback_notice"], file),
         },
         ..audio(&raw.audio, default)
     }
@@ -262,21 +263,21 @@ fn audio(raw: &RawAudio, default: Policy) -> Policy {
 
 fn idle(index: &str, raw: &RawRoute, names: &Names<'_>, check: &mut Checker<'_>) -> IdlePolicy {
     let default = Policy::default().idle;
-    let at = ["route", index, "idle", "prompt"];
-    if let Some(prompt) = &raw.idle.prompt {
+    let prompt = raw.idle.prompt.as_deref().and_then(|prompt| {
+        let at = ["route", index, "idle", "prompt"];
         agent_named(&at, prompt, names, check);
-        let agent = names.agents.get(&AgentName::from(prompt.as_str()));
-        if agent.is_some_and(|agent| !matches!(agent.kind, AgentKind::Clip { .. })) {
-            check.wrong(
-                &at,
-                format!("`{prompt}` is not an agent of kind `clip`"),
-                "it is played, not talked to".to_owned(),
-            );
+        match &names.agents.get(&AgentName::from(prompt))?.kind {
+            AgentKind::Clip { plays } => Some(plays.clone()),
+            _ => {
+                let help = "it is played, not talked to".to_owned();
+                check.wrong(&at, format!("`{prompt}` is not an agent of kind `clip`"), help);
+                None
+            }
         }
-    }
+    });
     IdlePolicy {
         after: raw.idle.after_s.map_or(default.after, Duration::from_secs),
-        prompt: raw.idle.prompt.as_deref().map(AgentName::from),
+        prompt,
         grace: raw.idle.grace_s.map_or(default.grace, Duration::from_secs),
     }
 }

@@ -11,6 +11,13 @@ pub trait Lookup {
     /// # Errors
     /// The reason, in words.
     fn read(&self, path: &Path) -> Result<String, String>;
+    /// A file's bytes, or why it cannot be read.
+    ///
+    /// # Errors
+    /// The reason, in words.
+    fn bytes(&self, path: &Path) -> Result<Vec<u8>, String> {
+        self.read(path).map(String::into_bytes)
+    }
     /// Whether there is such a file.
     fn exists(&self, path: &Path) -> bool;
 }

@@ -8,6 +8,9 @@ use crate::config::secret::Lookup;
 use crate::config::settings::Settings;
 use crate::config::{FileText, check, layers};
 
+/// The largest audio file that is taken, in bytes.
+const LARGEST: u64 = 32 * 1024 * 1024;
+
 /// Files and variables, as they were when they were read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sources {
@@ -28,6 +31,14 @@ impl Lookup for Process {
 
     fn read(&self, path: &Path) -> Result<String, String> {
         std::fs::read_to_string(path).map_err(|error| error.to_string())
+    }
+
+    fn bytes(&self, path: &Path) -> Result<Vec<u8>, String> {
+        let size = std::fs::metadata(path).map_err(|error| error.to_string())?.len();
+        if size > LARGEST {
+            return Err(format!("it has {size} bytes; at most {LARGEST} are possible: use Ogg Opus"));
+        }
+        std::fs::read(path).map_err(|error| error.to_string())
     }
 
     fn exists(&self, path: &Path) -> bool {

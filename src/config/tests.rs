@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::*;
 use crate::config::settings::{AgentKind, LimitKey, LimitUnit};
+use crate::media::clip::Clip;
 
 /// Variables and files of an imagined machine.
 #[derive(Default)]
@@ -36,6 +37,11 @@ impl Lookup for Machine {
     }
     fn read(&self, path: &Path) -> Result<String, String> {
         self.files.get(path).cloned().ok_or_else(|| "no such file".to_owned())
+    }
+    fn bytes(&self, path: &Path) -> Result<Vec<u8>, String> {
+        let text = self.read(path)?;
+        let wav = path.extension().is_some_and(|ending| ending == "wav") && text != "no audio";
+        Ok(if wav { Clip { rate: 8_000, samples: vec![0; 8_000] }.to_wav() } else { text.into_bytes() })
     }
     fn exists(&self, path: &Path) -> bool {
         self.files.contains_key(path)
@@ -182,6 +188,19 @@ fn a_name_that_nothing_is_called_is_shown_with_the_nearest() {
     refused("[limits.a]\nuse = [\"b\"]\n", &["2:8 \"b\" | there is no limit `b`"]);
     refused("[node]\ndefault_agent = \"ecko\"\n", &["2:17 \"ecko\" | no agent `ecko` | mean `echo`"]);
     refused(&format!("{ROUTE}idle.prompt = \"echo\"\n"), &["4:15 \"echo\" | not an agent of kind `clip`"]);
+}
+
+#[test]
+fn an_audio_file_that_cannot_be_played_is_refused_where_it_is_named() {
+    let machine = Machine::with(&[], &[("conf/good.wav", ""), ("conf/bad.wav", "no audio")]);
+    let route = |file: &str| {
+        format!("{ROUTE}fallback_notice = \"{file}\"\n[agent.sorry]\nkind = \"clip\"\nfile = \"{file}\"\n")
+    };
+    let settings = machine.check(&[&route("good.wav")]).unwrap_or_else(|errors| panic!("{errors}"));
+    let notice = settings.routes[0].policy.fallback_notice.as_ref().unwrap();
+    assert_eq!(notice.length(), std::time::Duration::from_secs(1));
+    let errors = machine.check(&[&route("bad.wav")]).unwrap_err().to_string();
+    assert_eq!(errors.matches("cannot play conf/bad.wav: neither a WAV").count(), 2, "{errors}");
 }
 
 #[test]

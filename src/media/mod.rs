@@ -1,6 +1,7 @@
 //! Audio: formats, codecs, ordering and level; pure.
 #![deny(clippy::disallowed_methods, clippy::disallowed_macros)]
 
+pub mod announcement;
 pub mod clip;
 pub mod format;
 pub mod g711;

@@ -1,7 +1,7 @@
 //! What the agent has said and the caller has not heard yet, kept once, as it came.
 //!
-//! Agents send faster than real time. The store keeps their audio in the agent's own format, by turn, until the caller
-//! has *heard* it: audio that is on its way can be read again from any position that is still kept (after a lost link,
+//! Agents send faster than real time. The store keeps their audio as it came, by turn, until the caller has *heard* it;
+//! what an agent of another format says next waits behind it. Audio that is on its way can be read again from any position that is still kept (after a lost link,
 //! or after a pause that turned out to be none).
 
 use std::collections::VecDeque;
@@ -51,6 +51,7 @@ impl Budget {
 #[derive(Clone, Debug)]
 struct Chunk {
     turn: TurnId,
+    format: Format,
     /// Offset of its first tick within the turn.
     start: u64,
     ticks: u32,
@@ -59,8 +60,14 @@ struct Chunk {
 }
 
 impl Chunk {
-    fn end(&self) -> u64 {
-        self.start + u64::from(self.ticks)
+    /// Offset of its end within the turn.
+    fn end(&self) -> Duration {
+        self.format.ticks_to_time(self.start + u64::from(self.ticks))
+    }
+
+    /// Nanoseconds that its first `ticks` take; these sums come out even whatever the clock.
+    fn nanos(&self, ticks: u32) -> u64 {
+        u64::from(ticks) * 1_000_000_000 / u64::from(self.format.clock())
     }
 }
 
@@ -71,7 +78,7 @@ pub struct Piece {
     pub turn: TurnId,
     /// Offset of its first tick within the turn.
     pub start: u64,
-    /// Its length in ticks of the agent's clock.
+    /// Its length in ticks of its format's clock.
     pub ticks: u32,
     /// When its last byte arrived.
     pub arrival: Micros,
@@ -82,12 +89,11 @@ pub struct Piece {
 /// The bounded playout store of one session.
 #[derive(Debug)]
 pub struct Playout {
-    format: Format,
     chunks: VecDeque<Chunk>,
     /// Index of the chunk that is read next, and the ticks of it that are read already.
     cursor: usize,
     offset: u32,
-    /// Ticks kept, and of these the ticks not read yet.
+    /// Nanoseconds kept, and of these those not read yet.
     kept: u64,
     unread: u64,
     limit: u64,
@@ -101,42 +107,39 @@ impl Drop for Playout {
 }
 
 impl Playout {
-    /// An empty store for audio in `format` that keeps at most `limit` and takes its memory from `budget`.
-    pub fn new(format: Format, limit: Duration, budget: Arc<Budget>) -> Playout {
-        Playout {
-            format,
-            chunks: VecDeque::with_capacity(16),
-            cursor: 0,
-            offset: 0,
-            kept: 0,
-            unread: 0,
-            limit: format.time_to_ticks(limit),
-            budget,
-        }
+    /// An empty store that keeps at most `limit` and takes its memory from `budget`.
+    pub fn new(limit: Duration, budget: Arc<Budget>) -> Playout {
+        let limit = limit.as_nanos() as u64;
+        Playout { chunks: VecDeque::new(), cursor: 0, offset: 0, kept: 0, unread: 0, limit, budget }
     }
 
-    /// The agent's format.
-    pub fn format(&self) -> Format {
-        self.format
-    }
-
-    /// Keeps audio of `turn` that starts `start` ticks into it.
+    /// Keeps audio of `turn` that starts `start` ticks into it; all audio of a turn has one format.
     ///
     /// # Errors
     /// [`Full`] if the store's bound or the node's budget is reached: the audio is not kept.
-    pub fn push(&mut self, turn: TurnId, start: u64, ticks: u32, arrival: Micros, payload: Bytes) -> Result<(), Full> {
-        if self.kept + u64::from(ticks) > self.limit || !self.budget.try_take(payload.len() as u64) {
+    pub fn push(
+        &mut self,
+        turn: TurnId,
+        format: Format,
+        start: u64,
+        ticks: u32,
+        arrival: Micros,
+        payload: Bytes,
+    ) -> Result<(), Full> {
+        let chunk = Chunk { turn, format, start, ticks, arrival, payload };
+        let length = chunk.nanos(ticks);
+        if self.kept + length > self.limit || !self.budget.try_take(chunk.payload.len() as u64) {
             return Err(Full);
         }
-        self.kept += u64::from(ticks);
-        self.unread += u64::from(ticks);
-        self.chunks.push_back(Chunk { turn, start, ticks, arrival, payload });
+        self.kept += length;
+        self.unread += length;
+        self.chunks.push_back(chunk);
         Ok(())
     }
 
     /// Audio that was not read yet.
     pub fn depth(&self) -> Duration {
-        self.format.ticks_to_time(self.unread)
+        Duration::from_nanos(self.unread)
     }
 
     /// The turn of the next piece.
@@ -144,31 +147,16 @@ impl Playout {
         self.chunks.get(self.cursor).map(|chunk| chunk.turn)
     }
 
-    /// When the next piece arrived.
-    pub fn next_arrival(&self) -> Option<Micros> {
-        self.chunks.get(self.cursor).map(|chunk| chunk.arrival)
-    }
-
-    /// Whether `ticks` of `turn` can be read without a gap.
-    pub fn has(&self, turn: TurnId, ticks: u64) -> bool {
-        let mut have = 0u64;
-        for (i, chunk) in self.chunks.iter().skip(self.cursor).enumerate() {
-            if chunk.turn != turn {
-                break;
-            }
-            have += u64::from(chunk.ticks) - if i == 0 { u64::from(self.offset) } else { 0 };
-            if have >= ticks {
-                return true;
-            }
-        }
-        have >= ticks
+    /// The format of the next piece.
+    pub fn next_format(&self) -> Option<Format> {
+        self.chunks.get(self.cursor).map(|chunk| chunk.format)
     }
 
     /// Reads on, at most `ticks` of the next chunk; Opus packets come whole whatever their length.
     pub fn read(&mut self, ticks: u32) -> Option<Piece> {
         let chunk = self.chunks.get(self.cursor)?;
         let left = chunk.ticks - self.offset;
-        let (take, payload) = match self.format.bytes_per_sample() {
+        let (take, payload) = match chunk.format.bytes_per_sample() {
             None => (left, chunk.payload.clone()),
             Some(size) => {
                 let take = left.min(ticks.max(1));
@@ -183,7 +171,7 @@ impl Playout {
             arrival: chunk.arrival,
             payload,
         };
-        self.unread -= u64::from(take);
+        self.unread -= chunk.nanos(self.offset + take) - chunk.nanos(self.offset);
         self.offset += take;
         if self.offset >= chunk.ticks {
             self.cursor += 1;
@@ -192,22 +180,22 @@ impl Playout {
         Some(piece)
     }
 
-    /// Forgets what was read and lies before `heard` ticks of `turn`; audio of earlier turns that was read goes too.
-    pub fn release(&mut self, turn: TurnId, heard: u64) {
+    /// Forgets what was read and lies before `heard` of `turn`; audio of earlier turns that was read goes too.
+    pub fn release(&mut self, turn: TurnId, heard: Duration) {
         while self.cursor > 0 {
             let Some(front) = self.chunks.front() else { break };
             if front.turn > turn || (front.turn == turn && front.end() > heard) {
                 break;
             }
-            self.kept -= u64::from(front.ticks);
+            self.kept -= front.nanos(front.ticks);
             self.budget.give_back(front.payload.len() as u64);
             self.chunks.pop_front();
             self.cursor -= 1;
         }
     }
 
-    /// Goes back to `heard` ticks of `turn`, or as far as is still kept; Opus goes back to a packet boundary.
-    pub fn rewind(&mut self, turn: TurnId, heard: u64) {
+    /// Goes back to `heard` of `turn`, or as far as is still kept; Opus goes back to a packet boundary.
+    pub fn rewind(&mut self, turn: TurnId, heard: Duration) {
         while self.offset > 0 || self.cursor > 0 {
             if self.offset == 0 {
                 let previous = &self.chunks[self.cursor - 1];
@@ -218,16 +206,15 @@ impl Playout {
                 self.offset = previous.ticks;
             }
             let chunk = &self.chunks[self.cursor];
-            let keep = match self.format.bytes_per_sample() {
-                Some(_) if chunk.turn == turn && chunk.start < heard => {
-                    (heard - chunk.start).min(chunk.ticks.into()) as u32
-                }
+            let from_start = chunk.format.time_to_ticks(heard).saturating_sub(chunk.start);
+            let keep = match chunk.format.bytes_per_sample() {
+                Some(_) if chunk.turn == turn => from_start.min(chunk.ticks.into()) as u32,
                 _ => 0,
             };
             if keep >= self.offset {
                 break;
             }
-            self.unread += u64::from(self.offset - keep);
+            self.unread += chunk.nanos(self.offset) - chunk.nanos(keep);
             self.offset = keep;
             if keep > 0 {
                 break;
@@ -240,26 +227,27 @@ impl Playout {
         let mut unread = 0u64;
         while self.chunks.front().is_some_and(|front| front.turn <= turn) {
             let Some(chunk) = self.chunks.pop_front() else { break };
-            self.kept -= u64::from(chunk.ticks);
+            self.kept -= chunk.nanos(chunk.ticks);
             self.budget.give_back(chunk.payload.len() as u64);
             if self.cursor > 0 {
                 self.cursor -= 1;
             } else {
-                unread += u64::from(chunk.ticks - self.offset);
+                unread += chunk.nanos(chunk.ticks) - chunk.nanos(self.offset);
                 self.offset = 0;
             }
         }
         self.unread -= unread;
-        self.format.ticks_to_time(unread)
+        Duration::from_nanos(unread)
     }
 
     /// Panics if the counts do not fit the chunks.
     #[cfg(any(test, debug_assertions))]
     pub fn check_invariants(&self) {
-        let kept: u64 = self.chunks.iter().map(|chunk| u64::from(chunk.ticks)).sum();
-        let unread: u64 = self.chunks.iter().skip(self.cursor).map(|chunk| u64::from(chunk.ticks)).sum();
-        assert_eq!(self.kept, kept, "kept ticks");
-        assert_eq!(self.unread, unread - u64::from(self.offset), "unread ticks");
+        let nanos = |chunk: &Chunk| chunk.nanos(chunk.ticks);
+        let unread: u64 = self.chunks.iter().skip(self.cursor).map(nanos).sum();
+        let read = self.chunks.get(self.cursor).map_or(0, |chunk| chunk.nanos(self.offset));
+        assert_eq!(self.kept, self.chunks.iter().map(nanos).sum::<u64>(), "audio kept");
+        assert_eq!(self.unread, unread - read, "unread audio");
         assert!(self.kept <= self.limit, "over the bound");
         assert!(self.cursor <= self.chunks.len() && (self.offset == 0 || self.cursor < self.chunks.len()));
     }
@@ -276,12 +264,12 @@ mod tests {
     const FORMAT: Format = Format::pcm16(16_000);
 
     fn store(limit: Duration) -> Playout {
-        Playout::new(FORMAT, limit, Arc::new(Budget::new(1 << 20)))
+        Playout::new(limit, Arc::new(Budget::new(1 << 20)))
     }
 
     fn push(store: &mut Playout, turn: u32, start: u64, ticks: u32) {
         let bytes: Vec<u8> = (0..ticks as u64).flat_map(|i| ((start + i) as i16).to_le_bytes()).collect();
-        store.push(TurnId(turn), start, ticks, Micros(start), bytes.into()).unwrap();
+        store.push(TurnId(turn), FORMAT, start, ticks, Micros(start), bytes.into()).unwrap();
         store.check_invariants();
     }
 
@@ -299,7 +287,6 @@ mod tests {
         push(&mut store, 1, 0, 500);
         push(&mut store, 1, 500, 100);
         push(&mut store, 2, 0, 320);
-        assert!(store.has(TurnId(1), 600) && !store.has(TurnId(1), 601));
         assert_eq!(read(&mut store, 320), (1, 0, 320));
         assert_eq!(read(&mut store, 320), (1, 320, 180));
         assert_eq!(read(&mut store, 320), (1, 500, 100));
@@ -317,14 +304,14 @@ mod tests {
         for _ in 0..3 {
             store.read(320);
         }
-        store.release(TurnId(1), 330);
+        store.release(TurnId(1), FORMAT.ticks_to_time(336));
         store.check_invariants();
-        store.rewind(TurnId(1), 400);
+        store.rewind(TurnId(1), FORMAT.ticks_to_time(400));
         store.check_invariants();
         assert_eq!(read(&mut store, 320), (1, 400, 240));
         assert_eq!(read(&mut store, 320), (2, 0, 320));
-        store.release(TurnId(1), 640);
-        store.rewind(TurnId(1), 0);
+        store.release(TurnId(1), FORMAT.ticks_to_time(640));
+        store.rewind(TurnId(1), Duration::ZERO);
         assert_eq!(read(&mut store, 320), (2, 0, 320), "what was heard is gone");
     }
 
@@ -343,25 +330,27 @@ mod tests {
     fn the_bound_holds() {
         let mut store = store(Duration::from_millis(100));
         push(&mut store, 1, 0, 1600);
-        assert_eq!(store.push(TurnId(1), 1600, 1, Micros(0), Bytes::from_static(&[0, 0])), Err(Full));
+        assert_eq!(store.push(TurnId(1), FORMAT, 1600, 1, Micros(0), Bytes::from_static(&[0, 0])), Err(Full));
     }
 
     #[test]
     fn any_order_of_reads_releases_and_rewinds_keeps_the_counts() {
         let mut store = store(Duration::from_secs(5));
         let (mut seed, mut turn, mut start) = (7u64, 1, 0);
+        let formats = [FORMAT, Format::pcm16(44_100), Format::pcm16(22_050), Format::pcm16(24_000)];
         for _ in 0..20_000 {
+            let format = formats[turn as usize % formats.len()];
             seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             let (op, amount) = ((seed >> 33) % 6, (seed >> 40) as u32 % 700 + 1);
             match op {
                 0 | 1 => {
                     let audio = vec![0; 2 * amount as usize].into();
-                    let kept = store.push(TurnId(turn), start, amount, Micros(0), audio).is_ok();
+                    let kept = store.push(TurnId(turn), format, start, amount, Micros(0), audio).is_ok();
                     start += if kept { u64::from(amount) } else { 0 };
                 }
                 2 => drop(store.read(amount)),
-                3 => store.release(TurnId(turn), u64::from(amount) * 8),
-                4 => store.rewind(TurnId(turn), u64::from(amount) * 8),
+                3 => store.release(TurnId(turn), format.ticks_to_time(u64::from(amount) * 8)),
+                4 => store.rewind(TurnId(turn), format.ticks_to_time(u64::from(amount) * 8)),
                 _ if amount < 30 => drop(store.discard_through(TurnId(turn))),
                 _ if amount < 60 => (turn, start) = (turn + 1, 0),
                 _ => {}
@@ -373,13 +362,13 @@ mod tests {
     #[test]
     fn all_stores_of_a_node_share_one_budget_and_give_everything_back() {
         let budget = Arc::new(Budget::new(1_000));
-        let mut first = Playout::new(FORMAT, Duration::from_secs(1), budget.clone());
-        let mut second = Playout::new(FORMAT, Duration::from_secs(1), budget.clone());
+        let mut first = Playout::new(Duration::from_secs(1), budget.clone());
+        let mut second = Playout::new(Duration::from_secs(1), budget.clone());
         push(&mut first, 1, 0, 400);
-        assert_eq!(second.push(TurnId(1), 0, 200, Micros(0), vec![0; 400].into()), Err(Full));
+        assert_eq!(second.push(TurnId(1), FORMAT, 0, 200, Micros(0), vec![0; 400].into()), Err(Full));
         push(&mut second, 1, 0, 100);
         first.read(400);
-        first.release(TurnId(1), 400);
+        first.release(TurnId(1), FORMAT.ticks_to_time(400));
         assert_eq!(budget.used(), 200);
         push(&mut second, 1, 100, 400);
         second.discard_through(TurnId(1));

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::config::settings::AgentSettings;
 use crate::ids::{AgentName, RouteName};
+use crate::media::announcement::Announcement;
 use crate::message::{Greeting, Setup};
 
 /// What one session does: which agents, in which order, under which policy.
@@ -115,9 +116,6 @@ pub enum OpusBandwidth {
     Full,
 }
 
-/// As [`Policy::fallback_notice`]: the clip that comes with antiphon, instead of a file.
-pub const BUILT_IN_CLIP: &str = "";
-
 /// How the session behaves; every field has a key in the configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
@@ -163,17 +161,17 @@ pub struct Policy {
     pub answer_within: Duration,
     /// `client_may`: set-up fields that a client may set.
     pub client_may: ClientMay,
-    /// `fallback_notice`: the file that is played when another agent takes over; [`BUILT_IN_CLIP`] for `"clip"`.
-    pub fallback_notice: Option<String>,
+    /// `fallback_notice`: what the caller hears while another agent takes over, once in a call.
+    pub fallback_notice: Option<Arc<Announcement>>,
 }
 
 /// What happens when neither side speaks.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct IdlePolicy {
     /// After so long; zero switches it off.
     pub after: Duration,
-    /// A clip agent that is played then.
-    pub prompt: Option<AgentName>,
+    /// What the caller hears then.
+    pub prompt: Option<Arc<Announcement>>,
     /// From `ending` to the end.
     pub grace: Duration,
 }

@@ -1,7 +1,6 @@
 //! Threads, tasks and clocks: what runs the pure parts.
 
 pub mod certificate;
-pub mod clip_file;
 pub mod clock;
 pub mod drain;
 pub mod driver;

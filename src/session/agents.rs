@@ -180,7 +180,7 @@ impl Session {
         if let Some(error) = formats.iter().find_map(|format| format.check().err()) {
             return self.lose_upstream(Some(protocol_error(error.to_string())), now);
         }
-        if let Err(reason) = self.downlink.set_agent(ready.downlink, capabilities.endless, now) {
+        if let Err(reason) = self.downlink.set_agent(ready.downlink, capabilities.endless) {
             return self.lose_upstream(Some(protocol_error(reason.to_string())), now);
         }
         let uplink = ready.uplink;
@@ -235,6 +235,7 @@ impl Session {
         let next = gone.rung + 1;
         if next < self.plan.rungs.len() {
             self.outputs.push_back(Output::Measure(Measure::Fallback));
+            self.give_notice(now);
             return self.dial(next, now);
         }
         self.say_status(AgentStatus::Down, reason);
@@ -248,6 +249,16 @@ impl Session {
         };
         self.say(ToClient::Error(error));
         self.close(NO_AGENT, now);
+    }
+
+    /// Another agent is to take over: the caller is told once, in the route's words, if it has heard one already.
+    fn give_notice(&mut self, now: Micros) {
+        let notice = self.plan.policy.fallback_notice.clone().filter(|_| self.totals.agent_ready_ms.is_some());
+        if let Some(notice) = notice
+            && !std::mem::replace(&mut self.noticed, true)
+        {
+            self.downlink.announce(&notice, now);
+        }
     }
 
     /// The agent has hung up: its last words are played, then the call ends.
@@ -391,7 +402,7 @@ impl Session {
             basis: cut.figure.basis,
             error_ms: cut.figure.error.as_millis() as u32,
         }));
-        if self.upstreams.ready().is_some_and(|(_, capabilities)| capabilities.truncation) {
+        if !cut.own && self.upstreams.ready().is_some_and(|(_, capabilities)| capabilities.truncation) {
             self.tell(ToAgent::Truncate(Truncate {
                 turn: cut.turn,
                 item: cut.item.clone(),

@@ -162,7 +162,7 @@ impl Session {
 
     /// Stops the agent's voice because the caller interrupts. The flush goes out before anything else.
     pub(super) fn barge_in(&mut self, by_agent: bool, now: Micros) {
-        let queued = self.outputs.len();
+        let (queued, answers) = (self.outputs.len(), self.downlink.has_answer());
         let Some(turn) = self.downlink.interrupt(by_agent, now) else { return };
         while let Some(output) = self.downlink.take_queued() {
             self.handle_downlink(output, now);
@@ -171,7 +171,7 @@ impl Session {
         self.totals.interruptions += 1;
         self.awaited = false;
         self.outputs.push_back(Output::Measure(Measure::Interruption));
-        if !by_agent {
+        if !by_agent && answers {
             self.tell(ToAgent::Cancel(turn));
         }
         self.move_to(State::Listening);

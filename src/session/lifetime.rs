@@ -48,6 +48,9 @@ impl Session {
                 let grace = self.plan.policy.idle.grace;
                 self.timers.set(Timer::IdleGrace, now + grace);
                 self.say_ending(CloseReason::Idle, grace);
+                if let Some(prompt) = self.plan.policy.idle.prompt.clone() {
+                    self.downlink.announce(&prompt, now);
+                }
             }
             Timer::IdleGrace => self.close(CloseReason::Idle, now),
             Timer::Resume => self.close(CloseReason::ClientLost, now),

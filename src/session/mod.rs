@@ -145,6 +145,8 @@ pub struct Session {
     told: VecDeque<TextMessage>,
     /// The agent owes the caller something: an answer, or the rest of one.
     awaited: bool,
+    /// The caller was told that another agent takes over.
+    noticed: bool,
     /// The last voiced moment of the caller that no answer has followed yet.
     unanswered: Option<Micros>,
     /// The caller speaks since then, by the relay's own finding.
@@ -182,6 +184,7 @@ impl Session {
             waiting: VecDeque::new(),
             told: VecDeque::new(),
             awaited: false,
+            noticed: false,
             unanswered: None,
             voiced_since: None,
             totals: Totals::default(),
@@ -385,7 +388,9 @@ impl Session {
             DownlinkOutput::Played(played) => {
                 self.transcript.on_played(played.turn, now);
                 self.tools.on_played(played.turn);
-                self.touch(now);
+                if !played.own {
+                    self.touch(now);
+                }
                 if !self.downlink.is_busy() {
                     self.end_of_answer(now);
                 }

@@ -50,6 +50,8 @@ pub struct WorldBuilder {
     pub carriage: Carriage,
     /// The agent's formats: to the agent, from the agent.
     pub agent_formats: (Format, Format),
+    /// The same of the second agent, where they are others.
+    pub second_formats: Option<(Format, Format)>,
     /// What the agent can do.
     pub capabilities: Capabilities,
     /// The network between client and relay, each way.
@@ -71,6 +73,7 @@ impl Default for WorldBuilder {
             formats: (pcm, pcm),
             carriage: Carriage::Ordered,
             agent_formats: (pcm, pcm),
+            second_formats: None,
             capabilities: Capabilities {
                 truncation: true,
                 playout: true,
@@ -324,9 +327,14 @@ impl World {
 
     /// The agent server that was dialled as `upstream` is ready.
     pub fn is_ready(&mut self, upstream: UpstreamId) {
-        let (uplink, downlink) = self.build.agent_formats;
+        let (uplink, downlink) = self.formats_of(upstream);
         self.session.on_agent(upstream, FromAgent::Ready(Ready { uplink, downlink, delay: None }), self.now);
         self.drain();
+    }
+
+    fn formats_of(&self, upstream: UpstreamId) -> (Format, Format) {
+        let second = self.dialled.get(upstream.0 as usize) == Some(&1);
+        self.build.second_formats.filter(|_| second).unwrap_or(self.build.agent_formats)
     }
 
     fn agent_hears(&mut self, upstream: UpstreamId, message: ToAgent) {
@@ -350,7 +358,7 @@ impl World {
 
     /// The agent speaks `span` of PCM16 whose samples all are `value`, in one burst of 100 ms chunks.
     pub fn agent_speaks(&mut self, span: Duration, value: i16, item: Option<&str>) {
-        let mut left = self.build.agent_formats.1.bytes_in(span).expect("a scripted agent speaks PCM") / 2;
+        let mut left = self.formats_of(self.upstream).1.bytes_in(span).expect("a scripted agent speaks PCM") / 2;
         while left > 0 {
             let samples = left.min(2_400);
             left -= samples;

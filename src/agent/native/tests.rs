@@ -466,18 +466,12 @@ fn build_makes_websocket_agents_and_explains_what_it_cannot_make() {
         session_max: None,
         price: None,
     };
-    let agent = crate::agent::build(
-        &named(AgentKind::Websocket(settings(WebsocketProtocol::Native))),
-        &Setup::default(),
-        1,
-        no_file,
-    )
-    .unwrap();
+    let build = |kind: AgentKind| crate::agent::build(&named(kind), &Setup::default(), 1);
+    let agent = build(AgentKind::Websocket(settings(WebsocketProtocol::Native))).unwrap();
     assert_eq!(agent.endpoint().unwrap().subprotocols, ["antiphon.v1"]);
     assert!(agent.capabilities().playout);
     let plain = WebsocketProtocol::Plain { start: true };
-    let agent =
-        crate::agent::build(&named(AgentKind::Websocket(settings(plain))), &Setup::default(), 1, no_file).unwrap();
+    let agent = build(AgentKind::Websocket(settings(plain))).unwrap();
     assert!(agent.endpoint().unwrap().subprotocols.is_empty());
 
     let http = WebsocketAgent { url: "http://x/".parse().unwrap(), ..settings(plain) };
@@ -487,9 +481,7 @@ fn build_makes_websocket_agents_and_explains_what_it_cannot_make() {
         (AgentKind::Websocket(odd), "11025"),
         (AgentKind::NotBuilt { kind: "gemini".into() }, "gemini"),
     ] {
-        let Err(error) = crate::agent::build(&named(kind), &Setup::default(), 1, no_file) else {
-            panic!("{part} was built")
-        };
+        let Err(error) = build(kind) else { panic!("{part} was built") };
         assert!(error.to_string().contains("jung") && error.to_string().contains(part), "{error}");
     }
 }
@@ -500,8 +492,4 @@ fn generations_of_the_server_do_not_matter() {
     let turn = Turn { turn: TurnId(1), generation: Generation(8), item: None, phase: TurnPhase::Start, pos: 0 };
     let text = codec::encode_to_client(None, &ToClient::Turn(turn)).unwrap();
     assert!(matches!(heard(&mut agent, &text)[..], [FromAgent::TurnStarted(_)]));
-}
-
-fn no_file(file: &str) -> Result<Vec<u8>, String> {
-    Err(format!("no file is read: {file}"))
 }

@@ -13,7 +13,6 @@ use crate::cli::answer::Answer;
 use crate::config::settings::{AgentKind, AgentSettings, Settings};
 use crate::config::source::Sources;
 use crate::message::{AgentError, AgentStart, FailureClass, FromAgent, Greeting, Ready, ToAgent};
-use crate::runtime::clip_file;
 use crate::runtime::websocket::{Received, SocketError};
 use crate::time::Micros;
 use crate::upstream::{Dialer, Socket};
@@ -97,7 +96,7 @@ fn blame(out: &mut String, agent: &Arc<AgentSettings>, error: &AgentError, sourc
 
 async fn visit(settings: &AgentSettings, dialer: &Dialer) -> Result<Option<Found>, AgentError> {
     let failed = |class, message: String| AgentError { class, code: None, message };
-    let agent = agent::build(settings, &settings.setup, 0, clip_file::read)
+    let agent = agent::build(settings, &settings.setup, 0)
         .map_err(|error| failed(FailureClass::BadRequest, error.to_string()))?;
     let Some(endpoint) = agent.endpoint() else { return Ok(None) };
     let begun = Instant::now();

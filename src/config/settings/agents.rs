@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::config::vendor::VendorAgent;
 use crate::ids::AgentName;
+use crate::media::announcement::Announcement;
 use crate::media::format::Format;
 use crate::message::Setup;
 
@@ -65,8 +66,8 @@ pub enum AgentKind {
     },
     /// Plays an audio file.
     Clip {
-        /// The file; `None` plays the built-in apology.
-        file: Option<String>,
+        /// What it plays.
+        plays: Arc<Announcement>,
     },
     /// Tells an embedded story; stops while the caller speaks.
     Storyteller,

@@ -6,7 +6,6 @@ use std::task::{Context, Poll};
 use crate::agent::{self, Agent, AgentOutput, Wire};
 use crate::ids::{AgentName, UpstreamId};
 use crate::message::{AgentError, FailureClass, FromAgent, ToAgent};
-use crate::runtime::clip_file;
 use crate::runtime::registry::AgentPlace;
 use crate::runtime::websocket::{PushError, Received, SocketError};
 use crate::session::{Direction, UpstreamChange, UpstreamRole};
@@ -94,7 +93,7 @@ impl Driver {
             self.record_attempt(&settings.name, "refused", now);
             return self.fail(id, FailureClass::Unreachable, message);
         };
-        let agent = match agent::build(&settings, &rung.setup, self.around.seed ^ u64::from(id.0), clip_file::read) {
+        let agent = match agent::build(&settings, &rung.setup, self.around.seed ^ u64::from(id.0)) {
             Ok(agent) => agent,
             Err(error) => return self.fail(id, FailureClass::BadRequest, error.to_string()),
         };

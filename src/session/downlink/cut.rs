@@ -1,8 +1,8 @@
-//! How turns end: heard to the end, cut by an interruption, or cut because the session or their format goes.
+//! How turns end: heard to the end, or cut by an interruption or the session's end.
 
 use std::time::Duration;
 
-use super::{Cut, Downlink, DownlinkOutput, FLUSHED_ITEMS, OpenTurn, Pending};
+use super::{Cut, Downlink, DownlinkOutput, FLUSHED_ITEMS, OWN, OpenTurn, Pending};
 use crate::ids::TurnId;
 use crate::message::{Basis, Flush};
 use crate::session::Measure;
@@ -47,9 +47,7 @@ impl Downlink {
             }
             self.flushed.push_back(item);
         }
-        if let Some(store) = &mut self.store {
-            store.discard_through(newest_id);
-        }
+        self.store.discard_through(newest_id);
         let audible = turns.first().map_or(newest_id, |turn| turn.id);
         // A client that is far away gets the time that its answer needs.
         let rtt = self.speaker.as_ref().map_or(Duration::ZERO, |speaker| speaker.ledger.rtt());
@@ -97,33 +95,18 @@ impl Downlink {
     }
 
     fn cut(&mut self, turn: OpenTurn, heard: Duration, figure: Figure) -> Cut {
-        let of = self.store.as_ref().map_or(Duration::ZERO, |store| store.format().ticks_to_time(turn.received));
+        let of = turn.length();
         let heard = heard.min(of);
         self.heard += heard;
-        Cut { turn: turn.id, item: turn.item, heard, of, figure }
-    }
-
-    /// Cuts what was not read, because its format goes.
-    pub(super) fn cut_unread(&mut self, now: Micros) {
-        self.resolve(None, now);
-        let Some(speaker) = &self.speaker else {
-            self.turns.clear();
-            return;
-        };
-        let figure = Figure { pos: speaker.ledger.handed(), ..speaker.ledger.heard(now) };
-        while let Some(turn) = self.turns.pop_front() {
-            let heard = self.speaker.as_ref().map_or(Duration::ZERO, |s| s.ledger.heard_of(turn.id, figure.pos));
-            let cut = self.cut(turn, heard, figure);
-            self.outputs.push_back(DownlinkOutput::Cut(cut));
-        }
+        Cut { turn: turn.id, item: turn.item, own: turn.speaker == OWN, heard, of, figure }
     }
 
     /// Ends the turns that were heard to their end, and forgets audio that was heard.
     pub(super) fn finish_heard(&mut self, now: Micros) {
-        let (Some(speaker), Some(store)) = (&mut self.speaker, &mut self.store) else { return };
+        let Some(speaker) = &mut self.speaker else { return };
         let figure = speaker.ledger.heard_now(now);
         if let Some((turn, offset)) = speaker.ledger.at(figure.pos) {
-            store.release(turn, store.format().time_to_ticks(offset));
+            self.store.release(turn, offset);
         }
         if self.pending.is_none() {
             speaker.ledger.forget_before(figure.pos);
@@ -137,11 +120,11 @@ impl Downlink {
                 return;
             }
             let Some(turn) = self.turns.pop_front() else { return };
-            store.release(turn.id, u64::MAX);
-            let of = store.format().ticks_to_time(turn.received);
+            let of = turn.length();
+            self.store.release(turn.id, of);
             self.heard += of;
             self.outputs.push_back(DownlinkOutput::Measure(Measure::Heard { basis: figure.basis }));
-            let cut = Cut { turn: turn.id, item: turn.item, heard: of, of, figure };
+            let cut = Cut { turn: turn.id, item: turn.item, own: turn.speaker == OWN, heard: of, of, figure };
             self.outputs.push_back(DownlinkOutput::Played(cut));
         }
     }

@@ -93,6 +93,11 @@ impl Framer {
         Ok(Framer { from, to, carriage, coder })
     }
 
+    /// The format that it reads.
+    pub fn from(&self) -> Format {
+        self.from
+    }
+
     /// Whether frames pass through untouched.
     pub fn passes(&self) -> bool {
         self.coder.is_none()
@@ -145,6 +150,11 @@ impl Framer {
                 coder.decoder = decoder;
             }
         }
+    }
+
+    /// Whether part of a frame is held.
+    pub fn is_partial(&self) -> bool {
+        self.coder.as_ref().is_some_and(|coder| !coder.pcm.is_empty())
     }
 
     /// Whether part of a frame of `turn` is held.

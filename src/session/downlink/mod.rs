@@ -2,6 +2,7 @@
 
 mod cut;
 mod framer;
+mod intake;
 mod loss;
 mod pace;
 #[cfg(test)]
@@ -14,8 +15,8 @@ use std::time::Duration;
 use crate::ids::{FlushId, Generation, ItemId, TurnId};
 use crate::media::format::Format;
 use crate::media::playout::{Budget, Playout};
-use crate::media::transcode::{MediaError, payload_ticks};
-use crate::message::{AgentAudio, AgentPlayout, AudioOut, Flush, Playout as Report, Turn};
+use crate::media::transcode::MediaError;
+use crate::message::{AgentPlayout, AudioOut, Flush, Playout as Report, Turn};
 use crate::route::plan::{OpusSettings, Policy};
 use crate::session::ledger::{Figure, Ledger};
 use crate::session::{Carriage, Direction, Measure, Queue};
@@ -43,7 +44,7 @@ pub enum DownlinkOutput {
     },
     /// For the client: a turn's audio begins or ends here.
     Turn(Turn),
-    /// For the client: an audio frame, and whether it is the first of its turn.
+    /// For the client: an audio frame, and whether it is the first of an agent's turn.
     Audio(AudioOut, bool),
     /// For the client: a frame of silence after the last audio.
     Silence(AudioOut),
@@ -66,6 +67,8 @@ pub struct Cut {
     pub turn: TurnId,
     /// The agent's item.
     pub item: Option<ItemId>,
+    /// The relay spoke it by itself.
+    pub own: bool,
     /// Heard.
     pub heard: Duration,
     /// Received.
@@ -74,15 +77,22 @@ pub struct Cut {
     pub figure: Figure,
 }
 
+/// Agents are counted from 1 on; this is the relay itself.
+const OWN: u32 = 0;
+
 /// A turn that is not over: being received, waiting, or playing.
 #[derive(Debug)]
 struct OpenTurn {
     id: TurnId,
     generation: Generation,
+    /// Who speaks it: the number of an agent, or [`OWN`].
+    speaker: u32,
     item: Option<ItemId>,
-    /// Ticks received for it, and received from this agent before it.
+    format: Format,
+    /// Ticks received for it.
     received: u64,
-    before: u64,
+    /// Received from this agent before it.
+    before: Duration,
     /// Nothing more of it will come.
     ended: bool,
     /// Its tail was refused at the bound.
@@ -91,6 +101,13 @@ struct OpenTurn {
     sent: bool,
     /// Position after its last frame, once that was handed over.
     end: Option<u64>,
+}
+
+impl OpenTurn {
+    /// What was received of it.
+    fn length(&self) -> Duration {
+        self.format.ticks_to_time(self.received)
+    }
 }
 
 /// An interruption whose exact figure is awaited.
@@ -121,10 +138,12 @@ struct Speaker {
 pub struct Downlink {
     opus: OpusSettings,
     send_ahead: Duration,
-    limit: Duration,
-    budget: Arc<Budget>,
     heard_wait: Duration,
-    store: Option<Playout>,
+    store: Playout,
+    /// The format of the agent that speaks now.
+    agent: Option<Format>,
+    /// Its number.
+    agents: u32,
     endless: bool,
     speaker: Option<Speaker>,
     turns: VecDeque<OpenTurn>,
@@ -137,7 +156,8 @@ pub struct Downlink {
     flushed: VecDeque<ItemId>,
     /// An agent without item ids still speaks a flushed turn: when it was heard last.
     stale: Option<Micros>,
-    received: u64,
+    /// Received from the present agent.
+    received: Duration,
     heard: Duration,
     /// The depth of the store is reported again when it is deeper than this.
     deepest: Duration,
@@ -152,10 +172,10 @@ impl Downlink {
         Downlink {
             opus: policy.opus,
             send_ahead: policy.send_ahead,
-            limit: policy.playout_max,
-            budget,
             heard_wait: policy.heard_wait,
-            store: None,
+            store: Playout::new(policy.playout_max, budget),
+            agent: None,
+            agents: OWN,
             endless: false,
             speaker: None,
             turns: VecDeque::with_capacity(8),
@@ -166,7 +186,7 @@ impl Downlink {
             pending: None,
             flushed: VecDeque::with_capacity(FLUSHED_ITEMS),
             stale: None,
-            received: 0,
+            received: Duration::ZERO,
             heard: Duration::ZERO,
             deepest: Duration::ZERO,
             outputs: VecDeque::with_capacity(16),
@@ -175,25 +195,24 @@ impl Downlink {
         }
     }
 
-    /// The agent that speaks now and its format. `endless`: it knows no turns. What the last one has said and was not
-    /// read is kept if the format is the same, else cut.
+    /// The agent that speaks now and its format. `endless`: it knows no turns. What the last one has said is heard before.
     ///
     /// # Errors
     /// If its format cannot be brought into the client's.
-    pub fn set_agent(&mut self, format: Format, endless: bool, now: Micros) -> Result<(), MediaError> {
+    pub fn set_agent(&mut self, format: Format, endless: bool) -> Result<(), MediaError> {
         self.on_turn_ended();
-        if self.store.as_ref().is_some_and(|store| store.format() != format) {
-            self.cut_unread(now);
-            self.store = None;
-        }
+        self.agent = Some(format);
+        self.agents += 1;
         self.endless = endless;
-        self.received = 0;
+        self.received = Duration::ZERO;
         self.flushed.clear();
         self.stale = None;
-        if self.store.is_none() {
-            self.store = Some(Playout::new(format, self.limit, self.budget.clone()));
+        let busy = self.store.next_turn().is_some() || self.is_partial();
+        if let Some(speaker) = self.speaker.as_ref().filter(|_| busy) {
+            // What waits in another format comes first.
+            return Framer::new(format, speaker.format, speaker.carriage, &self.opus).map(drop);
         }
-        self.make_framer()
+        self.make_framer(format)
     }
 
     /// The link that audio goes to: its format and carriage, and whether its transport acknowledges.
@@ -204,7 +223,10 @@ impl Downlink {
         let ledger = Ledger::new(format.clock(), carriage, acks, now);
         self.speaker = Some(Speaker { ledger, format, carriage, framer: None, announced: None, tail: 0, tail_at: now });
         self.loss = LossResponse::new(self.opus.bitrate);
-        self.make_framer()
+        match self.store.next_format().or(self.agent) {
+            Some(format) => self.make_framer(format),
+            None => Ok(()),
+        }
     }
 
     /// The client on the link plays by itself: its reports are exact.
@@ -219,18 +241,38 @@ impl Downlink {
         self.resolve(None, now);
         let Some(speaker) = self.speaker.take() else { return };
         let heard = speaker.ledger.last_reported(now);
-        let at = speaker.ledger.at(heard);
-        let (Some(store), Some((turn, offset))) = (&mut self.store, at) else { return };
-        let ticks = store.format().time_to_ticks(offset);
-        store.rewind(turn, ticks);
+        let Some((turn, offset)) = speaker.ledger.at(heard) else { return };
+        self.store.rewind(turn, offset);
         for open in &mut self.turns {
             open.end = None;
         }
     }
 
-    fn make_framer(&mut self) -> Result<(), MediaError> {
-        let (Some(speaker), Some(store)) = (&mut self.speaker, &self.store) else { return Ok(()) };
-        let mut framer = Framer::new(store.format(), speaker.format, speaker.carriage, &self.opus)?;
+    /// Makes frames of what waits next, which may be of another format than what came before.
+    fn follow_format(&mut self) {
+        let Some(format) = self.store.next_format() else { return };
+        let current = self.speaker.as_ref().is_none_or(|speaker| {
+            speaker.framer.as_ref().is_some_and(|framer| framer.from() == format || framer.is_partial())
+        });
+        if current || self.make_framer(format).is_ok() {
+            return;
+        }
+        if let Some(turn) = self.store.next_turn() {
+            let lost = self.store.discard_through(turn);
+            self.dropped(Queue::Playout, lost);
+        }
+    }
+
+    fn is_partial(&self) -> bool {
+        self.speaker.as_ref().and_then(|speaker| speaker.framer.as_ref()).is_some_and(Framer::is_partial)
+    }
+
+    fn make_framer(&mut self, from: Format) -> Result<(), MediaError> {
+        let Some(speaker) = &mut self.speaker else { return Ok(()) };
+        if speaker.framer.as_ref().is_some_and(|framer| framer.from() == from) {
+            return Ok(());
+        }
+        let mut framer = Framer::new(from, speaker.format, speaker.carriage, &self.opus)?;
         framer.follow(self.loss.setting());
         let measure = |measure| DownlinkOutput::Measure(measure);
         self.outputs.push_back(measure(Measure::CodecDelay { direction: Direction::Down, delay: framer.delay() }));
@@ -253,7 +295,7 @@ impl Downlink {
 
     /// Agent audio that waits to be handed over.
     pub fn depth(&self) -> Duration {
-        self.store.as_ref().map_or(Duration::ZERO, Playout::depth)
+        self.store.depth()
     }
 
     /// The turn that the caller hears, or will hear next.
@@ -280,109 +322,13 @@ impl Downlink {
     pub fn turn_of(&self, item: Option<&ItemId>) -> Option<TurnId> {
         match item {
             Some(item) => self.turns.iter().find(|turn| turn.item.as_ref() == Some(item)).map(|turn| turn.id),
-            None => self.turns.back().map(|turn| turn.id),
+            None => self.turns.iter().rev().find(|turn| turn.speaker != OWN).map(|turn| turn.id),
         }
     }
 
-    /// The agent begins a new answer.
-    pub fn on_turn_started(&mut self, item: Option<ItemId>) {
-        self.on_turn_ended();
-        self.next_item = item;
-    }
-
-    /// The agent's present answer is complete.
-    pub fn on_turn_ended(&mut self) {
-        self.stale = None;
-        if let Some(turn) = self.turns.back_mut() {
-            turn.ended = true;
-        }
-    }
-
-    /// Audio of the agent arrived.
-    pub fn on_audio(&mut self, audio: AgentAudio, now: Micros) {
-        let Some(format) = self.store.as_ref().map(Playout::format) else { return };
-        let Some(ticks) = payload_ticks(&format, &audio.payload).filter(|&ticks| ticks > 0) else {
-            self.dropped(Queue::Playout, Duration::ZERO);
-            return;
-        };
-        self.received += u64::from(ticks);
-        if self.is_stale(&audio, now) {
-            self.dropped(Queue::Stale, format.ticks_to_time(ticks.into()));
-            return;
-        }
-        let goes_on = self.turns.back_mut().is_some_and(|turn| {
-            let same = turn.item == audio.item;
-            // An agent may find out late that an item goes on; the client has not been told of its end.
-            turn.ended &= !(same && audio.item.is_some() && turn.end.is_none());
-            !turn.ended && (audio.item.is_none() || turn.item.is_none() || same)
-        });
-        if !goes_on {
-            self.begin_turn(audio.item.clone(), ticks);
-        }
-        self.keep(audio, ticks, format);
-        self.check();
-    }
-
-    fn begin_turn(&mut self, item: Option<ItemId>, ticks: u32) {
-        self.on_turn_ended();
-        let item = item.or(self.next_item.take());
-        self.next_item = None;
-        let turn = self.next_turn;
-        self.next_turn = turn.next();
-        self.turns.push_back(OpenTurn {
-            id: turn,
-            generation: self.generation,
-            item: item.clone(),
-            received: 0,
-            before: self.received - u64::from(ticks),
-            ended: false,
-            refused: false,
-            sent: false,
-            end: None,
-        });
-        self.deepest = Duration::ZERO;
-        self.outputs.push_back(DownlinkOutput::Begun { turn, item });
-    }
-
-    fn keep(&mut self, audio: AgentAudio, ticks: u32, format: Format) {
-        let (Some(turn), Some(store)) = (self.turns.back_mut(), &mut self.store) else { return };
-        let pushed = !turn.refused && store.push(turn.id, turn.received, ticks, audio.arrival, audio.payload).is_ok();
-        if pushed {
-            let first = turn.received == 0;
-            turn.received += u64::from(ticks);
-            let depth = store.depth();
-            if first || depth > self.deepest {
-                self.deepest = depth + DEPTH_STEP;
-                self.outputs.push_back(DownlinkOutput::Measure(Measure::PlayoutDepth(depth)));
-            }
-            return;
-        }
-        let first = !std::mem::replace(&mut turn.refused, true);
-        let id = turn.id;
-        if first {
-            self.outputs.push_back(DownlinkOutput::Refused(id));
-        }
-        self.dropped(Queue::Playout, format.ticks_to_time(ticks.into()));
-    }
-
-    fn is_stale(&mut self, audio: &AgentAudio, now: Micros) -> bool {
-        if audio.item.as_ref().is_some_and(|item| self.flushed.contains(item)) {
-            return true;
-        }
-        match self.stale {
-            Some(last) if audio.item.is_none() && !self.endless && now - last < STALE_PAUSE => {
-                self.stale = Some(now);
-                true
-            }
-            _ => {
-                self.stale = None;
-                false
-            }
-        }
-    }
-
-    fn dropped(&mut self, queue: Queue, audio: Duration) {
-        self.outputs.push_back(DownlinkOutput::Measure(Measure::Dropped { queue, audio }));
+    /// Whether an agent has said something that was not heard to its end.
+    pub fn has_answer(&self) -> bool {
+        self.turns.iter().any(|turn| turn.speaker != OWN)
     }
 
     /// The client reports what its speaker plays. Gives what that means in the agent's own audio; nothing while a flush
@@ -404,16 +350,13 @@ impl Downlink {
         }
         let speaker = self.speaker.as_mut()?;
         let at = speaker.ledger.at(pos);
-        let format = self.store.as_ref()?.format();
-        let played = match at.and_then(|(turn, offset)| Some((self.turns.iter().find(|open| open.id == turn)?, offset)))
-        {
-            Some((open, offset)) => format.ticks_to_time(open.before) + offset.min(format.ticks_to_time(open.received)),
-            None if self.turns.is_empty() => format.ticks_to_time(self.received),
-            None => format.ticks_to_time(self.turns.front().map_or(self.received, |open| open.before)),
+        let mut turns = self.turns.iter().filter(|open| open.speaker == self.agents);
+        let played = match at.and_then(|(turn, offset)| Some((turns.clone().find(|open| open.id == turn)?, offset))) {
+            Some((open, offset)) => open.before + offset.min(open.length()),
+            None => turns.next().map_or(self.received, |open| open.before),
         };
-        let received = format.ticks_to_time(self.received);
         self.check();
-        Some(AgentPlayout { played, buffered: received.saturating_sub(played), flush: None })
+        Some(AgentPlayout { played, buffered: self.received.saturating_sub(played), flush: None })
     }
 
     /// The client's transport library has taken everything before `pos`.
@@ -472,9 +415,7 @@ impl Downlink {
 
     #[cfg(any(test, debug_assertions))]
     fn check(&self) {
-        if let Some(store) = &self.store {
-            store.check_invariants();
-        }
+        self.store.check_invariants();
         if let Some(speaker) = &self.speaker {
             speaker.ledger.check_invariants();
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::framer::{self, Next};
-use super::{Downlink, DownlinkOutput};
+use super::{Downlink, DownlinkOutput, OWN};
 use crate::message::{AudioOut, Turn, TurnPhase};
 use crate::session::ledger::{Credit, RTP_EARLY};
 use crate::session::{Carriage, Measure, Queue};
@@ -20,8 +20,9 @@ const TAIL_EARLY: Duration = Duration::from_millis(1);
 
 impl Downlink {
     pub(super) fn hand_over(&mut self, now: Micros) {
-        let (Some(speaker), Some(store)) = (&mut self.speaker, &mut self.store) else { return };
-        let Some(framer) = &mut speaker.framer else { return };
+        self.follow_format();
+        let Some(speaker) = &mut self.speaker else { return };
+        let (Some(framer), store) = (&mut speaker.framer, &mut self.store) else { return };
         let Some(turn) = self.turns.iter().find(|turn| turn.end.is_none()) else {
             return self.hand_over_silence(true, now);
         };
@@ -94,7 +95,7 @@ impl Downlink {
             speaker.tail = TAIL_FRAMES;
             speaker.tail_at = now + speaker.ledger.span(frame.ticks.into());
         }
-        let opening = !std::mem::replace(&mut turn.sent, true);
+        let opening = !std::mem::replace(&mut turn.sent, true) && turn.speaker != OWN;
         let ready = frame.arrival.max(due);
         if opening || pos.is_multiple_of(WAIT_EVERY) {
             self.outputs.push_back(DownlinkOutput::Measure(Measure::PlayoutWait(ready - frame.arrival)));

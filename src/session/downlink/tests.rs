@@ -31,7 +31,7 @@ impl Line {
     fn new(client: Format) -> Line {
         let now = Micros::from_millis(1_000);
         let mut downlink = Downlink::new(&Policy::default(), Arc::new(Budget::new(1 << 30)));
-        downlink.set_agent(AGENT, false, now).unwrap();
+        downlink.set_agent(AGENT, false).unwrap();
         downlink.attach(client, Carriage::Rtp, false, now).unwrap();
         Line { downlink, now, frames: Vec::new(), flushes: Vec::new() }
     }

@@ -1,7 +1,10 @@
 //! Agents that are slow, fall silent or die: the caller gets an answer all the same, and hears no greeting twice.
 
 use super::*;
-use crate::message::{AgentStart, AgentTranscript, FromClient, Greeting, Role, SpeechEvent, TextMessage, ToAgent};
+use crate::media::format::Format;
+use crate::message::{
+    AgentStart, AgentTranscript, FromClient, Greeting, Interrupt, Role, SpeechEvent, TextMessage, ToAgent,
+};
 use crate::route::plan::Policy;
 use crate::session::Measure;
 use crate::testkit::WorldBuilder;
@@ -144,4 +147,71 @@ fn a_fallback_is_not_dialled_beside_a_slow_agent() {
     let mut world = build.start();
     world.run(ms(4_900));
     assert_eq!(world.dialled, [0]);
+}
+
+#[test]
+fn what_an_agent_of_another_format_says_next_waits_behind_what_was_said() {
+    let pcm = Format::pcm16(16_000);
+    let build =
+        WorldBuilder { agents: vec!["first", "second"], second_formats: Some((pcm, pcm)), ..Default::default() };
+    let mut world = build.start();
+    world.run(ms(100));
+    world.agent_says(FromAgent::TurnStarted(None));
+    world.agent_speaks(ms(500), 1_000, None);
+    world.lose_agent();
+    world.run(ms(50));
+    answer(&mut world, ms(200), 2_000, None);
+    world.run(ms(1_000));
+    let values = heard_values(&world);
+    assert_eq!(values[..25], [1_000; 25]);
+    assert!((10..=11).contains(&values[25..].len()), "{values:?}");
+    assert!(values[26..35].iter().all(|value| value.abs_diff(2_000) < 100), "{values:?}");
+}
+
+#[test]
+fn the_caller_hears_the_notice_once_however_many_agents_fail() {
+    let policy = Policy { fallback_notice: Some(announcement(ms(300), 9)), ..Policy::default() };
+    let agents = vec!["first", "-second", "third", "fourth"];
+    let mut world = WorldBuilder { agents, policy, ..WorldBuilder::default() }.start();
+    world.run(ms(100));
+    world.agent_says(FromAgent::TurnStarted(None));
+    world.agent_speaks(ms(200), 1, None);
+    world.lose_agent();
+    world.run(ms(50));
+    answer(&mut world, ms(200), 3, None);
+    world.run(ms(1_000));
+    world.lose_agent();
+    world.run(ms(50));
+    answer(&mut world, ms(200), 4, None);
+    world.run(ms(1_000));
+    assert_eq!(heard_values(&world), [vec![1; 10], vec![9; 15], vec![3; 10], vec![4; 10]].concat());
+}
+
+#[test]
+fn a_notice_is_no_answer_and_an_interruption_of_it_is_not_told_to_the_agent() {
+    let policy = Policy { fallback_notice: Some(announcement(ms(2_000), 9)), ..Policy::default() };
+    let mut world = two(policy);
+    answer(&mut world, ms(200), 1, None);
+    world.run(ms(500));
+    world.lose_agent();
+    world.run(ms(500));
+    world.client_says(FromClient::Interrupt(Interrupt::default()));
+    world.run(ms(500));
+    let told = world.told_agent.iter().map(|(_, message)| message);
+    assert_eq!(told.filter(|message| matches!(message, ToAgent::Truncate(_) | ToAgent::Cancel(_))).count(), 0);
+    world.client_says(FromClient::End);
+    world.run(ms(100));
+    let record = &world.ended.as_ref().unwrap().1;
+    assert_eq!((record.turns, record.interruptions), (1, 1));
+    assert!(heard_values(&world).len() < 50, "it was stopped");
+}
+
+#[test]
+fn a_caller_whose_first_agent_cannot_be_reached_is_not_bothered_with_a_notice() {
+    let policy = Policy { fallback_notice: Some(announcement(ms(300), 9)), ..Policy::default() };
+    let mut world = WorldBuilder { agents: vec!["-first", "second"], policy, ..WorldBuilder::default() }.start();
+    world.run(ms(100));
+    answer(&mut world, ms(200), 2, None);
+    world.run(ms(1_000));
+    assert_eq!(heard_values(&world), [2; 10]);
 }

@@ -6,8 +6,11 @@ mod heard;
 mod lifetime;
 mod rollover;
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::media::announcement::Announcement;
+use crate::media::clip::Clip;
 use crate::message::{FromAgent, State, ToClient};
 use crate::testkit::World;
 
@@ -29,6 +32,12 @@ fn answer(world: &mut World, span: Duration, value: i16, item: Option<&str>) {
     world.agent_says(FromAgent::TurnStarted(item.map(Into::into)));
     world.agent_speaks(span, value, item);
     world.agent_says(FromAgent::TurnEnded);
+}
+
+/// An announcement of `span`, whose samples all are `value`.
+fn announcement(span: Duration, value: i16) -> Arc<Announcement> {
+    let samples = vec![value; (span.as_millis() * 24) as usize];
+    Arc::new(Announcement::parse(&Clip { rate: 24_000, samples }.to_wav()).unwrap())
 }
 
 /// The samples that the client received, frame by frame: the value of the first sample of each.
