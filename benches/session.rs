@@ -67,7 +67,7 @@ impl Talk {
         let params = SessionParams {
             id: "bench".into(),
             conversation_id: "bench".into(),
-            plan: Arc::new(Plan { route: "bench".into(), label: None, rungs, pool: 1, taps: Vec::new(), policy }),
+            plan: Arc::new(Plan::new("bench", rungs, policy)),
             start: Start::default(),
             link: LinkInfo {
                 transport: Transport::Websocket,

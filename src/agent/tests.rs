@@ -49,14 +49,7 @@ impl Call {
         };
         let built = build(&agent, &Setup::default(), 7).expect("built in");
         let rung = Rung { agent: Arc::new(agent), setup: Setup::default() };
-        let plan = Plan {
-            route: "r".into(),
-            label: None,
-            rungs: vec![rung],
-            pool: 1,
-            taps: Vec::new(),
-            policy: Policy::default(),
-        };
+        let plan = Plan::new("r", vec![rung], Policy::default());
         let audio = AudioFormats { uplink: format, downlink: format, flow: None };
         let link = LinkInfo {
             transport: Transport::Websocket,
@@ -161,8 +154,8 @@ impl Call {
                     self.session.on_upstream(upstream, UpstreamChange::Connected(capabilities), self.now);
                 }
                 Output::Close { reason, .. } => self.ended = Some(reason),
-                Output::Hangup { .. } | Output::Promote { .. } | Output::Detach { .. } | Output::Measure(_) => {}
                 Output::Idle { .. } => return,
+                _ => {}
             }
         }
     }

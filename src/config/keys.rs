@@ -85,7 +85,7 @@ pub const INERT: &[&str] = &[
     "route.*.admit",
     "route.*.slo",
     "agent.*.credential",
-    "tool",
+    "tool.*.filler",
     "limit",
     "limits",
     "hook",

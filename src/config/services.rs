@@ -13,7 +13,7 @@ use crate::config::vendor;
 use crate::message::ToolDefinition;
 
 /// Tools that the relay has by itself.
-pub const BUILT_IN_TOOLS: [&str; 1] = ["end_call"];
+pub const BUILT_IN_TOOLS: [&str; 1] = [vendor::END_CALL];
 
 /// What agents are told of the tools, by name.
 pub fn definitions(tools: &BTreeMap<String, ToolSettings>) -> BTreeMap<String, ToolDefinition> {

@@ -258,10 +258,13 @@ pub enum RawAuthMode {
     ApiKey,
 }
 
-/// What `end_call` is to a model.
+/// The tool that ends the call, which the relay has by itself.
+pub const END_CALL: &str = "end_call";
+
+/// What [`END_CALL`] is to a model.
 pub fn end_call() -> ToolDefinition {
     ToolDefinition {
-        name: "end_call".into(),
+        name: END_CALL.into(),
         description: "Hang up, after having said goodbye.".into(),
         parameters: json!({"type": "object", "properties": {}}),
     }

@@ -236,6 +236,7 @@ pub(super) fn begin(node: &Node, worker: &Arc<Worker>, planned: Planned) -> Admi
         worker: worker.index,
         timer,
         dialer: node.dialer(worker.index),
+        tools: node.tools.clone(),
         seat,
         mailbox,
         halt: node.halt.clone(),

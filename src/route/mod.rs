@@ -14,7 +14,7 @@ use serde_json::Value;
 
 pub use explain::{Considered, Explanation};
 
-use crate::config::settings::{AgentKind, AgentSettings, Settings};
+use crate::config::settings::{AgentKind, AgentSettings, Settings, ToolSettings};
 use crate::ids::{AgentName, ConversationId, RouteName, SessionId};
 use crate::message::ErrorCode;
 use crate::route::plan::{Plan, Rung};
@@ -176,6 +176,7 @@ pub struct Router {
     agents: BTreeMap<AgentName, Arc<AgentSettings>>,
     credentials: BTreeMap<AgentName, BTreeMap<String, Arc<AgentSettings>>>,
     off: Vec<(AgentName, String)>,
+    tools: Arc<BTreeMap<String, ToolSettings>>,
 }
 
 impl Router {
@@ -186,6 +187,7 @@ impl Router {
             agents: settings.agents.clone(),
             credentials: settings.credentials.clone(),
             off: settings.off.clone(),
+            tools: Arc::new(settings.tools.clone()),
         }
     }
 
@@ -227,7 +229,17 @@ impl Router {
             .enumerate()
             .filter(|(index, tap)| pick::within(self.tap_point(rule, *index, request), tap.percent));
         let taps = tapped.filter_map(|(_, tap)| self.rung(&tap.agent, rule, request, &template)).collect();
-        Ok(Plan { route: rule.name.clone(), label, rungs, pool: equals.max(1), taps, policy: rule.policy.clone() })
+        Ok(Plan {
+            route: rule.name.clone(),
+            label,
+            rungs,
+            pool: equals.max(1),
+            taps,
+            tools: self.tools.clone(),
+            tenant: request.tenant.clone(),
+            user: request.user.clone(),
+            policy: rule.policy.clone(),
+        })
     }
 
     fn tap_point(&self, rule: &Rule, index: usize, request: &RouteRequest) -> f64 {

@@ -1,9 +1,10 @@
 //! The plan of one call: everything the router decided at admission. A reload never changes it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::settings::AgentSettings;
+use crate::config::settings::{AgentSettings, ToolSettings};
 use crate::ids::{AgentName, RouteName};
 use crate::media::announcement::Announcement;
 use crate::message::{Greeting, Setup};
@@ -22,8 +23,31 @@ pub struct Plan {
     pub pool: usize,
     /// Copies of the uplink.
     pub taps: Vec<Rung>,
+    /// The tools of the configuration, by name.
+    pub tools: Arc<BTreeMap<String, ToolSettings>>,
+    /// The tenant whose call it is.
+    pub tenant: Option<String>,
+    /// The user whose call it is.
+    pub user: Option<String>,
     /// How audio, turns and the end are handled.
     pub policy: Policy,
+}
+
+impl Plan {
+    /// A plan of a route with these agents and nothing else; none of them is the equal of another.
+    pub fn new(route: impl Into<RouteName>, rungs: Vec<Rung>, policy: Policy) -> Plan {
+        Plan {
+            route: route.into(),
+            label: None,
+            rungs,
+            pool: 1,
+            taps: Vec::new(),
+            tools: Arc::default(),
+            tenant: None,
+            user: None,
+            policy,
+        }
+    }
 }
 
 /// One agent of a plan with the set-up in force for it.

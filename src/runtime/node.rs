@@ -21,6 +21,7 @@ use crate::runtime::tls::{self, TlsError};
 use crate::runtime::worker::Worker;
 use crate::telemetry::{CallRecordSink, Telemetry};
 use crate::upstream::Dialer;
+use crate::upstream::exchange::Exchanges;
 
 /// One process.
 #[derive(Debug)]
@@ -35,6 +36,8 @@ pub struct Node {
     pub workers: Vec<Arc<Worker>>,
     /// Opens sockets to agents, by worker.
     dialers: Vec<Dialer>,
+    /// Calls tools.
+    pub tools: Exchanges,
     /// What encrypted listeners show.
     pub certificates: Arc<Certificates>,
     /// TLS of the HTTP listener, where a certificate is configured.
@@ -114,6 +117,7 @@ impl Node {
             clock,
             telemetry,
             registry: Arc::default(),
+            tools: Exchanges::on(control.clone()),
             dialers: iter::successors(Some(Dialer::default().fetching_on(control)), |first| {
                 Some(first.for_another_worker())
             })

@@ -4,14 +4,12 @@ use crate::agent::Capabilities;
 use crate::ids::{TurnId, UpstreamId};
 use crate::message::{
     AgentError, AgentStart, AgentState, AgentStatus, Alert, CloseReason, ContextItem, Error, ErrorCode, FromAgent,
-    Greeting, Heard, Ready, Role, Speech, SpeechEvent, State, TextMessage, ToAgent, ToClient, ToolCall, ToolResult,
-    ToolStatus, Truncate, Typing, Usage,
+    Greeting, Heard, Ready, Role, Speech, SpeechEvent, State, TextMessage, ToAgent, ToClient, Truncate, Typing, Usage,
 };
 use crate::session::clients::merge;
 use crate::session::downlink::Cut;
 use crate::session::event::{Measure, Output, Queue, UpstreamRole};
-use crate::session::tools::{Delivery, Verdict};
-use crate::session::{MAX_WAITING_MESSAGES, NO_AGENT, Session, Timer, error};
+use crate::session::{MAX_WAITING_MESSAGES, NO_AGENT, Session, Timer};
 use crate::time::Micros;
 
 /// What an agent is asked to begin with when it takes over while the caller waits for an answer.
@@ -64,11 +62,7 @@ impl Session {
             FromAgent::Speech(event) => self.user_speaks(event, now),
             FromAgent::Thinking => self.prepare_answer(),
             FromAgent::ToolCall(call) => self.call_tool(upstream, call, now),
-            FromAgent::ToolCancelled(calls) => {
-                for ToolCall { call_id, name, .. } in self.tools.on_cancelled(upstream, &calls) {
-                    self.say(ToClient::Tool(ToolStatus { call_id, name, status: "cancelled".into() }));
-                }
-            }
+            FromAgent::ToolCancelled(calls) => self.cancel_tools(upstream, &calls, now),
             FromAgent::Usage(usage) => self.count_usage(usage),
             FromAgent::App(app) => self.say(ToClient::App(app)),
             FromAgent::Alert(alert) => self.say(ToClient::Alert(alert)),
@@ -77,6 +71,7 @@ impl Session {
             FromAgent::Error(error) => self.report_agent_error(error),
             FromAgent::Ended(end) => match end.failure {
                 None => self.agent_hangs_up(now),
+                Some(_) if self.timers.deadline(Timer::Goodbye).is_some() => self.let_go(),
                 Some(error) => self.lose_upstream(Some(error), now),
             },
         }
@@ -204,6 +199,7 @@ impl Session {
         if self.totals.agent_ready_ms.is_none() {
             self.totals.agent_ready_ms = Some(now.since(self.began).as_millis() as u64);
         }
+        self.tell_missed();
         let status = if rung == 0 { AgentStatus::Ready } else { AgentStatus::Fallback };
         self.say_status(status, None);
         for message in std::mem::take(&mut self.waiting) {
@@ -262,7 +258,7 @@ impl Session {
     }
 
     /// The agent has hung up: its last words are played, then the call ends.
-    fn agent_hangs_up(&mut self, now: Micros) {
+    pub(super) fn agent_hangs_up(&mut self, now: Micros) {
         let left = self.downlink.depth();
         self.downlink.on_turn_ended();
         self.uplink.set_agent(None, now);
@@ -345,42 +341,6 @@ impl Session {
         }
         if self.timers.deadline(Timer::Goodbye).is_some() {
             self.close(CloseReason::AgentHangup, now);
-        }
-    }
-
-    fn call_tool(&mut self, upstream: UpstreamId, call: ToolCall, now: Micros) {
-        self.touch(now);
-        let call_id = call.call_id.clone();
-        match self.tools.on_call(upstream, call) {
-            Verdict::Run(call) => {
-                self.totals.tools += 1;
-                self.say(ToClient::ToolCall(call));
-            }
-            Verdict::Wait => {}
-            Verdict::Answer(result) => self.tell(ToAgent::ToolResult(result)),
-            Verdict::Full => {
-                let output = "too many tool calls at once".into();
-                self.tell(ToAgent::ToolResult(ToolResult { call_id, output, is_error: true }));
-            }
-        }
-    }
-
-    /// A tool has run: the agent that waits for it, or the one that took its place, learns what came of it.
-    pub(super) fn take_tool_result(&mut self, result: ToolResult, now: Micros) {
-        self.touch(now);
-        let call_id = result.call_id.clone();
-        match self.tools.on_result(result) {
-            Delivery::Answer(upstream, result) => {
-                self.outputs.push_back(Output::ToAgent { upstream, message: ToAgent::ToolResult(result) });
-                self.await_answer(now);
-            }
-            Delivery::Tell(item) => self.tell(ToAgent::History(vec![item])),
-            Delivery::Unknown => {
-                let text = format!("no tool call `{call_id}` waits for a result");
-                let mut error = error(ErrorCode::NotFound, text);
-                error.field = Some("call_id".into());
-                self.say(ToClient::Error(error));
-            }
         }
     }
 

@@ -34,7 +34,7 @@ impl Session {
             FromClient::Playout(playout) => self.take_report(playout, now),
             FromClient::State(state) => self.take_state(state, now),
             FromClient::Transcript(line) => self.take_transcript(line, now),
-            FromClient::ToolResult(result) => self.take_tool_result(result, now),
+            FromClient::ToolResult(result) => self.take_client_result(result, now),
             FromClient::Consent(consent) => self.totals.consent = Some(consent.recording == Granted::Granted),
             FromClient::App(app) => self.tell(ToAgent::App(app)),
             FromClient::Update(update) => self.take_update(update),

@@ -3,8 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use serde::Serialize;
+
 use crate::agent::Capabilities;
-use crate::ids::{ConversationId, LinkId, Seq, SessionId, UpstreamId};
+use crate::ids::{CallId, ConversationId, LinkId, Seq, SessionId, UpstreamId};
 use crate::media::playout::Budget;
 use crate::message::{
     AgentError, AgentInfo, AudioFormats, Basis, CloseReason, FailureClass, Start, Started, ToAgent, ToClient,
@@ -215,6 +218,13 @@ pub enum Output {
         /// This upstream.
         upstream: UpstreamId,
     },
+    /// Run a tool by a signed POST; answer with [`Session::on_tool`](crate::session::Session::on_tool).
+    RunTool(ToolPost),
+    /// Nobody wants the answer of this tool call any more: break it off.
+    AbortTool {
+        /// The call.
+        call_id: CallId,
+    },
     /// Close a link after what was said on it.
     Detach {
         /// This link.
@@ -240,6 +250,87 @@ pub enum Output {
         /// The timer behind it, for traces.
         timer: &'static str,
     },
+}
+
+/// A tool call that is run by HTTP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToolPost {
+    /// The call, for the answer.
+    pub call_id: CallId,
+    /// The tool's place in [`Plan::tools`].
+    pub tool: usize,
+    /// Names this call among all calls of all sessions: `Idempotency-Key`.
+    pub key: String,
+    /// JSON.
+    pub body: Bytes,
+}
+
+/// What came of a tool call that was run by HTTP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ToolAnswer {
+    /// An answer, whatever its status.
+    Answered {
+        /// HTTP status.
+        status: u16,
+        /// The answer's body.
+        body: Bytes,
+    },
+    /// There is none.
+    Failed(FailureClass),
+}
+
+/// Who runs a tool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ToolRunner {
+    /// The client.
+    Client,
+    /// The relay, by a signed POST.
+    Http,
+    /// The relay itself.
+    Relay,
+}
+
+/// How a tool call ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ToolOutcome {
+    /// It gave a result.
+    Ok,
+    /// It failed.
+    Error,
+    /// It did not answer in its time.
+    Timeout,
+    /// The agent took it back.
+    Cancelled,
+    /// Too many ran already.
+    Refused,
+    /// The call ended before.
+    Unfinished,
+}
+
+impl ToolOutcome {
+    /// The metric label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            ToolOutcome::Ok => "ok",
+            ToolOutcome::Error => "error",
+            ToolOutcome::Timeout => "timeout",
+            ToolOutcome::Cancelled => "cancelled",
+            ToolOutcome::Refused => "refused",
+            ToolOutcome::Unfinished => "unfinished",
+        }
+    }
+
+    /// What clients are told of a tool that the relay runs.
+    pub const fn status(self) -> &'static str {
+        match self {
+            ToolOutcome::Ok => "done",
+            ToolOutcome::Timeout => "timeout",
+            ToolOutcome::Cancelled => "cancelled",
+            ToolOutcome::Error | ToolOutcome::Refused | ToolOutcome::Unfinished => "failed",
+        }
+    }
 }
 
 /// One figure for the metrics.
@@ -315,6 +406,15 @@ pub enum Measure {
     Rollover,
     /// The agent was ready this long after it was dialled.
     UpstreamReady(Duration),
+    /// A tool call is over.
+    Tool {
+        /// The tool's place in [`Plan::tools`]; `None` if it is not configured.
+        tool: Option<usize>,
+        /// How it ended.
+        outcome: ToolOutcome,
+        /// From the call to its end.
+        took: Duration,
+    },
     /// An unknown message of a newer peer was ignored.
     Ignored,
     /// A client message was refused.

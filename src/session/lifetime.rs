@@ -137,7 +137,7 @@ impl Session {
             agent_ready_ms: self.totals.agent_ready_ms,
             first_audio_ms: self.totals.first_audio_ms.clone(),
             stats: self.stats(),
-            tools: self.totals.tools,
+            tools: self.tools.entries().to_vec(),
             resumes: self.totals.resumes,
             not_applied: self.totals.not_applied.clone(),
             usage: self.totals.usage.clone(),

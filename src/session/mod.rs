@@ -14,6 +14,7 @@ pub mod links;
 mod record;
 mod rollover;
 pub mod state;
+mod tool_calls;
 mod tools;
 pub mod transcript;
 pub mod uplink;
@@ -35,11 +36,11 @@ use crate::time::{Micros, TimerName, Timers};
 
 use downlink::{Downlink, DownlinkOutput};
 pub use event::{
-    Carriage, Command, Direction, LinkChange, LinkInfo, Measure, Output, Queue, SessionParams, Transport,
-    UpstreamChange, UpstreamRole,
+    Carriage, Command, Direction, LinkChange, LinkInfo, Measure, Output, Queue, SessionParams, ToolAnswer, ToolOutcome,
+    ToolPost, ToolRunner, Transport, UpstreamChange, UpstreamRole,
 };
 use links::Links;
-pub use record::{AgentEntry, CallRecord, Codecs, Cost};
+pub use record::{AgentEntry, CallRecord, Codecs, Cost, ToolEntry};
 use record::{MAX_FIRST_AUDIO, Totals};
 use state::Conversation;
 use tools::Tools;
@@ -285,6 +286,7 @@ impl Session {
             return;
         }
         self.uplink.on_deadline(now);
+        self.tools_due(now);
         while let Some(timer) = self.timers.take_due(now) {
             self.handle_timer(timer, now);
             if self.closed {
@@ -341,7 +343,8 @@ impl Session {
         let timer = self.timers.next().map(|(timer, at)| (at, timer.label()));
         let uplink = self.uplink.deadline().map(|at| (at, "uplink"));
         let downlink = self.downlink.deadline().map(|at| (at, "playout"));
-        let next = [timer, uplink, downlink].into_iter().flatten().min();
+        let tool = self.tools.deadline().map(|at| (at, "tool"));
+        let next = [timer, uplink, downlink, tool].into_iter().flatten().min();
         Output::Idle { deadline: next.map(|(at, _)| at), timer: next.map_or("none", |(_, name)| name) }
     }
 

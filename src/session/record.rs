@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::ids::{ConversationId, RouteName, SessionId};
 use crate::media::format::Format;
 use crate::message::{CloseReason, Stats};
-use crate::session::event::Transport;
+use crate::session::event::{ToolOutcome, ToolRunner, Transport};
 
 /// Everything about a finished call; the driver adds what only it knows and writes it as one JSON line.
 #[derive(Clone, Debug, Serialize)]
@@ -52,8 +52,8 @@ pub struct CallRecord {
     pub first_audio_ms: Vec<u64>,
     /// Latency, loss and what was made up.
     pub stats: Stats,
-    /// Tool calls.
-    pub tools: u32,
+    /// Tool calls, oldest first; at most 200 of them.
+    pub tools: Vec<ToolEntry>,
     /// Links after the first.
     pub resumes: u32,
     /// Set-up fields that the agent did not apply.
@@ -98,7 +98,7 @@ impl CallRecord {
             agent_ready_ms: None,
             first_audio_ms: Vec::new(),
             stats: Stats::default(),
-            tools: 0,
+            tools: Vec::new(),
             resumes: 0,
             not_applied: Vec::new(),
             usage: BTreeMap::new(),
@@ -132,6 +132,21 @@ pub struct AgentEntry {
     pub ended: Option<String>,
 }
 
+/// One tool call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ToolEntry {
+    /// The tool.
+    pub name: String,
+    /// Who ran it.
+    pub by: ToolRunner,
+    /// When it was called, in milliseconds since the call began.
+    pub at_ms: u64,
+    /// How long it took; `null` if it did not end.
+    pub took_ms: Option<u64>,
+    /// How it ended.
+    pub result: ToolOutcome,
+}
+
 /// A price.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Cost {
@@ -159,8 +174,6 @@ pub struct Totals {
     pub agent_ready_ms: Option<u64>,
     /// First-audio times.
     pub first_audio_ms: Vec<u64>,
-    /// Tool calls.
-    pub tools: u32,
     /// Links after the first.
     pub resumes: u32,
     /// Fields not applied.

@@ -160,10 +160,7 @@ impl Session {
         self.outputs.push_back(Output::Measure(if again { Measure::Rollover } else { Measure::Fallback }));
         self.timers.clear(Timer::RolloverBy);
         match self.upstreams.take_ready() {
-            Some(ready) => {
-                self.tell_missed(id);
-                self.agent_ready(ready, now);
-            }
+            Some(ready) => self.agent_ready(ready, now),
             None => {
                 self.timers.set(Timer::AgentReady, now + self.plan.policy.agent_ready);
                 self.say_status(AgentStatus::Connecting, None);
@@ -171,14 +168,14 @@ impl Session {
         }
     }
 
-    /// What was said since the upstream was told of the conversation.
-    fn tell_missed(&mut self, upstream: UpstreamId) {
+    /// What was said since the agent was told of the conversation.
+    pub(super) fn tell_missed(&mut self) {
         let Some(active) = self.upstreams.active() else { return };
         let so_far = self.conversation_so_far();
         let same = so_far.iter().zip(&active.told).take_while(|(now, then)| now == then).count();
         let missed = so_far[same..].to_vec();
         if !missed.is_empty() && active.capabilities.is_some_and(|capabilities| capabilities.context) {
-            self.outputs.push_back(Output::ToAgent { upstream, message: ToAgent::History(missed) });
+            self.outputs.push_back(Output::ToAgent { upstream: active.id, message: ToAgent::History(missed) });
         }
     }
 

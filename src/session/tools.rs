@@ -3,15 +3,37 @@
 //! A call outlives its agent. The agent that takes over is told of the result; if it makes the same call (same tool,
 //! same arguments) by itself, that one is answered by the call that runs or has run already.
 
+pub mod answer;
+
+use std::time::Duration;
+
 use serde_json::Value;
 
 use crate::ids::{CallId, TurnId, UpstreamId};
 use crate::message::{ContextItem, Role, ToolCall, ToolResult};
+use crate::session::event::{ToolOutcome, ToolRunner};
+use crate::session::record::ToolEntry;
+use crate::time::Micros;
 
 /// Tool calls that may run at once.
 pub const MAX_RUNNING: usize = 64;
 /// Results kept for an agent that takes over; the oldest go first.
 const MAX_RESULTS: usize = 32;
+/// Calls that the record names one by one.
+const MAX_ENTRIES: usize = 200;
+
+/// How a call is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Manner {
+    /// By whom.
+    pub runner: ToolRunner,
+    /// The tool's place in [`Plan::tools`](crate::route::plan::Plan::tools); `None` if it is not configured.
+    pub tool: Option<usize>,
+    /// How long its result is waited for; `None`: for ever.
+    pub timeout: Option<Duration>,
+    /// Something is played to the caller if it takes so long.
+    pub filler: Option<Duration>,
+}
 
 /// One call.
 #[derive(Debug)]
@@ -27,6 +49,12 @@ struct Call {
     result: Option<(String, bool)>,
     /// The turn that followed the result.
     answer: Option<TurnId>,
+    manner: Manner,
+    began: Micros,
+    deadline: Option<Micros>,
+    filler_at: Option<Micros>,
+    /// Its place in the record.
+    entry: usize,
 }
 
 impl Call {
@@ -36,13 +64,17 @@ impl Call {
             && (self.arguments == call.arguments
                 || parsed(&self.arguments).is_some_and(|ours| Some(ours) == parsed(&call.arguments)))
     }
+
+    fn is_running(&self) -> bool {
+        self.result.is_none()
+    }
 }
 
 /// What becomes of a call that an agent makes.
 #[derive(Debug, PartialEq)]
 pub enum Verdict {
-    /// Run it.
-    Run(ToolCall),
+    /// Run it: the call as whoever runs it shall know it, and its number in the session, from 1.
+    Run(ToolCall, u32),
     /// Nothing to do: it runs already, or it came twice.
     Wait,
     /// It has run already.
@@ -58,8 +90,30 @@ pub enum Delivery {
     Answer(UpstreamId, ToolResult),
     /// Whoever waited is gone: what the present agent should know.
     Tell(ContextItem),
-    /// No such call waits.
-    Unknown,
+}
+
+/// A call that is over.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Settled {
+    /// As whoever ran it knows it.
+    pub call_id: CallId,
+    /// The tool.
+    pub name: String,
+    /// How it was run.
+    pub manner: Manner,
+    /// From the call to its end.
+    pub took: Duration,
+    /// Where its result goes; `None` if it was taken back.
+    pub delivery: Option<Delivery>,
+}
+
+/// What a call is due for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Due {
+    /// It takes long: the filler of this tool.
+    Filler(usize),
+    /// Its time is over.
+    TimedOut(CallId),
 }
 
 /// The tool calls of one session.
@@ -67,6 +121,7 @@ pub enum Delivery {
 pub struct Tools {
     calls: Vec<Call>,
     made: u32,
+    entries: Vec<ToolEntry>,
 }
 
 impl Tools {
@@ -77,11 +132,27 @@ impl Tools {
 
     /// How many run.
     pub fn running(&self) -> usize {
-        self.calls.iter().filter(|call| call.result.is_none()).count()
+        self.calls.iter().filter(|call| call.is_running()).count()
     }
 
-    /// An agent makes a call.
-    pub fn on_call(&mut self, upstream: UpstreamId, call: ToolCall) -> Verdict {
+    /// Whether this call runs, and is run by `runner`.
+    pub fn is_run_by(&self, id: &CallId, runner: ToolRunner) -> bool {
+        self.calls.iter().any(|call| call.id == *id && call.is_running() && call.manner.runner == runner)
+    }
+
+    /// For the call record, oldest first.
+    pub fn entries(&self) -> &[ToolEntry] {
+        &self.entries
+    }
+
+    /// An agent makes a call; `at` is when, since the session began.
+    pub fn on_call(
+        &mut self,
+        upstream: UpstreamId,
+        call: ToolCall,
+        manner: Manner,
+        (at, now): (Duration, Micros),
+    ) -> Verdict {
         let same_id = |known: &Call| known.maker == upstream && known.id == call.call_id;
         let waited_for =
             |known: &Call| known.waits.as_ref().is_some_and(|(by, id)| *by == upstream && *id == call.call_id);
@@ -96,7 +167,18 @@ impl Tools {
                 None => Verdict::Wait,
             };
         }
-        if self.running() == MAX_RUNNING {
+        let full = self.running() == MAX_RUNNING;
+        let entry = self.entries.len();
+        if entry < MAX_ENTRIES {
+            self.entries.push(ToolEntry {
+                name: call.name.clone(),
+                by: manner.runner,
+                at_ms: at.as_millis() as u64,
+                took_ms: None,
+                result: if full { ToolOutcome::Refused } else { ToolOutcome::Unfinished },
+            });
+        }
+        if full {
             return Verdict::Full;
         }
         self.made += 1;
@@ -110,31 +192,57 @@ impl Tools {
             waits: Some((upstream, call.call_id)),
             result: None,
             answer: None,
+            manner,
+            began: now,
+            deadline: manner.timeout.map(|timeout| now + timeout),
+            filler_at: manner.filler.map(|after| now + after),
+            entry,
         });
-        Verdict::Run(ToolCall { call_id: id, name: call.name, arguments: call.arguments })
+        Verdict::Run(ToolCall { call_id: id, name: call.name, arguments: call.arguments }, self.made)
     }
 
-    /// A call has run.
-    pub fn on_result(&mut self, result: ToolResult) -> Delivery {
-        let running = |call: &&mut Call| call.id == result.call_id && call.result.is_none();
-        let Some(call) = self.calls.iter_mut().find(running) else { return Delivery::Unknown };
+    /// A call has run, or never will; `None` if no such call waits.
+    pub fn on_result(&mut self, result: ToolResult, outcome: ToolOutcome, now: Micros) -> Option<Settled> {
+        let call = self.calls.iter_mut().find(|call| call.id == result.call_id && call.is_running())?;
         call.result = Some((result.output.clone(), result.is_error));
-        let delivery = match &call.waits {
+        let mut settled = settle(call, &mut self.entries, outcome, now);
+        settled.delivery = Some(match &call.waits {
             Some((upstream, id)) => Delivery::Answer(*upstream, ToolResult { call_id: id.clone(), ..result }),
             None => Delivery::Tell(told(call)),
-        };
+        });
         self.forget_oldest();
-        delivery
+        Some(settled)
     }
 
-    /// An agent no longer wants the results of these calls; gives those that still ran, as whoever runs them knows them.
-    pub fn on_cancelled(&mut self, upstream: UpstreamId, calls: &[CallId]) -> Vec<ToolCall> {
+    /// An agent no longer wants the results of these calls; gives those that still ran.
+    pub fn on_cancelled(&mut self, upstream: UpstreamId, calls: &[CallId], now: Micros) -> Vec<Settled> {
         let meant = |call: &mut Call| {
             let waits = call.waits.as_ref().is_some_and(|(by, id)| *by == upstream && calls.contains(id));
-            waits && call.result.is_none()
+            waits && call.is_running()
         };
-        let cancelled = self.calls.extract_if(.., meant);
-        cancelled.map(|call| ToolCall { call_id: call.id, name: call.name, arguments: call.arguments }).collect()
+        let cancelled: Vec<Call> = self.calls.extract_if(.., meant).collect();
+        let settled = cancelled.iter().map(|call| settle(call, &mut self.entries, ToolOutcome::Cancelled, now));
+        settled.collect()
+    }
+
+    /// When [`Tools::take_due`] has something to give.
+    pub fn deadline(&self) -> Option<Micros> {
+        let running = self.calls.iter().filter(|call| call.is_running());
+        running.flat_map(|call| [call.deadline, call.filler_at]).flatten().min()
+    }
+
+    /// What is due now, once each.
+    pub fn take_due(&mut self, now: Micros) -> Option<Due> {
+        let is_due = |at: &mut Micros| *at <= now;
+        let mut running = self.calls.iter_mut().filter(|call| call.is_running());
+        running.find_map(|call| {
+            if call.deadline.take_if(is_due).is_some() {
+                call.filler_at = None;
+                return Some(Due::TimedOut(call.id.clone()));
+            }
+            call.filler_at.take_if(is_due)?;
+            call.manner.tool.map(Due::Filler)
+        })
     }
 
     /// An agent is gone: nobody waits for its results any more.
@@ -146,7 +254,7 @@ impl Tools {
 
     /// An agent begins a turn.
     pub fn on_turn(&mut self, turn: TurnId) {
-        for call in self.calls.iter_mut().filter(|call| call.result.is_some() && call.answer.is_none()) {
+        for call in self.calls.iter_mut().filter(|call| !call.is_running() && call.answer.is_none()) {
             call.answer = Some(turn);
         }
     }
@@ -158,16 +266,26 @@ impl Tools {
 
     /// Results whose answer nobody has heard yet, for an agent that takes over.
     pub fn context(&self) -> impl Iterator<Item = ContextItem> {
-        self.calls.iter().filter(|call| call.result.is_some()).map(told)
+        self.calls.iter().filter(|call| !call.is_running()).map(told)
     }
 
     fn forget_oldest(&mut self) {
         if self.calls.len() - self.running() > MAX_RESULTS
-            && let Some(oldest) = self.calls.iter().position(|call| call.result.is_some())
+            && let Some(oldest) = self.calls.iter().position(|call| !call.is_running())
         {
             self.calls.remove(oldest);
         }
     }
+}
+
+/// Writes down how a call ended.
+fn settle(call: &Call, entries: &mut [ToolEntry], outcome: ToolOutcome, now: Micros) -> Settled {
+    let took = now - call.began;
+    if let Some(entry) = entries.get_mut(call.entry) {
+        entry.took_ms = Some(took.as_millis() as u64);
+        entry.result = outcome;
+    }
+    Settled { call_id: call.id.clone(), name: call.name.clone(), manner: call.manner, took, delivery: None }
 }
 
 /// A result in words, for an agent that did not make the call.
@@ -179,98 +297,4 @@ fn told(call: &Call) -> ContextItem {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const FIRST: UpstreamId = UpstreamId(0);
-    const SECOND: UpstreamId = UpstreamId(1);
-
-    fn call(id: &str, arguments: &str) -> ToolCall {
-        ToolCall { call_id: id.into(), name: "look_up".into(), arguments: arguments.into() }
-    }
-
-    fn result(id: &str) -> ToolResult {
-        ToolResult { call_id: id.into(), output: "42".into(), is_error: false }
-    }
-
-    #[test]
-    fn a_result_goes_to_the_agent_that_waits_for_it() {
-        let mut tools = Tools::default();
-        assert_eq!(tools.on_call(FIRST, call("c", "{}")), Verdict::Run(call("c", "{}")));
-        assert_eq!(tools.on_call(FIRST, call("c", "{}")), Verdict::Wait, "it came twice");
-        assert_eq!(tools.on_result(result("c")), Delivery::Answer(FIRST, result("c")));
-        assert_eq!(tools.on_result(result("c")), Delivery::Unknown, "it is answered once");
-        assert_eq!(
-            tools.on_call(FIRST, call("d", "{}")),
-            Verdict::Run(call("d", "{}")),
-            "the same agent may ask again"
-        );
-    }
-
-    #[test]
-    fn the_agent_that_takes_over_gets_the_result_and_its_own_same_call_does_not_run_again() {
-        let mut tools = Tools::default();
-        tools.on_call(FIRST, call("c", r#"{"a":1,"b":2}"#));
-        tools.on_gone(FIRST);
-        assert_eq!(tools.on_call(SECOND, call("x", r#"{ "b": 2, "a": 1 }"#)), Verdict::Wait);
-        assert_eq!(tools.on_result(result("c")), Delivery::Answer(SECOND, result("x")));
-    }
-
-    #[test]
-    fn a_result_that_nobody_waits_for_is_told_and_answers_a_later_call() {
-        let mut tools = Tools::default();
-        tools.on_call(FIRST, call("c", "{}"));
-        tools.on_gone(FIRST);
-        let Delivery::Tell(item) = tools.on_result(result("c")) else { panic!("nobody waits") };
-        assert!(item.text.contains("look_up") && item.text.contains("42"), "{}", item.text);
-        assert_eq!(tools.context().collect::<Vec<_>>(), [item]);
-        assert_eq!(tools.on_call(SECOND, call("x", "{}")), Verdict::Answer(result("x")));
-    }
-
-    #[test]
-    fn other_arguments_or_an_id_that_is_taken_are_another_call() {
-        let mut tools = Tools::default();
-        tools.on_call(FIRST, call("c", "{}"));
-        tools.on_gone(FIRST);
-        let Verdict::Run(run) = tools.on_call(SECOND, call("c", r#"{"a":1}"#)) else { panic!("it is another call") };
-        assert_ne!(run.call_id, CallId::from("c"));
-        let answer = ToolResult { call_id: run.call_id, ..result("") };
-        assert_eq!(tools.on_result(answer), Delivery::Answer(SECOND, result("c")));
-    }
-
-    #[test]
-    fn a_result_is_kept_until_the_answer_to_it_was_heard() {
-        let mut tools = Tools::default();
-        tools.on_call(FIRST, call("c", "{}"));
-        tools.on_turn(TurnId(1));
-        tools.on_result(result("c"));
-        tools.on_played(TurnId(1));
-        assert_eq!(tools.context().count(), 1, "what was said before the result is not the answer");
-        tools.on_turn(TurnId(2));
-        assert_eq!(tools.context().count(), 1, "the answer was not heard yet");
-        tools.on_played(TurnId(2));
-        assert_eq!(tools.context().count(), 0);
-    }
-
-    #[test]
-    fn a_call_that_is_no_longer_wanted_is_forgotten() {
-        let mut tools = Tools::default();
-        tools.on_call(FIRST, call("c", "{}"));
-        assert_eq!(tools.on_cancelled(FIRST, &["c".into(), "d".into()]), [call("c", "{}")]);
-        assert_eq!(tools.on_result(result("c")), Delivery::Unknown);
-    }
-
-    #[test]
-    fn what_is_kept_is_bounded() {
-        let mut tools = Tools::default();
-        for index in 0..1000 {
-            let id = format!("c{index}");
-            tools.on_call(FIRST, call(&id, "{}"));
-            tools.on_result(result(&id));
-        }
-        assert_eq!(tools.context().count(), MAX_RESULTS);
-        let runs =
-            (0..100).filter(|index| matches!(tools.on_call(FIRST, call(&format!("r{index}"), "{}")), Verdict::Run(_)));
-        assert_eq!(runs.count(), MAX_RUNNING);
-    }
-}
+mod tests;

@@ -10,7 +10,7 @@ use super::names;
 use super::registry::{Registry, SecondsCounter};
 use crate::ids::{AgentName, RouteName};
 use crate::message::{Basis, CloseReason, Usage};
-use crate::session::{Direction, Measure, Queue, Transport};
+use crate::session::{Direction, Measure, Queue, ToolOutcome, Transport};
 use crate::upstream::breaker::BreakerState;
 
 /// What the series of a session are told apart by. All values come from the configuration or a closed list.
@@ -298,6 +298,13 @@ impl SessionMetrics {
         self.registry.histogram(&names::SESSION_DURATION, &[route]).record(duration.as_secs_f64());
     }
 
+    /// A tool call is over; `tool` is its name in the configuration.
+    pub fn record_tool(&self, tool: Option<&str>, outcome: ToolOutcome, took: Duration) {
+        let tool = tool.unwrap_or("other");
+        self.registry.counter(&names::TOOL_CALLS, &[tool, outcome.label()]).increment(1);
+        self.registry.histogram(&names::TOOL_CALL_TIME, &[tool]).record(took.as_secs_f64());
+    }
+
     /// What the agent reported as used.
     pub fn record_usage(&self, usage: &Usage) {
         for (unit, amount) in &usage.amounts {
@@ -345,6 +352,8 @@ impl SessionMetrics {
                 self.registry.counter(&names::ROLLOVERS, &[self.labels.agent.as_str()]).increment(1);
             }
             Measure::UpstreamReady(took) => self.agent.upstream_ready.record(took.as_secs_f64()),
+            // It has the tool's name: `record_tool`.
+            Measure::Tool { .. } => {}
             Measure::Ignored => self.ignored.increment(1),
             Measure::Refused => self.refused.increment(1),
         }

@@ -195,6 +195,12 @@ metrics! {
     ROLLOVERS = "antiphon_rollovers_total", Kind::Counter, Count, ["agent"],
         "Times that a fresh session with the same agent took over before the end of the one before.";
 
+    // Tools.
+    TOOL_CALLS = "antiphon_tool_calls_total", Kind::Counter, Count, ["tool", "result"],
+        "Tool calls that are over: ok, error, timeout, cancelled, refused (too many ran); tools that are not configured are counted as other.";
+    TOOL_CALL_TIME = "antiphon_tool_call_seconds", Kind::Histogram(RESPONSE), Seconds, ["tool"],
+        "From an agent's tool call to its end.";
+
     // The node.
     CONNECTIONS = "antiphon_connections", Kind::Gauge, Count, ["listener"],
         "Connections open now, handshakes included.";

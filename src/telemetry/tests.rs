@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::names::{self, Kind};
 use super::*;
 use crate::message::{Basis, CloseReason, FailureClass};
-use crate::session::{Direction, Measure, Queue, Transport};
+use crate::session::{Direction, Measure, Queue, ToolOutcome, Transport};
 
 fn labels() -> SessionLabels {
     SessionLabels {
@@ -60,6 +60,7 @@ fn eventful(telemetry: &Telemetry) {
     ] {
         session.record(&measure);
     }
+    session.record_tool(Some("lookup_order"), ToolOutcome::Ok, span);
     session.record_playout_wait(span);
     session.record_upstream_connect(span);
     session.record_attempt(&"storyteller".into(), "refused", crate::upstream::breaker::BreakerState::Open);

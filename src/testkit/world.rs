@@ -1,21 +1,22 @@
 //! A session between a scripted client and a scripted agent.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::agent::Capabilities;
-use crate::config::settings::{AgentKind, AgentSettings};
-use crate::ids::{LinkId, SessionId, UpstreamId};
+use crate::config::settings::{AgentKind, AgentSettings, ToolSettings};
+use crate::config::vendor::END_CALL;
+use crate::ids::{CallId, LinkId, SessionId, UpstreamId};
 use crate::media::format::Format;
 use crate::message::{
     AgentAudio, AgentError, AudioFormats, AudioIn, CloseReason, FailureClass, FromAgent, FromClient, Ready, RtpMeta,
-    Setup, Start, ToAgent, ToClient,
+    Setup, Start, ToAgent, ToClient, Tool,
 };
 use crate::route::plan::{Plan, Policy, Rung};
 use crate::session::{
-    CallRecord, Carriage, Command, LinkChange, LinkInfo, Measure, Output, Session, SessionParams, Transport,
-    UpstreamChange, UpstreamRole,
+    CallRecord, Carriage, Command, LinkChange, LinkInfo, Measure, Output, Session, SessionParams, ToolAnswer, ToolPost,
+    Transport, UpstreamChange, UpstreamRole,
 };
 use crate::testkit::client::{Client, ClientKind};
 use crate::testkit::network::{Impairment, Network};
@@ -62,6 +63,8 @@ pub struct WorldBuilder {
     pub agents: Vec<&'static str>,
     /// How many of them are equals.
     pub pool: usize,
+    /// Tools of the configuration, each of them in the agents' set-up.
+    pub tools: BTreeMap<String, ToolSettings>,
 }
 
 impl Default for WorldBuilder {
@@ -87,6 +90,7 @@ impl Default for WorldBuilder {
             policy: Policy::default(),
             agents: vec!["agent"],
             pool: 1,
+            tools: BTreeMap::new(),
         }
     }
 }
@@ -113,6 +117,10 @@ pub struct World {
     pub told_agent: Vec<(Micros, ToAgent)>,
     /// The audio that the agent heard.
     pub agent_audio: Vec<(Micros, crate::message::AgentAudioOut)>,
+    /// Tools that were to be run by HTTP.
+    pub posted: Vec<ToolPost>,
+    /// Those that were broken off.
+    pub aborted: Vec<CallId>,
     /// Rungs that were dialled.
     pub dialled: Vec<usize>,
     /// Upstreams that were hung up.
@@ -141,15 +149,9 @@ pub struct World {
 impl World {
     fn new(build: WorldBuilder) -> World {
         let now = Micros::from_millis(5_000);
-        let rungs = build.agents.iter().map(|name| rung(name)).collect();
-        let plan = Plan {
-            route: "test".into(),
-            label: None,
-            rungs,
-            pool: build.pool,
-            taps: Vec::new(),
-            policy: build.policy.clone(),
-        };
+        let rungs = build.agents.iter().map(|name| rung(name, &build.tools)).collect();
+        let mut plan = Plan { pool: build.pool, ..Plan::new("test", rungs, build.policy.clone()) };
+        plan.tools = Arc::new(build.tools.clone());
         let params = SessionParams {
             id: SessionId::from("s"),
             conversation_id: "c".into(),
@@ -166,6 +168,8 @@ impl World {
             measures: Vec::new(),
             told_agent: Vec::new(),
             agent_audio: Vec::new(),
+            posted: Vec::new(),
+            aborted: Vec::new(),
             dialled: Vec::new(),
             hung_up: Vec::new(),
             detached: Vec::new(),
@@ -285,6 +289,8 @@ impl World {
                 }
                 Output::Hangup { upstream } => self.hung_up.push(upstream),
                 Output::Detach { link, code, .. } => self.detached.push((link, code)),
+                Output::RunTool(post) => self.posted.push(post),
+                Output::AbortTool { call_id } => self.aborted.push(call_id),
                 Output::Measure(measure) => self.measures.push(measure),
                 Output::Close { reason, record } => self.ended = Some((reason, record)),
                 Output::Idle { deadline, .. } => {
@@ -378,6 +384,12 @@ impl World {
         self.up.send(Up::Audio(self.link, rtp, payload), self.now);
     }
 
+    /// A tool that was run by HTTP answers.
+    pub fn tool_answers(&mut self, call: &CallId, status: u16, body: &'static str) {
+        self.session.on_tool(call, &ToolAnswer::Answered { status, body: body.into() }, self.now);
+        self.drain();
+    }
+
     /// The operator wants something.
     pub fn command(&mut self, command: Command) {
         self.session.on_command(command, self.now);
@@ -421,7 +433,7 @@ impl World {
     }
 }
 
-fn rung(name: &str) -> Rung {
+fn rung(name: &str, tools: &BTreeMap<String, ToolSettings>) -> Rung {
     let agent = AgentSettings {
         name: name.into(),
         kind: AgentKind::Storyteller,
@@ -433,7 +445,8 @@ fn rung(name: &str) -> Rung {
         session_max: None,
         price: None,
     };
-    Rung { agent: Arc::new(agent), setup: Setup::default() }
+    let named = tools.keys().map(String::as_str).chain([END_CALL]).map(Tool::from).collect();
+    Rung { agent: Arc::new(agent), setup: Setup { tools: Some(named), ..Setup::default() } }
 }
 
 fn link_info(build: &WorldBuilder, token: u32, have: Option<u64>) -> LinkInfo {

@@ -3,22 +3,17 @@
 //! Redirects are not followed, the answer is bounded, and its URL must be as well protected as the question was.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use http::{HeaderValue, Request, header};
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::body::Bytes;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
-use secrecy::ExposeSecret;
 use serde_json::Value;
 use tokio::sync::Semaphore;
-use tokio_util::task::AbortOnDropHandle;
 use url::Url;
 
 use crate::agent::UrlFetch;
 use crate::message::{AgentError, FailureClass};
-use crate::upstream::dial::{failure, open_stream, place, refusal};
+use crate::upstream::dial::{failure, place, refusal};
+use crate::upstream::exchange::{Call, exchange};
 
 /// Longest answer, in bytes.
 const MAX_ANSWER: usize = 64 * 1024;
@@ -30,43 +25,17 @@ const MAX_ANSWER: usize = 64 * 1024;
 pub(super) async fn fetch(tls: Arc<ClientConfig>, seats: Arc<Semaphore>, wanted: UrlFetch) -> Result<Url, AgentError> {
     let _seat = seats.acquire().await;
     let url = &wanted.url;
-    let broken = |error: hyper::Error| failure(FailureClass::Lost, format!("{} broke off: {error}", place(url)));
-    let encrypted = url.scheme() == "https";
-    let stream = open_stream(&tls, url, encrypted).await?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-    let _driving = AbortOnDropHandle::new(tokio::spawn(connection));
-    let response = sender.send_request(request(&wanted)?).await.map_err(broken)?;
-    let status = response.status();
-    let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
-    let body = body.map_err(|error| failure(FailureClass::Protocol, format!("{}: {error}", place(url))))?.to_bytes();
+    let call = Call { headers: wanted.headers.clone(), ..Call::get(url.clone(), Duration::MAX, MAX_ANSWER) };
+    let answer = exchange(&tls, call).await?;
+    let status = answer.status;
     if status.is_redirection() {
         let text = format!("{} answered {status}; redirects are not followed: set `url` to where it leads", place(url));
         return Err(AgentError { code: Some(status.as_u16().to_string()), ..failure(FailureClass::BadRequest, text) });
     }
     if !status.is_success() {
-        return Err(refusal(url, status, &body));
+        return Err(refusal(url, status, &answer.body));
     }
-    read(&wanted, &body)
-}
-
-fn request(wanted: &UrlFetch) -> Result<Request<Empty<Bytes>>, AgentError> {
-    let url = &wanted.url;
-    let wrong = |error: http::Error| failure(FailureClass::BadRequest, format!("{}: {error}", place(url)));
-    let path = url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path()));
-    let host = url.port().map_or_else(
-        || url.host_str().unwrap_or_default().to_owned(),
-        |port| format!("{}:{port}", url.host_str().unwrap_or_default()),
-    );
-    let mut request = Request::get(path)
-        .header(header::HOST, host)
-        .header(header::ACCEPT, "application/json")
-        .header(header::USER_AGENT, concat!("antiphon/", env!("CARGO_PKG_VERSION")));
-    for (name, value) in &wanted.headers {
-        let mut value = HeaderValue::try_from(value.expose_secret()).map_err(|error| wrong(error.into()))?;
-        value.set_sensitive(true);
-        request = request.header(name, value);
-    }
-    request.body(Empty::new()).map_err(wrong)
+    read(&wanted, &answer.body)
 }
 
 fn read(wanted: &UrlFetch, body: &[u8]) -> Result<Url, AgentError> {

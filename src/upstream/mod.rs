@@ -2,6 +2,7 @@
 
 pub mod breaker;
 pub mod dial;
+pub mod exchange;
 mod fetch;
 pub mod quic;
 mod request;

@@ -5,6 +5,7 @@
 
 mod acks;
 mod link;
+mod tools;
 mod upstream;
 
 use std::collections::VecDeque;
@@ -31,8 +32,10 @@ use crate::session::{
 use crate::telemetry::{NodeQueue, Path, ResumeOutcome, SessionMetrics, SetupStage, Telemetry};
 use crate::time::Micros;
 use crate::upstream::Dialer;
+use crate::upstream::exchange::Exchanges;
 
 use link::Link;
+use tools::Running;
 use upstream::Upstream;
 
 /// Messages that one source may bring in one turn.
@@ -53,6 +56,8 @@ pub struct Surroundings {
     pub timer: Timer,
     /// Opens sockets to agents.
     pub dialer: Dialer,
+    /// Calls tools.
+    pub tools: Exchanges,
     /// The session's place in the registry.
     pub seat: Seat,
     /// What arrives there.
@@ -123,6 +128,8 @@ pub struct Driver {
     around: Surroundings,
     links: Vec<Link>,
     upstreams: Vec<Upstream>,
+    /// Tools that run. At most as many as the session allows.
+    tools: Vec<Running>,
     /// What happened while the session was being drained, told to it afterwards. At most one entry per socket.
     happened: VecDeque<Happened>,
     closing: JoinSet<()>,
@@ -168,6 +175,7 @@ impl Driver {
             plan,
             links,
             upstreams: Vec::with_capacity(2),
+            tools: Vec::new(),
             happened: VecDeque::with_capacity(8),
             closing: JoinSet::new(),
             finished: None,
@@ -205,6 +213,7 @@ impl Driver {
                 self.closing.spawn(close);
             }
         }
+        self.tools.drain(..).for_each(Running::detach);
         Finished { reason, record, closing: self.closing }
     }
 
@@ -230,6 +239,7 @@ impl Driver {
         self.poll_upstreams(cx);
         self.poll_links(cx);
         self.poll_mailbox(cx);
+        self.poll_tools(cx);
         self.flush(cx);
         while self.closing.try_join_next().is_some() {}
         if self.finished.is_some() {
@@ -315,6 +325,8 @@ impl Driver {
                 Output::Dial { upstream, rung, role } => self.dial(upstream, rung, role, now),
                 Output::Promote { upstream } => self.promote(upstream),
                 Output::Hangup { upstream } => self.hang_up(upstream, now),
+                Output::RunTool(post) => self.run_tool(post),
+                Output::AbortTool { call_id } => self.abort_tool(&call_id),
                 Output::Detach { link, code, reason } => self.detach(link, code, reason),
                 Output::Measure(measure) => self.measure(measure),
                 Output::Close { reason, record } => self.finished = Some((reason, record)),
@@ -359,6 +371,10 @@ impl Driver {
             && let Some(active) = self.upstreams.iter().rev().find(|upstream| upstream.role == UpstreamRole::Active)
         {
             self.around.metrics.set_agent(&active.name);
+        }
+        if let Measure::Tool { tool, outcome, took } = measure {
+            let name = tool.and_then(|tool| self.plan.tools.keys().nth(tool));
+            self.around.metrics.record_tool(name.map(String::as_str), outcome, took);
         }
         self.around.metrics.record(&measure);
     }

@@ -68,6 +68,7 @@ fn driver(socket: WebSocket, registry: &Arc<Registry>) -> Driver {
         worker: 0,
         timer: Timer::new().unwrap(),
         dialer: Dialer::default(),
+        tools: crate::upstream::exchange::Exchanges::on(tokio::runtime::Handle::current()),
         seat,
         mailbox,
         halt: Arc::default(),

@@ -5,6 +5,7 @@ mod failover;
 mod heard;
 mod lifetime;
 mod rollover;
+mod tools;
 
 use std::sync::Arc;
 use std::time::Duration;
