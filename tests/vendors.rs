@@ -14,6 +14,8 @@ mod live;
 mod sdk;
 #[path = "vendors/sdk_google.rs"]
 mod sdk_google;
+#[path = "vendors/tools.rs"]
+mod tools;
 #[path = "vendors/voice_agent.rs"]
 mod voice_agent;
 
@@ -63,6 +65,11 @@ impl Vendor {
     pub fn logged(&self, field: &str, value: &str) -> Vec<Value> {
         let is = |line: &&Value| line.pointer(field).is_some_and(|found| found.as_str() == Some(value));
         self.log.lock().unwrap().iter().filter(is).cloned().collect()
+    }
+
+    /// Whether a logged line is like this.
+    pub fn any(&self, is: impl Fn(&Value) -> bool) -> bool {
+        self.log.lock().unwrap().iter().any(is)
     }
 
     /// What the client has said with this `type`.

@@ -93,6 +93,8 @@ pub enum NodeQueue {
     AgentRead,
     /// Bytes on their way to an agent.
     AgentWrite,
+    /// Tool calls whose result is awaited.
+    ToolCalls,
     /// Call records on their way to their file or the log.
     CallRecords,
     /// Log lines on their way to standard error.
@@ -117,12 +119,13 @@ pub enum NodeQueue {
 
 impl NodeQueue {
     /// Every queue.
-    pub const ALL: [NodeQueue; 15] = [
+    pub const ALL: [NodeQueue; 16] = [
         NodeQueue::Handover,
         NodeQueue::Mailbox,
         NodeQueue::ClientWrite,
         NodeQueue::AgentRead,
         NodeQueue::AgentWrite,
+        NodeQueue::ToolCalls,
         NodeQueue::CallRecords,
         NodeQueue::Log,
         NodeQueue::PeerInbox,
@@ -143,6 +146,7 @@ impl NodeQueue {
             NodeQueue::ClientWrite => "client_write",
             NodeQueue::AgentRead => "agent_read",
             NodeQueue::AgentWrite => "agent_write",
+            NodeQueue::ToolCalls => "tool_calls",
             NodeQueue::CallRecords => "call_records",
             NodeQueue::Log => "log",
             NodeQueue::PeerInbox => "peer_inbox",

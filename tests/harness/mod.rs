@@ -8,6 +8,7 @@ pub mod program;
 pub mod quic;
 pub mod speaker;
 pub mod speech;
+pub mod tool;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

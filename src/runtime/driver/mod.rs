@@ -27,7 +27,7 @@ use crate::runtime::registry::{Mail, NewLink, Seat};
 
 use crate::runtime::timer::Timer;
 use crate::session::{
-    CallRecord, Command, Direction, LinkChange, Measure, Output, Session, UpstreamChange, UpstreamRole,
+    CallRecord, Command, Direction, LinkChange, Measure, Output, Session, ToolOutcome, UpstreamChange, UpstreamRole,
 };
 use crate::telemetry::{NodeQueue, Path, ResumeOutcome, SessionMetrics, SetupStage, Telemetry};
 use crate::time::Micros;
@@ -375,6 +375,9 @@ impl Driver {
         if let Measure::Tool { tool, outcome, took } = measure {
             let name = tool.and_then(|tool| self.plan.tools.keys().nth(tool));
             self.around.metrics.record_tool(name.map(String::as_str), outcome, took);
+            if outcome == ToolOutcome::Refused {
+                self.drop_counted(NodeQueue::ToolCalls);
+            }
         }
         self.around.metrics.record(&measure);
     }

@@ -362,6 +362,7 @@ impl Actor {
                 self.tool_calls += 1;
                 self.turn += 1;
                 let call_id = format!("call_{}", self.tool_calls);
+                self.log.push_back(json!({ "event": "tool_call", "call_id": call_id, "name": name }));
                 self.waits_for = Some(call_id.clone());
                 let arguments = json!({ "query": "as scripted" }).to_string();
                 self.says.push_back(Says::ToolCall { call_id, name, arguments, turn: self.turn });
