@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use crate::ids::LinkId;
 use crate::message::{
-    AgentState, AgentStatus, CloseReason, ErrorCode, FromClient, History, Input, InputAction, Interrupt, Playout,
-    SetState, Setup, SpeechEvent, State, StateChange, TextMessage, ToAgent, ToClient, Transcript as Line, Update,
+    AgentInfo, AgentState, AgentStatus, CloseReason, ErrorCode, FromClient, History, Input, InputAction, Interrupt,
+    Playout, SetState, Setup, SpeechEvent, Started, State, StateChange, TextMessage, ToAgent, ToClient,
+    Transcript as Line, Update,
 };
 use crate::message::{AgentTranscript, Granted, Role};
 use crate::route::plan::ClientMay;
@@ -216,6 +217,24 @@ impl Session {
         }
         if let Err(reason) = spoken {
             self.say(ToClient::Error(error(ErrorCode::BadFormat, reason.to_string())));
+        }
+    }
+
+    fn started(&self, link: &LinkInfo, resumed: Option<bool>) -> Started {
+        let rung = self.upstreams.active().map_or(0, |active| active.rung);
+        let agent = &self.plan.rungs[rung].agent;
+        Started {
+            session_id: self.id.clone(),
+            conversation_id: self.conversation_id.clone(),
+            agent: AgentInfo {
+                name: agent.name.clone(),
+                display: agent.display.clone(),
+                delay_ms: agent.announced_delay().map(|delay| delay.as_millis() as u32),
+            },
+            audio: link.audio,
+            resume_token: link.resume_token.clone(),
+            expires_at: self.expires_at,
+            resumed,
         }
     }
 

@@ -2,7 +2,12 @@
 
 use std::time::Duration;
 
-use crate::message::{AgentError, CloseReason, Draining, Ended, Ending, FailureClass, State, ToAgent, ToClient};
+use hdrhistogram::Histogram;
+
+use crate::message::{
+    AddedMs, AgentError, CloseReason, Draining, Ended, Ending, FailureClass, Percentiles, State, Stats, ToAgent,
+    ToClient,
+};
 use crate::session::event::Output;
 use crate::session::record::{CallRecord, Codecs, Cost};
 use crate::session::{Session, Timer};
@@ -113,6 +118,23 @@ impl Session {
             self.outputs.push_back(Output::Detach { link, code: reason.code(), reason: reason.label() });
         }
         self.outputs.push_back(Output::Close { reason, record });
+    }
+
+    /// Figures of this session so far.
+    pub(super) fn stats(&self) -> Stats {
+        let (lost, concealed, filled) = self.uplink.totals();
+        let percentiles = |histogram: &Histogram<u32>| Percentiles {
+            p50: histogram.value_at_quantile(0.5) as f64 / 1000.0,
+            p99: histogram.value_at_quantile(0.99) as f64 / 1000.0,
+        };
+        let [up, down] = &self.added;
+        Stats {
+            added_ms: AddedMs { up: percentiles(up), down: percentiles(down) },
+            lost,
+            concealed_ms: concealed.as_millis() as u64,
+            filled_ms: filled.as_millis() as u64,
+            heard_ms: self.downlink.heard().as_millis() as u64,
+        }
     }
 
     fn record(&self, reason: CloseReason, now: Micros) -> CallRecord {

@@ -28,8 +28,7 @@ use hdrhistogram::Histogram;
 
 use crate::ids::{ConversationId, LinkId, SessionId, TurnId, UpstreamId};
 use crate::message::{
-    AddedMs, AgentInfo, CloseReason, Error, ErrorCode, FromAgent, FromClient, Percentiles, Setup, Started, State,
-    StateChange, Stats, TextMessage, ToAgent, ToClient,
+    CloseReason, Error, ErrorCode, FromAgent, FromClient, Setup, State, StateChange, TextMessage, ToAgent, ToClient,
 };
 use crate::route::plan::Plan;
 use crate::time::{Micros, TimerName, Timers};
@@ -433,41 +432,6 @@ impl Session {
     fn move_to(&mut self, to: State) {
         while let Some((from, to)) = self.conversation.step_towards(to) {
             self.say(ToClient::State(StateChange { from, to }));
-        }
-    }
-
-    fn started(&self, link: &LinkInfo, resumed: Option<bool>) -> Started {
-        let rung = self.upstreams.active().map_or(0, |active| active.rung);
-        let agent = &self.plan.rungs[rung].agent;
-        Started {
-            session_id: self.id.clone(),
-            conversation_id: self.conversation_id.clone(),
-            agent: AgentInfo {
-                name: agent.name.clone(),
-                display: agent.display.clone(),
-                delay_ms: agent.announced_delay().map(|delay| delay.as_millis() as u32),
-            },
-            audio: link.audio,
-            resume_token: link.resume_token.clone(),
-            expires_at: self.expires_at,
-            resumed,
-        }
-    }
-
-    /// Figures of this session so far.
-    fn stats(&self) -> Stats {
-        let (lost, concealed, filled) = self.uplink.totals();
-        let percentiles = |histogram: &Histogram<u32>| Percentiles {
-            p50: histogram.value_at_quantile(0.5) as f64 / 1000.0,
-            p99: histogram.value_at_quantile(0.99) as f64 / 1000.0,
-        };
-        let [up, down] = &self.added;
-        Stats {
-            added_ms: AddedMs { up: percentiles(up), down: percentiles(down) },
-            lost,
-            concealed_ms: concealed.as_millis() as u64,
-            filled_ms: filled.as_millis() as u64,
-            heard_ms: self.downlink.heard().as_millis() as u64,
         }
     }
 
