@@ -78,6 +78,7 @@ impl Talk {
             },
             expires_at: None,
             budget: Arc::new(Budget::new(1 << 30)),
+            load: Arc::default(),
         };
         let session = Session::new(params, now);
         let upstream = UpstreamId(0);

@@ -66,6 +66,7 @@ impl Call {
             link,
             expires_at: None,
             budget: Arc::new(crate::media::playout::Budget::new(u64::MAX / 2)),
+            load: Arc::default(),
         };
         let now = Micros::from_millis(1000);
         let mut call = Call {

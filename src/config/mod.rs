@@ -14,6 +14,7 @@ pub mod examples;
 mod keys;
 mod layers;
 pub mod network;
+pub mod overload;
 mod print;
 pub mod quic;
 mod raw;
@@ -163,6 +164,7 @@ fn resolve(mut values: Dict, mut faulty: BTreeSet<String>, check: &mut Checker<'
         listen: sections::listen(&raw.listen, check),
         http: sections::http(&raw.http, check),
         runtime: sections::runtime(&raw.runtime),
+        overload: overload::settings(&raw.overload),
         log: sections::log(&raw.log, check),
         auth: sections::auth(&raw.auth),
         webrtc: sections::webrtc(&raw.webrtc, check),

@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::config::overload::RawOverload;
 use crate::config::quic::RawQuic;
 use crate::config::raw_services::{RawHook, RawLimit, RawLimitSet, RawTool};
 use crate::config::settings::LogFormat;
@@ -25,6 +26,7 @@ pub struct Raw {
     pub listen: RawListen,
     pub http: RawHttp,
     pub runtime: RawRuntime,
+    pub overload: RawOverload,
     pub log: RawLog,
     pub auth: RawAuth,
     pub webrtc: RawWebrtc,

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::config::network::{Network, OriginRule};
+pub use crate::config::overload::OverloadSettings;
 pub use crate::config::quic::QuicSettings;
 use crate::ids::AgentName;
 use crate::route::rule::Rule;
@@ -30,6 +31,8 @@ pub struct Settings {
     pub http: HttpSettings,
     /// `[runtime]`.
     pub runtime: RuntimeSettings,
+    /// `[overload]`.
+    pub overload: OverloadSettings,
     /// `[log]`.
     pub log: LogSettings,
     /// `[auth]`.

@@ -46,7 +46,10 @@ pub(super) fn ready(node: &Node) -> Vec<Check> {
     let mut checks = live(node);
     checks.push(check("listening", node.bound.get().is_none().then(|| "no socket is open yet".to_owned())));
     checks.push(check("draining", node.is_draining().then(|| "the node takes no new calls".to_owned())));
-    let full = node.is_full().then(|| format!("`runtime.max_sessions` ({}) calls run", node.registry.len()));
-    checks.push(check("room", full));
+    let calls = node.registry.len();
+    let full = calls >= node.in_force.load().settings.runtime.max_sessions as usize;
+    checks.push(check("room", full.then(|| format!("`runtime.max_sessions` ({calls}) calls run"))));
+    let refusing = node.overload.is_refusing().then(|| format!("{calls} calls are as many as it can carry now"));
+    checks.push(check("load", refusing));
     checks
 }

@@ -205,7 +205,9 @@ pub(super) fn plan(
     let setup = record_setup(&metrics, caller, started, node.clock.now());
     let expires_at = (!plan.policy.max.is_zero()).then(|| node.clock.unix_seconds(plan.policy.max));
     let budget = node.playout_budget.clone();
-    let params = SessionParams { id, conversation_id, plan, start, link: link.clone(), expires_at, budget };
+    // Its worker's load is known when it has one.
+    let load = Arc::default();
+    let params = SessionParams { id, conversation_id, plan, start, link: link.clone(), expires_at, budget, load };
     Ok(Planned { params, metrics, setup, timer, accepted: caller.accepted })
 }
 
@@ -223,7 +225,8 @@ impl Planned {
 
 /// Makes the session of a call that was routed, and enters it.
 pub(super) fn begin(node: &Node, worker: &Arc<Worker>, planned: Planned) -> Admitted {
-    let Planned { params, metrics, setup, timer, accepted } = planned;
+    let Planned { mut params, metrics, setup, timer, accepted } = planned;
+    params.load = node.overload.load(worker.index);
     let in_force = node.in_force.load();
     let limits = &in_force.settings.http.websocket;
     let (plan, transport) = (params.plan.clone(), params.link.transport);

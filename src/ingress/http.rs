@@ -268,7 +268,7 @@ fn upgrade(shared: &Shared, request: &mut Request<Incoming>) -> Answer {
     if shared.node.is_draining() {
         return refuse(Refusal::Draining, busy("draining", "this node is going down; connect again"));
     }
-    if shared.node.is_full() {
+    if shared.node.refuses_connections() {
         return refuse(Refusal::Overload, busy("overloaded", "this node has no room for another session"));
     }
     let head = Head::new(request);

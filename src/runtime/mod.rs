@@ -6,6 +6,7 @@ pub mod drain;
 pub mod driver;
 pub mod line;
 pub mod node;
+pub mod overload;
 pub mod pacemaker;
 pub mod peer;
 pub mod pinned;

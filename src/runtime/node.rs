@@ -16,6 +16,7 @@ use crate::media::playout::Budget;
 use crate::route::Router;
 use crate::runtime::certificate::{Certificates, Identity};
 use crate::runtime::clock::Clock;
+use crate::runtime::overload::Overload;
 use crate::runtime::registry::Registry;
 use crate::runtime::tls::{self, TlsError};
 use crate::runtime::worker::Worker;
@@ -48,6 +49,8 @@ pub struct Node {
     pub in_force: ArcSwap<InForce>,
     /// Memory for agent audio that waits to be heard, for all sessions.
     pub playout_budget: Arc<Budget>,
+    /// What is done about load.
+    pub overload: Overload,
     /// The addresses really bound.
     pub bound: OnceLock<Bound>,
     /// Cancelled when connections without a session must end.
@@ -123,6 +126,7 @@ impl Node {
             })
             .take(workers.len())
             .collect(),
+            overload: Overload::new(workers.len()),
             workers,
             records,
             playout_budget: Arc::new(Budget::new(in_force.settings.runtime.playout_bytes)),
@@ -156,14 +160,20 @@ impl Node {
         !self.draining.swap(true, Relaxed)
     }
 
-    /// Whether all places for sessions are taken.
+    /// Whether no new session is taken, because all places are taken or because of load.
     pub fn is_full(&self) -> bool {
         self.is_full_with(0)
     }
 
-    /// Whether all places for sessions are taken when `others` come who were promised one.
+    /// Whether no new session is taken when `others` come who were promised one.
     pub fn is_full_with(&self, others: usize) -> bool {
-        self.registry.len() + others >= self.in_force.load().settings.runtime.max_sessions as usize
+        self.overload.is_refusing()
+            || self.registry.len() + others >= self.in_force.load().settings.runtime.max_sessions as usize
+    }
+
+    /// Whether a new connection can only be refused: no session is taken, and none waits for its client to come back.
+    pub fn refuses_connections(&self) -> bool {
+        self.is_full() && !self.registry.awaits_clients()
     }
 
     /// How long the least lively worker has answered no probe.

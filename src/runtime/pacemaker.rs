@@ -7,6 +7,7 @@ use sd_notify::NotifyState;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::runtime::node::Node;
+use crate::runtime::overload::Watch;
 use crate::telemetry::WorkerMetrics;
 
 /// How often workers are probed.
@@ -23,20 +24,29 @@ pub fn notify(states: &[NotifyState<'_>]) {
     }
 }
 
-/// Probes each worker and records how late it answers.
+/// Signs of load are looked at with every so many probes.
+const LOOK_EVERY: u64 = 2;
+
+/// Probes each worker, records how late it answers, and watches the load.
 pub async fn probe_workers(node: Arc<Node>) {
     let metrics: Vec<WorkerMetrics> =
         node.workers.iter().map(|worker| node.telemetry.node().worker(worker.index)).collect();
     let mut ticks = interval(PROBE);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
+    let mut watch = Watch::new(&node.workers, &node.telemetry);
+    for probe in 0_u64.. {
         ticks.tick().await;
         let now = node.clock.now();
         for (worker, metrics) in node.workers.iter().zip(&metrics) {
-            if let Some(lag) = worker.pulse.take_lag() {
+            let lag = worker.pulse.take_lag();
+            if let Some(lag) = lag {
                 metrics.record_lag(lag);
             }
+            watch.on_lag(worker.index, lag.unwrap_or_else(|| now - worker.pulse.beat_at()));
             worker.probe(now);
+        }
+        if probe.is_multiple_of(LOOK_EVERY) {
+            watch.look(&node.in_force.load().settings.overload, &node.overload, now);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Which sessions run here, how to reach them, and the tokens that lead back to them.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, mpsc};
@@ -50,6 +51,8 @@ impl std::fmt::Debug for Mail {
 pub struct Registry {
     state: Mutex<State>,
     breakers: Arc<Breakers>,
+    /// Sessions without a link.
+    waiting: AtomicUsize,
     changed: Notify,
 }
 
@@ -90,7 +93,7 @@ impl Registry {
         let mut state = self.state();
         state.tokens.insert(token.clone(), id.clone());
         state.sessions.insert(id.clone(), Entry { mailbox, token, principal });
-        (Seat { registry: self.clone(), id }, mail)
+        (Seat { registry: self.clone(), id, waits: false }, mail)
     }
 
     /// Uses up a resume token and gives the mailbox of its session; `next` is the token of the new link.
@@ -137,6 +140,11 @@ impl Registry {
         self.state().sessions.values().map(|entry| entry.mailbox.clone()).collect()
     }
 
+    /// Whether a session has lost its client and waits for it.
+    pub fn awaits_clients(&self) -> bool {
+        self.waiting.load(Relaxed) > 0
+    }
+
     /// Resolves when the last session has left.
     pub async fn empty(&self) {
         loop {
@@ -170,6 +178,7 @@ impl Registry {
 pub struct Seat {
     registry: Arc<Registry>,
     id: SessionId,
+    waits: bool,
 }
 
 impl Seat {
@@ -182,10 +191,20 @@ impl Seat {
     pub fn id(&self) -> &SessionId {
         &self.id
     }
+
+    /// Whether the session has no link and waits for one.
+    pub fn set_waiting(&mut self, waits: bool) {
+        match (std::mem::replace(&mut self.waits, waits), waits) {
+            (false, true) => _ = self.registry.waiting.fetch_add(1, Relaxed),
+            (true, false) => _ = self.registry.waiting.fetch_sub(1, Relaxed),
+            _ => {}
+        }
+    }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
+        self.set_waiting(false);
         let mut state = self.registry.state();
         if let Some(entry) = state.sessions.remove(&self.id) {
             state.tokens.remove(&entry.token);
@@ -221,14 +240,18 @@ mod tests {
     #[test]
     fn a_resume_token_works_once_and_only_for_its_owner() {
         let registry = Arc::new(Registry::default());
-        let (seat, _mail) = registry.enter("s".into(), "first".into(), "ann".into());
+        let (mut seat, _mail) = registry.enter("s".into(), "first".into(), "ann".into());
         assert_eq!(registry.resume("first", "bob", "x").unwrap_err(), ResumeError::Principal);
         assert_eq!(registry.can_resume("first", "bob").unwrap_err(), ResumeError::Principal);
         registry.can_resume("first", "ann").unwrap();
         registry.resume("first", "ann", "second").unwrap();
         assert_eq!(registry.resume("first", "ann", "x").unwrap_err(), ResumeError::Unknown);
         registry.resume("second", "ann", "third").unwrap();
+        assert!(!registry.awaits_clients());
+        seat.set_waiting(true);
+        assert!(registry.awaits_clients());
         drop(seat);
+        assert!(!registry.awaits_clients());
         assert_eq!(registry.resume("third", "ann", "x").unwrap_err(), ResumeError::Unknown);
         assert!(registry.is_empty());
     }

@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -31,6 +31,8 @@ pub struct Worker {
     inbox: mpsc::Sender<Job>,
     load: AtomicUsize,
     sessions: AtomicUsize,
+    /// The id of its thread, once that runs; 0 before.
+    thread: AtomicU32,
     probe: Notify,
     probed_at: AtomicU64,
     panics: AtomicU64,
@@ -58,6 +60,11 @@ impl Worker {
     /// Sessions on it.
     pub fn sessions(&self) -> usize {
         self.sessions.load(Relaxed)
+    }
+
+    /// The id of its thread, as the kernel numbers it.
+    pub fn thread(&self) -> Option<u32> {
+        Some(self.thread.load(Relaxed)).filter(|&id| id > 0)
     }
 
     /// Tasks of it that ended by a panic.
@@ -132,6 +139,7 @@ impl Workers {
                 inbox,
                 load: AtomicUsize::new(0),
                 sessions: AtomicUsize::new(0),
+                thread: AtomicU32::new(0),
                 probe: Notify::new(),
                 probed_at: AtomicU64::new(0),
                 panics: AtomicU64::new(0),
@@ -145,6 +153,8 @@ impl Workers {
             let (ended, end) = oneshot::channel();
             let (life, stop) = (worker.clone(), stop.clone());
             std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+                let id = rustix::thread::gettid().as_raw_nonzero().get();
+                life.thread.store(id.unsigned_abs(), Relaxed);
                 runtime.block_on(run(life, clock, jobs, stop));
                 runtime.shutdown_timeout(Duration::from_millis(100));
                 let _ = ended.send(());

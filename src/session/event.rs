@@ -13,6 +13,7 @@ use crate::message::{
     AgentError, AgentInfo, AudioFormats, Basis, CloseReason, FailureClass, Start, Started, ToAgent, ToClient,
 };
 use crate::route::plan::Plan;
+use crate::session::load::Load;
 use crate::session::record::CallRecord;
 use crate::time::Micros;
 
@@ -33,6 +34,8 @@ pub struct SessionParams {
     pub expires_at: Option<u64>,
     /// The node's memory for agent audio.
     pub budget: Arc<Budget>,
+    /// What its worker asks it to do without.
+    pub load: Arc<Load>,
 }
 
 impl SessionParams {
@@ -415,6 +418,8 @@ pub enum Measure {
         /// From the call to its end.
         took: Duration,
     },
+    /// An interim transcript was left out because the node has more to do than it can.
+    InterimSkipped,
     /// An unknown message of a newer peer was ignored.
     Ignored,
     /// A client message was refused.

@@ -9,6 +9,7 @@ use crate::message::{
     ToClient,
 };
 use crate::session::event::Output;
+use crate::session::load::Load;
 use crate::session::record::{CallRecord, Codecs, Cost};
 use crate::session::{Session, Timer};
 use crate::time::Micros;
@@ -28,10 +29,16 @@ impl Session {
 
     /// Somebody spoke or acted: the idle time begins anew.
     pub(super) fn touch(&mut self, now: Micros) {
-        let after = self.plan.policy.idle.after;
+        self.touched = now;
         self.timers.clear(Timer::IdleGrace);
+        self.look_for_idle(now);
+    }
+
+    /// The idle time may be shortened while it runs, so it is looked at several times.
+    fn look_for_idle(&mut self, now: Micros) {
+        let after = self.plan.policy.idle.after;
         if !after.is_zero() && !self.closed {
-            self.timers.set(Timer::Idle, now + after);
+            self.timers.set(Timer::Idle, (now + Load::earliest_idle(after)).min(self.touched + after));
         }
     }
 
@@ -49,6 +56,9 @@ impl Session {
             }
             Timer::Max => self.close(CloseReason::MaxDuration, now),
             Timer::Idle if self.is_occupied() => self.touch(now),
+            Timer::Idle if now < self.touched + self.load.idle_after(self.plan.policy.idle.after) => {
+                self.look_for_idle(now);
+            }
             Timer::Idle => {
                 let grace = self.plan.policy.idle.grace;
                 self.timers.set(Timer::IdleGrace, now + grace);

@@ -11,6 +11,7 @@ mod event;
 pub mod ledger;
 mod lifetime;
 pub mod links;
+pub mod load;
 mod record;
 mod rollover;
 pub mod state;
@@ -39,7 +40,9 @@ pub use event::{
     ToolPost, ToolRunner, Transport, UpstreamChange, UpstreamRole,
 };
 use links::Links;
+use load::Load;
 pub use record::{AgentEntry, CallRecord, Codecs, Cost, ToolEntry};
+
 use record::{MAX_FIRST_AUDIO, Totals};
 use state::Conversation;
 use tools::Tools;
@@ -131,6 +134,9 @@ pub struct Session {
     metadata: Option<serde_json::Value>,
     expires_at: Option<u64>,
     began: Micros,
+    /// When somebody spoke or acted last.
+    touched: Micros,
+    load: Arc<Load>,
     links: Links,
     upstreams: Upstreams,
     uplink: Uplink,
@@ -160,7 +166,7 @@ pub struct Session {
 impl Session {
     /// A session with its first link, number 0; it says `started` and dials at once.
     pub fn new(params: SessionParams, now: Micros) -> Session {
-        let SessionParams { id, conversation_id, plan, start, link, expires_at, budget } = params;
+        let SessionParams { id, conversation_id, plan, start, link, expires_at, budget, load } = params;
         let may = plan.policy.client_may;
         let (setup, refused) = clients::permitted(start.setup.unwrap_or_default(), may);
         let history = if may.context { start.history } else { Vec::new() };
@@ -173,10 +179,12 @@ impl Session {
             metadata: start.metadata,
             expires_at,
             began: now,
+            touched: now,
             links: Links::new(link.clone()),
             upstreams: Upstreams::default(),
             uplink: Uplink::new(&plan.policy, now),
-            downlink: Downlink::new(&plan.policy, budget),
+            downlink: Downlink::new(&plan.policy, budget, load.clone()),
+            load,
             conversation: Conversation::default(),
             transcript: Transcript::new(now),
             timers: Timers::default(),
@@ -416,6 +424,9 @@ impl Session {
 
     /// Says something to the client, or keeps it for when it is back.
     fn say(&mut self, message: ToClient) {
+        if matches!(&message, ToClient::Transcript(line) if !line.is_final) && self.load.spares_optional() {
+            return self.outputs.push_back(Output::Measure(Measure::InterimSkipped));
+        }
         if let Some(output) = self.links.say(message) {
             self.outputs.push_back(output);
         }

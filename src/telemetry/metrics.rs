@@ -354,6 +354,9 @@ impl SessionMetrics {
             Measure::UpstreamReady(took) => self.agent.upstream_ready.record(took.as_secs_f64()),
             // It has the tool's name: `record_tool`.
             Measure::Tool { .. } => {}
+            Measure::InterimSkipped => {
+                self.registry.counter(&names::OVERLOAD_SKIPPED, &["interim_transcripts"]).increment(1);
+            }
             Measure::Ignored => self.ignored.increment(1),
             Measure::Refused => self.refused.increment(1),
         }

@@ -9,6 +9,7 @@ pub mod logs;
 pub mod metrics;
 pub mod names;
 pub mod node;
+pub mod overload;
 mod process;
 pub mod record;
 mod registry;
@@ -17,5 +18,6 @@ mod tests;
 
 pub use metrics::{Path, SessionLabels, SessionMetrics, SetupStage};
 pub use node::{ActiveSession, NodeMetrics, NodeQueue, OpenConnection, Refusal, ResumeOutcome, WorkerMetrics};
+pub use overload::OverloadMetrics;
 pub use record::{CallRecordSink, CallRecordTarget};
 pub use registry::{SecondsCounter, Telemetry};

@@ -212,6 +212,14 @@ metrics! {
         "Datagrams that reached a worker that does not run their session and were handed on.";
     DRAINING = "antiphon_draining", Kind::Gauge, Count, [],
         "1 while the node drains, else 0.";
+    OVERLOAD_PRESSURE = "antiphon_overload_pressure_ratio", Kind::Gauge, Count, ["signal"],
+        "How near each sign of load is to its bound; at 1 new calls are refused.";
+    OVERLOAD_STEP_ACTIVE = "antiphon_overload_step_active", Kind::Gauge, Count, ["step"],
+        "1 while a step against overload is taken, else 0.";
+    OVERLOAD_STEPS = "antiphon_overload_steps_total", Kind::Counter, Count, ["step"],
+        "Times that a step against overload was taken.";
+    OVERLOAD_SKIPPED = "antiphon_overload_skipped_total", Kind::Counter, Count, ["work"],
+        "Optional work that was left out because of load.";
     CONFIG_RELOADS = "antiphon_config_reloads_total", Kind::Counter, Count, ["result"],
         "Attempts to load a changed configuration.";
     CONFIG_LAST_RELOAD_SUCCESSFUL = "antiphon_config_last_reload_successful", Kind::Gauge, Count, [],

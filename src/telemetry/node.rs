@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use metrics::{Counter, Gauge, Histogram};
 
 use super::names;
+use super::overload::OverloadMetrics;
 use super::registry::Registry;
 use crate::session::Transport;
 
@@ -236,6 +237,11 @@ impl NodeMetrics {
     pub fn worker(&self, index: usize) -> WorkerMetrics {
         let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
         workers.entry(index).or_insert_with(|| WorkerMetrics::new(&self.registry, index)).clone()
+    }
+
+    /// The metrics of the overload watch.
+    pub fn overload(&self) -> OverloadMetrics {
+        OverloadMetrics::new(&self.registry)
     }
 
     /// A connection was accepted by a listener (`http`, `control`); it counts as open until the value is dropped.

@@ -55,6 +55,7 @@ fn eventful(telemetry: &Telemetry) {
         Measure::Fallback,
         Measure::Rollover,
         Measure::UpstreamReady(span),
+        Measure::InterimSkipped,
         Measure::Ignored,
         Measure::Refused,
     ] {
@@ -75,6 +76,13 @@ fn eventful(telemetry: &Telemetry) {
     node.record_forwarded();
     node.record_resume(ResumeOutcome::OtherWorker);
     node.set_draining(true);
+    node.overload().record_pressure(&crate::runtime::overload::Pressure {
+        cpu: 0.5,
+        lag: 0.1,
+        memory: 0.2,
+        files: 0.3,
+    });
+    node.overload().record_step(crate::runtime::overload::Step::Refuse, true);
     node.record_config_taken("1f2e", UNIX_EPOCH + Duration::from_millis(1_700_000_000_500));
     node.record_config_refused();
     node.record_log_suppressed(3);

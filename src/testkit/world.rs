@@ -14,6 +14,7 @@ use crate::message::{
     Setup, Start, ToAgent, ToClient, Tool,
 };
 use crate::route::plan::{Plan, Policy, Rung};
+use crate::session::load::Load;
 use crate::session::{
     CallRecord, Carriage, Command, LinkChange, LinkInfo, Measure, Output, Session, SessionParams, ToolAnswer, ToolPost,
     Transport, UpstreamChange, UpstreamRole,
@@ -137,6 +138,8 @@ pub struct World {
     pub standby: Option<(UpstreamId, Vec<ToAgent>)>,
     up: Network<Up>,
     down: Network<Down>,
+    /// What the session's worker asks it to do without.
+    pub load: Arc<Load>,
     /// Agents that are dialled do not get ready by themselves.
     pub hold_ready: bool,
     refused_dials: u32,
@@ -152,6 +155,7 @@ impl World {
         let rungs = build.agents.iter().map(|name| rung(name, &build.tools)).collect();
         let mut plan = Plan { pool: build.pool, ..Plan::new("test", rungs, build.policy.clone()) };
         plan.tools = Arc::new(build.tools.clone());
+        let load = Arc::<Load>::default();
         let params = SessionParams {
             id: SessionId::from("s"),
             conversation_id: "c".into(),
@@ -160,6 +164,7 @@ impl World {
             link: link_info(&build, 0, None),
             expires_at: None,
             budget: Arc::new(crate::media::playout::Budget::new(u64::MAX / 2)),
+            load: load.clone(),
         };
         let mut world = World {
             now,
@@ -177,6 +182,7 @@ impl World {
             link: LinkId(0),
             upstream: UpstreamId(0),
             standby: None,
+            load,
             hold_ready: false,
             refused_dials: 0,
             up: Network::new(build.network, build.seed),

@@ -23,8 +23,8 @@ use tokio::net::{TcpStream, UnixDatagram};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::{self, client::IntoClientRequest};
 use tokio_tungstenite::tungstenite::{Bytes, Message};
 
 /// Whatever takes longer than this is broken.
@@ -238,12 +238,20 @@ pub struct Caller {
 impl Caller {
     /// Connects and upgrades.
     pub async fn connect(daemon: &Daemon) -> Caller {
+        Caller::try_connect(daemon).await.unwrap()
+    }
+
+    /// As [`Caller::connect`]; the HTTP status if that is refused.
+    pub async fn try_connect(daemon: &Daemon) -> Result<Caller, u16> {
         let tcp = TcpStream::connect(daemon.http).await.unwrap();
         tcp.set_nodelay(true).unwrap();
         let mut request = format!("ws://{}/v1/session", daemon.http).into_client_request().unwrap();
         request.headers_mut().insert("sec-websocket-protocol", "antiphon.v1".parse().unwrap());
-        let (socket, _) = timeout(PATIENCE, tokio_tungstenite::client_async(request, tcp)).await.unwrap().unwrap();
-        Caller { socket }
+        match timeout(PATIENCE, tokio_tungstenite::client_async(request, tcp)).await.unwrap() {
+            Ok((socket, _)) => Ok(Caller { socket }),
+            Err(tungstenite::Error::Http(answer)) => Err(answer.status().as_u16()),
+            Err(error) => panic!("{error}"),
+        }
     }
 
     /// Connects, and upgrades by hand, so that raw bytes can be sent first.

@@ -240,7 +240,7 @@ async fn open(node: &Arc<Node>, request: SessionRequest) -> Result<(Carrier, Hea
     } else if request.path().split('?').next() != Some(SESSION_PATH) {
         request.not_found().await;
         Refusal::BadRequest
-    } else if node.is_draining() || node.is_full() {
+    } else if node.is_draining() || node.refuses_connections() {
         request.too_many_requests().await;
         if node.is_draining() { Refusal::Draining } else { Refusal::Overload }
     } else {

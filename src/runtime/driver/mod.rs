@@ -241,6 +241,7 @@ impl Driver {
         self.poll_mailbox(cx);
         self.poll_tools(cx);
         self.flush(cx);
+        self.around.seat.set_waiting(self.links.is_empty());
         while self.closing.try_join_next().is_some() {}
         if self.finished.is_some() {
             return Poll::Ready(());

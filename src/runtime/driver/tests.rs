@@ -61,6 +61,7 @@ fn driver(socket: WebSocket, registry: &Arc<Registry>) -> Driver {
         link: info.clone(),
         expires_at: None,
         budget: Arc::new(crate::media::playout::Budget::new(u64::MAX / 2)),
+        load: Arc::default(),
     };
     let around = Surroundings {
         clock,

@@ -66,6 +66,8 @@ struct Coder {
     arrival: Micros,
     buffer: BytesMut,
     opus: OpusSettings,
+    /// What the encoder uses.
+    complexity: u8,
 }
 
 impl Framer {
@@ -88,6 +90,7 @@ impl Framer {
                 arrival: Micros::ZERO,
                 buffer: BytesMut::with_capacity(16 * 1024),
                 opus: *opus,
+                complexity: opus.complexity,
             }))
         };
         Ok(Framer { from, to, carriage, coder })
@@ -110,7 +113,18 @@ impl Framer {
 
     /// Complexity of the Opus encoder, if there is one.
     pub fn complexity(&self) -> Option<u8> {
-        self.coder.as_ref().filter(|_| self.to.codec == Codec::Opus).map(|coder| coder.opus.complexity)
+        self.coder.as_ref().filter(|_| self.to.codec == Codec::Opus).map(|coder| coder.complexity)
+    }
+
+    /// Has the Opus encoder use its configured complexity, but at most `most`; what it uses now if that changed.
+    pub fn limit_complexity(&mut self, most: u8) -> Option<u8> {
+        let coder = self.coder.as_mut().filter(|_| self.to.codec == Codec::Opus)?;
+        let complexity = coder.opus.complexity.min(most);
+        (complexity != coder.complexity).then(|| {
+            coder.complexity = complexity;
+            coder.encoder.set_complexity(complexity);
+            complexity
+        })
     }
 
     /// Ticks of the client's clock in a usual frame.
@@ -258,6 +272,7 @@ impl Coder {
             Err(_) => {
                 if let Ok(encoder) = Encoder::new(to, self.rate, &self.opus) {
                     self.encoder = encoder;
+                    self.complexity = self.opus.complexity;
                 }
                 Next::Bad(span)
             }

@@ -19,6 +19,7 @@ use crate::media::transcode::MediaError;
 use crate::message::{AgentPlayout, AudioOut, Flush, Playout as Report, Turn};
 use crate::route::plan::{OpusSettings, Policy};
 use crate::session::ledger::{Figure, Ledger};
+use crate::session::load::Load;
 use crate::session::{Carriage, Direction, Measure, Queue};
 use crate::time::Micros;
 
@@ -138,6 +139,7 @@ struct Speaker {
 pub struct Downlink {
     opus: OpusSettings,
     send_ahead: Duration,
+    load: Arc<Load>,
     heard_wait: Duration,
     store: Playout,
     /// The format of the agent that speaks now.
@@ -167,11 +169,12 @@ pub struct Downlink {
 }
 
 impl Downlink {
-    /// A downlink without agent and link, whose store takes its memory from `budget`.
-    pub fn new(policy: &Policy, budget: Arc<Budget>) -> Downlink {
+    /// A downlink without agent and link, whose store takes its memory from `budget` and whose encoder heeds `load`.
+    pub fn new(policy: &Policy, budget: Arc<Budget>, load: Arc<Load>) -> Downlink {
         Downlink {
             opus: policy.opus,
             send_ahead: policy.send_ahead,
+            load,
             heard_wait: policy.heard_wait,
             store: Playout::new(policy.playout_max, budget),
             agent: None,
@@ -274,6 +277,7 @@ impl Downlink {
         }
         let mut framer = Framer::new(from, speaker.format, speaker.carriage, &self.opus)?;
         framer.follow(self.loss.setting());
+        framer.limit_complexity(self.load.max_complexity());
         let measure = |measure| DownlinkOutput::Measure(measure);
         self.outputs.push_back(measure(Measure::CodecDelay { direction: Direction::Down, delay: framer.delay() }));
         if let Some(complexity) = framer.complexity() {

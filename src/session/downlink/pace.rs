@@ -43,6 +43,9 @@ impl Downlink {
         if store.next_turn() != Some(turn.id) && !framer.holds(turn.id) {
             return self.end_turn();
         }
+        if let Some(complexity) = framer.limit_complexity(self.load.max_complexity()) {
+            self.outputs.push_back(DownlinkOutput::Measure(Measure::EncoderComplexity(complexity)));
+        }
         match framer.next(store, ended, now) {
             Next::Frame(frame) => self.send(frame, due, now),
             Next::Partial(at) => self.wake_at(at),

@@ -30,7 +30,7 @@ struct Line {
 impl Line {
     fn new(client: Format) -> Line {
         let now = Micros::from_millis(1_000);
-        let mut downlink = Downlink::new(&Policy::default(), Arc::new(Budget::new(1 << 30)));
+        let mut downlink = Downlink::new(&Policy::default(), Arc::new(Budget::new(1 << 30)), Arc::default());
         downlink.set_agent(AGENT, false).unwrap();
         downlink.attach(client, Carriage::Rtp, false, now).unwrap();
         Line { downlink, now, frames: Vec::new(), flushes: Vec::new() }
