@@ -118,13 +118,7 @@ fn check_frame(format: &Format, len: usize) -> Result<(), Error> {
         }
         _ => return Ok(()),
     };
-    Err(Error {
-        code: ErrorCode::BadAudio,
-        message: format!("a binary frame is one audio frame; this one {why}"),
-        field: None,
-        retryable: false,
-        retry_after_ms: None,
-    })
+    Err(Error::new(ErrorCode::BadAudio, format!("a binary frame is one audio frame; this one {why}")))
 }
 
 fn not_started() -> Heard {

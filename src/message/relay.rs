@@ -338,6 +338,9 @@ pub struct Error {
     pub code: ErrorCode,
     /// What happened and how to mend it.
     pub message: String,
+    /// Where credentials or admission were refused: why (docs/errors.md lists the reasons).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// The field of the client's message that is wrong.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub field: Option<String>,
@@ -347,6 +350,19 @@ pub struct Error {
     /// When.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after_ms: Option<u64>,
+}
+
+impl Error {
+    /// An error that says nothing but what happened, and that trying again does not mend.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Error {
+        Error { code, message: message.into(), reason: None, field: None, retryable: false, retry_after_ms: None }
+    }
+
+    /// What happened, for people: with the reason in brackets, if there is one.
+    pub fn text(&self) -> String {
+        let reason = self.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+        format!("{}{reason}", self.message)
+    }
 }
 
 /// `stats`: figures of this session, on request and inside `ended`.

@@ -236,13 +236,8 @@ impl Session {
         }
         self.say_status(AgentStatus::Down, reason);
         let text = why.map_or_else(|| "the agent is gone".to_owned(), |error| error.message);
-        let error = Error {
-            code: ErrorCode::AgentUnavailable,
-            message: text,
-            field: None,
-            retryable: true,
-            retry_after_ms: Some(1000),
-        };
+        let error =
+            Error { retryable: true, retry_after_ms: Some(1000), ..Error::new(ErrorCode::AgentUnavailable, text) };
         self.say(ToClient::Error(error));
         self.close(NO_AGENT, now);
     }
@@ -279,13 +274,7 @@ impl Session {
     fn report_agent_error(&mut self, error: AgentError) {
         let AgentError { code, message, .. } = error;
         let message = code.map_or(message.clone(), |code| format!("{code}: {message}"));
-        self.say(ToClient::Error(Error {
-            code: ErrorCode::AgentError,
-            message,
-            field: None,
-            retryable: true,
-            retry_after_ms: None,
-        }));
+        self.say(ToClient::Error(Error { retryable: true, ..Error::new(ErrorCode::AgentError, message) }));
     }
 
     /// The caller begins or stops to speak, as the agent or the client tells.

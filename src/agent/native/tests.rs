@@ -320,13 +320,7 @@ fn audio_that_is_not_the_format_is_dropped_and_told_once() {
 
 #[test]
 fn whatever_an_antiphon_says_is_understood() {
-    let error = Error {
-        code: ErrorCode::RateLimited,
-        message: "slower".into(),
-        field: None,
-        retryable: true,
-        retry_after_ms: None,
-    };
+    let error = Error { retryable: true, ..Error::new(ErrorCode::RateLimited, "slower") };
     let transcript = Transcript {
         item: "u-1".into(),
         turn: TurnId(0),

@@ -333,7 +333,7 @@ impl<'a> Conversation<'a> {
                 self.last_error = Some(agent.reason.unwrap_or_else(|| "no agent is available".to_owned()));
             }
             ToClient::Heard(heard) => report.heard.push(heard),
-            ToClient::Error(error) => self.last_error = Some(error.message),
+            ToClient::Error(error) => self.last_error = Some(error.text()),
             ToClient::Stats(stats) => self.stats = Some(stats),
             ToClient::Ended(ended) => {
                 self.stats = Some(ended.stats);

@@ -105,7 +105,7 @@ impl Narrator {
                 self.say_at(at, format_args!("ends in {} ms: {}", ending.in_ms, ending.reason.label()));
             }
             ToClient::Draining(_) => self.say_at(at, format_args!("the relay is about to stop")),
-            ToClient::Error(error) => self.say_at(at, format_args!("error: {}", error.message)),
+            ToClient::Error(error) => self.say_at(at, format_args!("error: {}", error.text())),
             ToClient::Ended(ended) => self.say_at(at, format_args!("ended: {}", ended.reason.label())),
             _ => {}
         }

@@ -293,7 +293,7 @@ fn example(kind: &str) -> Option<&'static str> {
 
 /// A [`ErrorCode::BadMessage`].
 pub(crate) fn bad(field: Option<String>, message: String) -> Error {
-    Error { code: ErrorCode::BadMessage, message, field, retryable: false, retry_after_ms: None }
+    Error { field, ..Error::new(ErrorCode::BadMessage, message) }
 }
 
 /// At most `max` bytes of `text`, cut at a character.

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use crate::auth::Denied;
 use crate::message::{CloseReason, ErrorCode, FailureClass};
 
 impl ErrorCode {
@@ -200,6 +201,17 @@ pub fn page() -> String {
     for code in ErrorCode::ALL {
         section(&mut page, code.label(), code.close_code(), code.retryable(), code.meaning(), code.remedy());
     }
+    page.push_str(DENIED_HEAD);
+    for why in Denied::ALL {
+        let (code, close) = (why.code().label(), why.code().close_code());
+        let retry = if why.code().retryable() { "yes" } else { "no" };
+        let (label, meaning, remedy) = (why.label(), why.meaning(), why.remedy());
+        let _ = write!(
+            page,
+            "\n### `{label}`\n\n{meaning}\n\n- Error code: `{code}`, close code {close}\n- Try again: {retry}\n- What to \
+             do: {remedy}\n"
+        );
+    }
     page.push_str(REASONS_HEAD);
     for reason in CloseReason::ALL {
         section(&mut page, reason.label(), reason.code(), reason.retryable(), reason.meaning(), reason.remedy());
@@ -293,7 +305,7 @@ const HEAD: &str = "\
 Every error says what is wrong, where, and how to mend it. This page is written from the code
 (`src/dialect/native/errors.rs`); a test fails when the two differ.
 
-- `error {code, message, field?, retryable, retry_after_ms?}` tells of one thing that went wrong. The session goes on,
+- `error {code, message, reason?, field?, retryable, retry_after_ms?}` tells of one thing that went wrong. The session goes on,
   unless the error refuses or ends the link; then the link is closed with the close code below.
 - `ended {reason, …}` is the last message of a session; its `reason` is one of the second list.
 - \"Try again\" means: the same thing may work later, unchanged. `retry_after_ms`, where present, says when.
@@ -307,6 +319,14 @@ const FAILURES_HEAD: &str = "
 
 Why an agent could not be reached or kept: `agent {status: \"down\" | \"fallback\", reason}`, the call record and the label
 `class` of `antiphon_upstream_failures_total`. The route's `fallback` is tried next, whatever the class.
+";
+
+const DENIED_HEAD: &str = "
+## Reasons of a refusal (`error.reason`)
+
+Why a caller was not let in: beside `code` in `error`, as `reason` of problem details over HTTP (with the status of the
+code: 401, 403, 429 or 503), in the close frame of a WebSocket, and as the label of `antiphon_callers_denied_total`. Nothing
+was dialled, and a token that may be used once was not used up, except for `token_used` itself.
 ";
 
 const REASONS_HEAD: &str = "

@@ -18,8 +18,8 @@ pub const MAX_METADATA_BYTES: usize = 8 * 1024;
 pub const MAX_DTMF_DIGITS: usize = 64;
 /// Most utterances in `start.history`.
 pub const MAX_HISTORY_ITEMS: usize = 512;
-/// Longest `token` and `resume`, in bytes.
-pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
+/// Longest `resume`, in bytes.
+pub const MAX_RESUME_BYTES: usize = 8 * 1024;
 /// Longest audio frame, in milliseconds, of formats with a fixed size per sample.
 pub const MAX_FRAME_MS: u64 = 250;
 
@@ -34,8 +34,8 @@ pub(crate) fn check_start(start: &Start) -> Result<(), Error> {
     id("session_id", start.session_id.as_ref().map(|id| id.as_str()))?;
     json("context", start.context.as_ref(), MAX_CONTEXT_BYTES)?;
     json("metadata", start.metadata.as_ref(), MAX_METADATA_BYTES)?;
-    bytes("token", start.token.as_deref(), MAX_TOKEN_BYTES)?;
-    bytes("resume", start.resume.as_deref(), MAX_TOKEN_BYTES)?;
+    // Of a token admission says whether it is too long.
+    bytes("resume", start.resume.as_deref(), MAX_RESUME_BYTES)?;
     utterances("history", &start.history)?;
     start.setup.as_ref().map_or(Ok(()), |setup| check_setup(setup, "setup"))
 }
@@ -79,11 +79,8 @@ fn check_setup(setup: &Setup, at: &str) -> Result<(), Error> {
 
 fn check_format(format: &Format, at: &str, stereo: bool) -> Result<(), Error> {
     let wrong = |part: &str, why: String| Error {
-        code: ErrorCode::BadFormat,
-        message: format!("`{at}` in `start`: {why}"),
         field: Some(format!("{at}.{part}")),
-        retryable: false,
-        retry_after_ms: None,
+        ..Error::new(ErrorCode::BadFormat, format!("`{at}` in `start`: {why}"))
     };
     format.check().map_err(|error| match &error {
         FormatError::Channels { .. } => wrong("channels", error.to_string()),

@@ -8,8 +8,11 @@
 mod effective;
 mod hear;
 mod say;
+mod secret;
 #[cfg(test)]
 mod tests;
+
+pub use secret::session_of_secret;
 
 use std::collections::VecDeque;
 

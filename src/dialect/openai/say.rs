@@ -50,7 +50,7 @@ impl Openai {
             ErrorCode::RateLimited => "rate_limit_error",
             _ => "invalid_request_error",
         };
-        let code = serde_json::to_value(error.code).unwrap_or_default();
+        let code = error.reason.as_deref().unwrap_or(error.code.label());
         let error = json!({
             "type": kind, "code": code, "message": error.message, "param": error.field, "event_id": null,
         });

@@ -62,13 +62,7 @@ fn the_first_update_starts_the_session_and_its_echo_waits_for_what_the_session_r
     assert_eq!(start.audio.unwrap().uplink, Format::PCMU);
     assert_eq!(start.setup.as_ref().unwrap().set_fields(), ["instructions", "voice"]);
     assert!(told(&mut dialect).is_empty());
-    let refused = Error {
-        code: ErrorCode::NotPermitted,
-        message: "no".into(),
-        field: Some("setup.instructions".into()),
-        retryable: false,
-        retry_after_ms: None,
-    };
+    let refused = Error { field: Some("setup.instructions".into()), ..Error::new(ErrorCode::NotPermitted, "no") };
     assert!(say(&mut dialect, &ToClient::Error(refused)).is_empty());
     let updated = &say(&mut dialect, &ToClient::Pong(Ping { t: *t }))[0];
     assert_eq!(updated["type"], "session.updated");

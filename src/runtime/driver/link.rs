@@ -165,11 +165,8 @@ impl Driver {
             Heard::Unknown(_) => self.around.metrics.record(&Measure::Ignored),
             Heard::Start(_) => {
                 let error = Error {
-                    code: ErrorCode::BadMessage,
-                    message: "this link has started already".into(),
                     field: Some("type".into()),
-                    retryable: false,
-                    retry_after_ms: None,
+                    ..Error::new(ErrorCode::BadMessage, "this link has started already")
                 };
                 self.on_heard(id, Heard::Malformed { error, fatal: false }, now);
             }
@@ -193,8 +190,7 @@ impl Driver {
             }
             SocketError::Violation(message) => {
                 let code = ErrorCode::BadMessage;
-                let error = Error { code, message, field: None, retryable: false, retry_after_ms: None };
-                self.session.on_refused(id, error, now);
+                self.session.on_refused(id, Error::new(code, message), now);
                 self.drain(now);
                 self.end_link(id, code.close_code(), "the WebSocket protocol or a bound was broken", now);
             }

@@ -114,13 +114,8 @@ fn to_client() -> Vec<(Option<u64>, ToClient)> {
         reason: Some("unreachable".into()),
         retry_after_ms: Some(2000),
     };
-    let error = Error {
-        code: ErrorCode::BadMessage,
-        message: "`pos` is missing in `playout`".into(),
-        field: Some("pos".into()),
-        retryable: false,
-        retry_after_ms: None,
-    };
+    let error =
+        Error { field: Some("pos".into()), ..Error::new(ErrorCode::BadMessage, "`pos` is missing in `playout`") };
     let ended = Ended { reason: CloseReason::ClientHangup, duration_ms: 61_000, messages: 6, stats: stats() };
     vec![
         (None, ToClient::Started(started())),
