@@ -77,6 +77,7 @@ impl Talk {
                 have: None,
             },
             expires_at: None,
+            token_for: None,
             budget: Arc::new(Budget::new(1 << 30)),
             load: Arc::default(),
         };

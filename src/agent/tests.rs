@@ -65,6 +65,7 @@ impl Call {
             start: Start::default(),
             link,
             expires_at: None,
+            token_for: None,
             budget: Arc::new(crate::media::playout::Budget::new(u64::MAX / 2)),
             load: Arc::default(),
         };

@@ -32,6 +32,8 @@ pub struct SessionParams {
     pub link: LinkInfo,
     /// Unix time in seconds at which the session ends at the latest.
     pub expires_at: Option<u64>,
+    /// How long the caller's credentials last from now on, if they end the session.
+    pub token_for: Option<Duration>,
     /// The node's memory for agent audio.
     pub budget: Arc<Budget>,
     /// What its worker asks it to do without.

@@ -14,13 +14,19 @@ use crate::session::record::{CallRecord, Codecs, Cost};
 use crate::session::{Session, Timer};
 use crate::time::Micros;
 
-/// The warning before `max_s` comes so long before, or a tenth of it.
+/// The warning before the end comes so long before, or a tenth of the time.
 const MAX_NOTICE: Duration = Duration::from_secs(30);
+
+/// How long a session may last, and why no longer: the route's `max_s` (zero: for ever), or the caller's token.
+pub(super) fn longest(max: Duration, token: Option<Duration>) -> Option<(Duration, CloseReason)> {
+    let route = (!max.is_zero()).then_some((max, CloseReason::MaxDuration));
+    let token = token.map(|left| (left, CloseReason::TokenExpired));
+    route.into_iter().chain(token).min_by_key(|(span, _)| *span)
+}
 
 impl Session {
     pub(super) fn start_timers(&mut self, now: Micros) {
-        let max = self.plan.policy.max;
-        if !max.is_zero() {
+        if let Some((max, _)) = self.longest {
             self.timers.set(Timer::MaxWarning, now + (max - MAX_NOTICE.min(max / 10)));
             self.timers.set(Timer::Max, now + max);
         }
@@ -52,9 +58,9 @@ impl Session {
             }
             Timer::MaxWarning => {
                 let left = self.timers.deadline(Timer::Max).map_or(Duration::ZERO, |at| at - now);
-                self.say_ending(CloseReason::MaxDuration, left);
+                self.say_ending(self.end_of_time(), left);
             }
-            Timer::Max => self.close(CloseReason::MaxDuration, now),
+            Timer::Max => self.close(self.end_of_time(), now),
             Timer::Idle if self.is_occupied() => self.touch(now),
             Timer::Idle if now < self.touched + self.load.idle_after(self.plan.policy.idle.after) => {
                 self.look_for_idle(now);
@@ -81,6 +87,10 @@ impl Session {
             Timer::Rollover => self.rollover_due(now),
             Timer::RolloverBy => self.rollover_by(now),
         }
+    }
+
+    fn end_of_time(&self) -> CloseReason {
+        self.longest.map_or(CloseReason::MaxDuration, |(_, reason)| reason)
     }
 
     /// A running tool, or an answer that is still being played, stops the idle clock.

@@ -58,9 +58,9 @@ const MAX_WAITING_MESSAGES: usize = 32;
 enum Timer {
     /// The agent should be ready by now.
     AgentReady,
-    /// The end of `max_s` is near.
+    /// The end of `max_s`, or of the caller's token, is near.
     MaxWarning,
-    /// `max_s` is over.
+    /// One of them is over.
     Max,
     /// Nobody has spoken for long.
     Idle,
@@ -133,6 +133,8 @@ pub struct Session {
     context: Option<serde_json::Value>,
     metadata: Option<serde_json::Value>,
     expires_at: Option<u64>,
+    /// How long it may last, and why no longer.
+    longest: Option<(Duration, CloseReason)>,
     began: Micros,
     /// When somebody spoke or acted last.
     touched: Micros,
@@ -166,7 +168,7 @@ pub struct Session {
 impl Session {
     /// A session with its first link, number 0; it says `started` and dials at once.
     pub fn new(params: SessionParams, now: Micros) -> Session {
-        let SessionParams { id, conversation_id, plan, start, link, expires_at, budget, load } = params;
+        let SessionParams { id, conversation_id, plan, start, link, expires_at, token_for, budget, load } = params;
         let may = plan.policy.client_may;
         let (setup, refused) = clients::permitted(start.setup.unwrap_or_default(), may);
         let history = if may.context { start.history } else { Vec::new() };
@@ -178,6 +180,7 @@ impl Session {
             context: start.context,
             metadata: start.metadata,
             expires_at,
+            longest: lifetime::longest(plan.policy.max, token_for),
             began: now,
             touched: now,
             links: Links::new(link.clone()),
@@ -459,7 +462,7 @@ impl Session {
 }
 
 fn error(code: ErrorCode, message: impl Into<String>) -> Error {
-    Error { code, message: message.into(), field: None, retryable: false, retry_after_ms: None }
+    Error::new(code, message)
 }
 
 fn unsupported(what: &str) -> Error {

@@ -66,6 +66,8 @@ pub struct WorldBuilder {
     pub pool: usize,
     /// Tools of the configuration, each of them in the agents' set-up.
     pub tools: BTreeMap<String, ToolSettings>,
+    /// How long the caller's token lasts, if it ends the session.
+    pub token_for: Option<Duration>,
 }
 
 impl Default for WorldBuilder {
@@ -92,6 +94,7 @@ impl Default for WorldBuilder {
             agents: vec!["agent"],
             pool: 1,
             tools: BTreeMap::new(),
+            token_for: None,
         }
     }
 }
@@ -163,6 +166,7 @@ impl World {
             start: Start::default(),
             link: link_info(&build, 0, None),
             expires_at: None,
+            token_for: build.token_for,
             budget: Arc::new(crate::media::playout::Budget::new(u64::MAX / 2)),
             load: load.clone(),
         };

@@ -60,6 +60,7 @@ fn driver(socket: WebSocket, registry: &Arc<Registry>) -> Driver {
         start: Start::default(),
         link: info.clone(),
         expires_at: None,
+        token_for: None,
         budget: Arc::new(crate::media::playout::Budget::new(u64::MAX / 2)),
         load: Arc::default(),
     };

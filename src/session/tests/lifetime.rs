@@ -31,6 +31,24 @@ fn a_call_ends_at_its_longest_after_a_warning() {
 }
 
 #[test]
+fn a_call_ends_with_its_token_after_a_warning_if_that_comes_first() {
+    let mut build = WorldBuilder::default();
+    build.policy.max = ms(20_000);
+    build.token_for = Some(ms(10_000));
+    build.policy.idle.after = Duration::ZERO;
+    let mut world = build.clone().start();
+    world.run(ms(9_900));
+    assert_eq!(endings(&world), [(CloseReason::TokenExpired, 1_000)]);
+    world.run(ms(200));
+    assert_eq!(reason(&world), Some(CloseReason::TokenExpired));
+    assert_eq!(world.detached.last().map(|(_, code)| *code), Some(4401));
+    build.token_for = Some(ms(30_000));
+    let mut world = build.start();
+    world.run(ms(20_100));
+    assert_eq!(reason(&world), Some(CloseReason::MaxDuration));
+}
+
+#[test]
 fn a_call_in_which_nobody_speaks_ends_after_a_warning_and_a_word_keeps_it() {
     let mut build = WorldBuilder::default();
     build.policy.idle.after = ms(5_000);
