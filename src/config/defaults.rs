@@ -88,7 +88,7 @@ pub fn route() -> Dict {
         GapMode::Accurate => "accurate",
     };
     dict(&json!({
-        "sticky": "user", "anonymous": false, "client_may": [], "fallback_notice": "none",
+        "sticky": "user", "anonymous": false, "token_in_query": false, "client_may": [], "fallback_notice": "none",
         "max_s": policy.max.as_secs(), "resume_window_s": policy.resume_window.as_secs(),
         "agent_ready_ms": ms(policy.agent_ready), "hedge_ms": ms(policy.hedge),
         "answer_within_ms": ms(policy.answer_within),

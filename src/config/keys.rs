@@ -15,6 +15,7 @@ pub const RANGES: &[(&str, f64, f64)] = &[
     ("http.max_connections", 1.0, 1_000_000.0),
     ("http.max_connections_per_address", 1.0, 1_000_000.0),
     ("http.max_handshakes", 1.0, 100_000.0),
+    ("http.max_handshakes_per_address", 1.0, 100_000.0),
     ("http.websocket.max_message_bytes", 1024.0, 16_777_216.0),
     ("http.websocket.max_write_bytes", 4096.0, 67_108_864.0),
     ("http.websocket.ping_s", 1.0, 3600.0),
@@ -57,6 +58,12 @@ pub const RANGES: &[(&str, f64, f64)] = &[
     ("route.*.idle.grace_s", 0.0, 3600.0),
     ("route.*.slo.added_p99_ms", 1.0, 60_000.0),
     ("route.*.slo.first_audio_p95_ms", 1.0, 60_000.0),
+    ("auth.leeway_s", 0.0, 30.0),
+    ("auth.max_token_bytes", 512.0, 8192.0),
+    ("auth.max_failures_per_minute", 1.0, 100_000.0),
+    ("auth.tokens.expires_s", 1.0, 604_800.0),
+    ("auth.tokens.max_expires_s", 10.0, 604_800.0),
+    ("auth.jwt.*.refresh_s", 60.0, 86_400.0),
     ("agent.*.delay_ms", 0.0, 2000.0),
     ("agent.*.auth.refresh_s", 1.0, 86_400.0),
     ("agent.*.history", 0.0, 1000.0),
@@ -77,22 +84,14 @@ pub const RANGES: &[(&str, f64, f64)] = &[
 /// stands for all below it.
 pub const INERT: &[&str] = &[
     "node.name",
-    "http.trusted_proxies",
-    "http.max_body_bytes",
-    "auth",
     "redis",
     "demo",
-    "route.*.match.tenant",
-    "route.*.match.claim",
     "route.*.taps",
     "route.*.limits",
-    "route.*.admit",
     "route.*.slo",
-    "agent.*.credential",
     "tool.*.filler",
     "limit",
     "limits",
-    "hook",
 ];
 
 /// Reads what a key says, in a form that can be compared.

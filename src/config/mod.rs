@@ -5,6 +5,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_macros)]
 
 mod agents;
+pub mod auth;
 mod checker;
 mod decode;
 mod defaults;
@@ -40,6 +41,7 @@ pub use error::{ConfigError, ConfigErrors, Excerpt};
 pub use keys::restart_keys;
 pub use print::print;
 pub use secret::Lookup;
+pub use services::BUILT_IN_TOOLS;
 
 use crate::ids::AgentName;
 use crate::message::ToolDefinition;
@@ -166,7 +168,7 @@ fn resolve(mut values: Dict, mut faulty: BTreeSet<String>, check: &mut Checker<'
         runtime: sections::runtime(&raw.runtime),
         overload: overload::settings(&raw.overload),
         log: sections::log(&raw.log, check),
-        auth: sections::auth(&raw.auth),
+        auth: auth::check(&raw.auth, check),
         webrtc: sections::webrtc(&raw.webrtc, check),
         quic: quic::check(&raw.quic, check),
         redis: sections::redis(&raw.redis, check),

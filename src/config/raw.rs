@@ -7,10 +7,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::config::auth::RawAuth;
 use crate::config::overload::RawOverload;
 use crate::config::quic::RawQuic;
 use crate::config::raw_services::{RawHook, RawLimit, RawLimitSet, RawTool};
-use crate::config::settings::LogFormat;
+use crate::config::settings::{LogFormat, ProxyForm};
 use crate::config::shape::OneOrMany;
 use crate::config::vendor::RawVendorAuth;
 use crate::message::{Greeting, Turns};
@@ -86,6 +87,7 @@ pub struct RawHttp {
     pub origins: OneOrMany<String>,
     pub cors_max_age_s: u64,
     pub trusted_proxies: OneOrMany<String>,
+    pub proxy_form: ProxyForm,
     pub handshake_ms: u64,
     pub start_ms: u64,
     pub keep_alive_s: u64,
@@ -95,6 +97,7 @@ pub struct RawHttp {
     pub max_connections: u32,
     pub max_connections_per_address: u32,
     pub max_handshakes: u32,
+    pub max_handshakes_per_address: u32,
     pub websocket: RawWebsocket,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<RawTls>,
@@ -106,15 +109,17 @@ impl Default for RawHttp {
             origins: OneOrMany(vec!["localhost".into()]),
             cors_max_age_s: 600,
             trusted_proxies: OneOrMany::default(),
+            proxy_form: ProxyForm::default(),
             handshake_ms: 5000,
             start_ms: 5000,
             keep_alive_s: 75,
             max_head_bytes: 16_384,
             max_headers: 64,
-            max_body_bytes: 65_536,
+            max_body_bytes: 98_304,
             max_connections: 10_000,
             max_connections_per_address: 1000,
             max_handshakes: 256,
+            max_handshakes_per_address: 64,
             websocket: RawWebsocket::default(),
             tls: None,
         }
@@ -170,25 +175,6 @@ pub struct RawLog {
 impl Default for RawLog {
     fn default() -> Self {
         Self { format: LogFormat::Auto, level: "info".into(), call_record: "log".into() }
-    }
-}
-
-#[derive(Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct RawAuth {
-    pub claims: RawClaims,
-}
-
-#[derive(Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct RawClaims {
-    pub user: String,
-    pub tenant: String,
-}
-
-impl Default for RawClaims {
-    fn default() -> Self {
-        Self { user: "sub".into(), tenant: "tenant".into() }
     }
 }
 
@@ -258,6 +244,7 @@ pub struct RawRoute {
     pub idle: RawIdle,
     pub slo: RawSlo,
     pub anonymous: bool,
+    pub token_in_query: bool,
     pub resume_window_s: Option<u64>,
     pub agent_ready_ms: Option<u64>,
     pub hedge_ms: Option<u64>,

@@ -67,6 +67,7 @@ pub fn route(index: usize, raw: &RawRoute, names: &Names<'_>, check: &mut Checke
             first_audio_p95: raw.slo.first_audio_p95_ms.map(Duration::from_millis),
         },
         anonymous: raw.anonymous,
+        token_in_query: raw.token_in_query,
         setup: setup::setup(&at("setup"), &raw.setup, names.tools, check),
     })
 }

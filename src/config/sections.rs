@@ -5,10 +5,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::config::checker::Checker;
-use crate::config::raw::{RawAuth, RawHttp, RawListen, RawLog, RawRedis, RawRuntime, RawWebrtc};
+use crate::config::raw::{RawHttp, RawListen, RawLog, RawRedis, RawRuntime, RawWebrtc};
 use crate::config::settings::{
-    AuthSettings, HttpSettings, IceServer, ListenSettings, LogSettings, RedisSettings, RuntimeSettings, TlsSettings,
-    WebrtcSettings, WebsocketLimits,
+    HttpSettings, IceServer, ListenSettings, LogSettings, RedisSettings, RuntimeSettings, TlsSettings, WebrtcSettings,
+    WebsocketLimits,
 };
 use crate::config::shape::OneOrMany;
 
@@ -73,6 +73,7 @@ pub fn http(raw: &RawHttp, check: &mut Checker<'_>) -> HttpSettings {
         origins: each(&["http", "origins"], &raw.origins, check),
         cors_max_age: Duration::from_secs(raw.cors_max_age_s),
         trusted_proxies: each(&["http", "trusted_proxies"], &raw.trusted_proxies, check),
+        proxy_form: raw.proxy_form,
         handshake: Duration::from_millis(raw.handshake_ms),
         start: Duration::from_millis(raw.start_ms),
         keep_alive: Duration::from_secs(raw.keep_alive_s),
@@ -82,6 +83,7 @@ pub fn http(raw: &RawHttp, check: &mut Checker<'_>) -> HttpSettings {
         max_connections: raw.max_connections,
         max_connections_per_address: raw.max_connections_per_address,
         max_handshakes: raw.max_handshakes,
+        max_handshakes_per_address: raw.max_handshakes_per_address,
         websocket: WebsocketLimits {
             max_message_bytes: raw.websocket.max_message_bytes,
             max_write_bytes: raw.websocket.max_write_bytes,
@@ -113,10 +115,6 @@ pub fn log(raw: &RawLog, check: &mut Checker<'_>) -> LogSettings {
         check.wrong(&["log", "call_record"], "an empty path".to_owned(), help);
     }
     LogSettings { format: raw.format, level: raw.level.clone(), call_record: raw.call_record.clone() }
-}
-
-pub fn auth(raw: &RawAuth) -> AuthSettings {
-    AuthSettings { user_claim: raw.claims.user.clone(), tenant_claim: raw.claims.tenant.clone() }
 }
 
 pub fn webrtc(raw: &RawWebrtc, check: &mut Checker<'_>) -> WebrtcSettings {

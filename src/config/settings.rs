@@ -10,6 +10,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use crate::config::auth::AuthSettings;
 use crate::config::network::{Network, OriginRule};
 pub use crate::config::overload::OverloadSettings;
 pub use crate::config::quic::QuicSettings;
@@ -111,8 +112,10 @@ pub struct HttpSettings {
     pub origins: Vec<OriginRule>,
     /// How long browsers may keep a CORS answer.
     pub cors_max_age: Duration,
-    /// Peers whose `Forwarded` and `X-Forwarded-For` are believed.
+    /// Peers who are believed about whom they speak for.
     pub trusted_proxies: Vec<Network>,
+    /// How they say it.
+    pub proxy_form: ProxyForm,
     /// From accept to the end of the TLS handshake and the request head.
     pub handshake: Duration,
     /// From the WebSocket upgrade to `start`.
@@ -131,8 +134,23 @@ pub struct HttpSettings {
     pub max_connections_per_address: u32,
     /// Handshakes at once, per worker.
     pub max_handshakes: u32,
+    /// Handshakes at once from one address.
+    pub max_handshakes_per_address: u32,
     /// Limits of WebSocket links.
     pub websocket: WebsocketLimits,
+}
+
+/// How a proxy says for whom it speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProxyForm {
+    /// By the header `X-Forwarded-For`.
+    #[default]
+    XForwardedFor,
+    /// By the header `Forwarded` (RFC 7239).
+    Forwarded,
+    /// By the PROXY protocol, version 2, with which each of its connections begins.
+    Proxy,
 }
 
 /// `[http.websocket]`.
@@ -196,15 +214,6 @@ pub enum LogFormat {
     Json,
     /// The systemd journal.
     Journald,
-}
-
-/// `[auth]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AuthSettings {
-    /// Claim with the user.
-    pub user_claim: String,
-    /// Claim with the tenant.
-    pub tenant_claim: String,
 }
 
 /// `[webrtc]`.

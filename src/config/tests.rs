@@ -744,6 +744,11 @@ fn example_machine() -> Machine {
     let env = ["AGENT_KEY", "AGENT_KEY_ACME", "TURN_PASSWORD", "TOOL_SECRET", "HOOK_SECRET"].map(|name| (name, "x"));
     let mut machine = Machine::with(&env, &[]);
     machine.env.insert("REDIS_URL".into(), "redis://127.0.0.1".into());
+    for name in ["JWT_SECRET", "TOKEN_SECRET", "TOKEN_SECRET_BEFORE"] {
+        machine.env.insert(name.into(), "a secret of 32 bytes or some more".into());
+    }
+    let key = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n-----END PUBLIC KEY-----\n";
+    machine.files.insert("conf/keys/public.pem".into(), key.into());
     for file in ["fullchain.pem", "privkey.pem", "sorry.wav", "one-moment.wav", "prompts/support.md"] {
         machine.files.insert(Path::new("conf").join(file), "text".into());
     }
@@ -819,6 +824,9 @@ fn the_reference_mentions_every_key() {
             let mut path: Vec<&str> = path.iter().map(String::as_str).filter(|p| p.parse::<usize>().is_err()).collect();
             if ["agent", "tool", "limit", "limits", "hook"].contains(&path[0]) && path.len() > 1 {
                 path[1] = "NAME";
+            }
+            if path.len() > 2 && path[0] == "auth" && ["jwt", "key"].contains(&path[1]) {
+                path[2] = "NAME";
             }
             if path.len() > 3 && path[2] == "credential" {
                 path[3] = "NAME";

@@ -1,6 +1,7 @@
 //! From a request to a plan.
 #![deny(clippy::disallowed_methods, clippy::disallowed_macros)]
 
+pub mod decision;
 mod explain;
 pub mod pick;
 pub mod plan;
@@ -17,6 +18,7 @@ pub use explain::{Considered, Explanation};
 use crate::config::settings::{AgentKind, AgentSettings, Settings, ToolSettings};
 use crate::ids::{AgentName, ConversationId, RouteName, SessionId};
 use crate::message::ErrorCode;
+use crate::route::decision::Overrides;
 use crate::route::plan::{Plan, Rung};
 use crate::route::rule::{Match, Rule, Sticky, Target};
 use crate::route::setup::Template;
@@ -133,6 +135,16 @@ pub enum RouteError {
         /// The route.
         route: RouteName,
     },
+    /// What was decided for this call names something that is not in the configuration.
+    #[error("there is no {what} `{name}` for the agents of route `{route}`")]
+    Unknown {
+        /// The route.
+        route: RouteName,
+        /// `agent` or `credential`.
+        what: &'static str,
+        /// The name.
+        name: String,
+    },
     /// No agent of the route is of a kind that this build serves.
     #[error("no agent of route `{route}` is of a kind that this version serves")]
     NotBuilt {
@@ -155,6 +167,7 @@ impl RouteError {
             RouteError::OutsideZone { .. } => ErrorCode::Forbidden,
             RouteError::Unauthenticated { .. } => ErrorCode::Unauthorized,
             RouteError::NotBuilt { .. } => ErrorCode::AgentUnavailable,
+            RouteError::Unknown { .. } => ErrorCode::Internal,
             RouteError::ContextTooLarge { .. } => ErrorCode::BadMessage,
         }
     }
@@ -164,7 +177,10 @@ impl RouteError {
         match self {
             RouteError::UnknownAgent { .. } | RouteError::OutsideZone { .. } => Some("agent"),
             RouteError::ContextTooLarge { .. } => Some("context"),
-            RouteError::NoRoute | RouteError::Unauthenticated { .. } | RouteError::NotBuilt { .. } => None,
+            RouteError::NoRoute
+            | RouteError::Unauthenticated { .. }
+            | RouteError::NotBuilt { .. }
+            | RouteError::Unknown { .. } => None,
         }
     }
 }
@@ -197,25 +213,40 @@ impl Router {
     /// # Errors
     /// Why there is no plan; [`RouteError::code`] is for the client.
     pub fn route(&self, request: &RouteRequest, now: u64) -> Result<Plan, RouteError> {
-        let rule = self.rules.iter().find(|rule| holds(rule, request)).ok_or(RouteError::NoRoute)?;
-        self.plan(rule, request, now)
+        self.plan(self.find(request)?, request, &Overrides::default(), now)
     }
 
-    fn plan(&self, rule: &Rule, request: &RouteRequest, now: u64) -> Result<Plan, RouteError> {
+    /// The first route whose conditions all hold, if it lets this caller in.
+    ///
+    /// # Errors
+    /// If there is none, or it asks for credentials.
+    pub fn find(&self, request: &RouteRequest) -> Result<&Arc<Rule>, RouteError> {
+        let rule = self.rules.iter().find(|rule| holds(rule, request)).ok_or(RouteError::NoRoute)?;
         if !(request.authenticated || rule.anonymous || request.is_local()) {
             return Err(RouteError::Unauthenticated { route: rule.name.clone() });
         }
+        Ok(rule)
+    }
+
+    /// The plan for a call that a route takes, with what token and hook have decided.
+    ///
+    /// # Errors
+    /// As for [`Router::route`].
+    pub fn plan(&self, rule: &Rule, request: &RouteRequest, over: &Overrides, now: u64) -> Result<Plan, RouteError> {
         let bytes = if request.context.is_null() { 0 } else { request.context.to_string().len() };
         if bytes > setup::CONTEXT_BYTES {
             return Err(RouteError::ContextTooLarge { bytes });
         }
-        let (pool, label) = self.pool(rule, request)?;
+        let (pool, label) = match &over.agent {
+            Some(agent) => (vec![self.decided(rule, agent)?], None),
+            None => self.pool(rule, request)?,
+        };
         let template = Template { claims: &request.claims, vars: &request.vars, context: &request.context, now };
         let mut rungs: Vec<Rung> = Vec::with_capacity(pool.len() + rule.fallback.len());
         let mut equals = 0;
         for (index, name) in pool.iter().chain(&rule.fallback).enumerate() {
             let seen = rungs.iter().any(|rung| rung.name() == name);
-            if let Some(rung) = self.rung(name, rule, request, &template).filter(|_| !seen) {
+            if let Some(rung) = self.rung(name, rule, request, over, &template).filter(|_| !seen) {
                 rungs.push(rung);
                 equals += usize::from(index < pool.len());
             }
@@ -223,12 +254,19 @@ impl Router {
         if rungs.is_empty() {
             return Err(RouteError::NotBuilt { route: rule.name.clone() });
         }
+        self.check_credential(rule, over, &rungs)?;
         let tapped = rule
             .taps
             .iter()
             .enumerate()
             .filter(|(index, tap)| pick::within(self.tap_point(rule, *index, request), tap.percent));
-        let taps = tapped.filter_map(|(_, tap)| self.rung(&tap.agent, rule, request, &template)).collect();
+        let taps = tapped.filter_map(|(_, tap)| self.rung(&tap.agent, rule, request, over, &template)).collect();
+        let mut policy = rule.policy.clone();
+        policy.max = over.max.unwrap_or(policy.max);
+        if let Some(cap) = over.cap {
+            policy.max = if policy.max.is_zero() { cap } else { policy.max.min(cap) };
+        }
+        let limits = rule.limits.iter().chain(&over.limits).cloned().collect();
         Ok(Plan {
             route: rule.name.clone(),
             label,
@@ -238,8 +276,29 @@ impl Router {
             tools: self.tools.clone(),
             tenant: request.tenant.clone(),
             user: request.user.clone(),
-            policy: rule.policy.clone(),
+            policy,
+            limits,
         })
+    }
+
+    /// The agent that was decided on.
+    fn decided(&self, rule: &Rule, name: &AgentName) -> Result<AgentName, RouteError> {
+        let unknown = || RouteError::Unknown { route: rule.name.clone(), what: "agent", name: name.to_string() };
+        let agent = self.agents.get(name).ok_or_else(unknown)?;
+        if rule.zone.is_some() && agent.zone != rule.zone {
+            return Err(RouteError::OutsideZone { route: rule.name.clone(), agent: name.clone() });
+        }
+        Ok(name.clone())
+    }
+
+    /// Whoever decides on a credential must not be served with another key.
+    fn check_credential(&self, rule: &Rule, over: &Overrides, rungs: &[Rung]) -> Result<(), RouteError> {
+        let Some(credential) = &over.credential else { return Ok(()) };
+        let has = |name: &AgentName| self.credentials.get(name).is_some_and(|known| known.contains_key(credential));
+        if rungs.first().is_some_and(|rung| has(rung.name())) {
+            return Ok(());
+        }
+        Err(RouteError::Unknown { route: rule.name.clone(), what: "credential", name: credential.clone() })
     }
 
     fn tap_point(&self, rule: &Rule, index: usize, request: &RouteRequest) -> f64 {
@@ -272,13 +331,22 @@ impl Router {
     }
 
     /// One agent with the set-up in force; `None` if this build does not serve its kind.
-    fn rung(&self, name: &AgentName, rule: &Rule, request: &RouteRequest, template: &Template<'_>) -> Option<Rung> {
-        let of_tenant = request.tenant.as_ref().and_then(|tenant| self.credentials.get(name)?.get(tenant));
+    fn rung(
+        &self,
+        name: &AgentName,
+        rule: &Rule,
+        request: &RouteRequest,
+        over: &Overrides,
+        template: &Template<'_>,
+    ) -> Option<Rung> {
+        let credential = over.credential.as_ref().or(request.tenant.as_ref());
+        let of_tenant = credential.and_then(|credential| self.credentials.get(name)?.get(credential));
         let agent = of_tenant.or_else(|| self.agents.get(name))?;
         if matches!(agent.kind, AgentKind::NotBuilt { .. }) {
             return None;
         }
         let setup = template.fill_setup(&setup::overlaid(&agent.setup, &rule.setup));
+        let setup = setup::overlaid(&setup, &over.setup);
         Some(Rung { agent: agent.clone(), setup })
     }
 }

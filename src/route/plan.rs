@@ -31,6 +31,8 @@ pub struct Plan {
     pub user: Option<String>,
     /// How audio, turns and the end are handled.
     pub policy: Policy,
+    /// The sets of limits that hold, by name: the route's, the token's, the hook's.
+    pub limits: Vec<String>,
 }
 
 impl Plan {
@@ -46,6 +48,7 @@ impl Plan {
             tenant: None,
             user: None,
             policy,
+            limits: Vec::new(),
         }
     }
 }
@@ -55,7 +58,7 @@ impl Plan {
 pub struct Rung {
     /// The agent.
     pub agent: Arc<AgentSettings>,
-    /// Agent, route and token set-up merged, templates filled in.
+    /// Set-up of agent, route, token and hook merged; templates of the first two filled in.
     pub setup: Setup,
 }
 

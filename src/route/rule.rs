@@ -40,6 +40,8 @@ pub struct Rule {
     pub slo: Slo,
     /// Whether callers without credentials are let in from anywhere.
     pub anonymous: bool,
+    /// Whether a token may come in the query of the URL.
+    pub token_in_query: bool,
     /// Overrides the agents' set-up field by field.
     pub setup: Setup,
 }
@@ -139,6 +141,7 @@ impl Rule {
             admit: None,
             slo: Slo::default(),
             anonymous: false,
+            token_in_query: false,
             setup: Setup::default(),
         }
     }

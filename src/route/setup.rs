@@ -108,7 +108,7 @@ fn text_of(value: &Value) -> String {
 }
 
 /// Line breaks and tabs become spaces, other control characters vanish.
-fn harmless(text: &str) -> String {
+pub(super) fn harmless(text: &str) -> String {
     text.chars()
         .filter_map(|c| match c {
             '\n' | '\r' | '\t' | '\u{2028}' | '\u{2029}' => Some(' '),
