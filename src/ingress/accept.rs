@@ -63,7 +63,7 @@ fn hand_over(
     let caps = &in_force.settings.http;
     let connected = gate.connect(peer.ip(), caps)?;
     let worker = node.workers.iter().min_by_key(|worker| worker.load()).ok_or(Refusal::Overload)?;
-    let handshake = gate.shake(worker.index, caps)?;
+    let handshake = gate.shake(worker.index, peer.ip(), caps)?;
     let incoming = Incoming {
         node: node.clone(),
         webrtc: webrtc.cloned(),
@@ -72,6 +72,7 @@ fn hand_over(
         tcp: tcp.into_std().map_err(|_| Refusal::Gone)?,
         peer,
         accepted,
+        gate: gate.clone(),
         handshake,
         admission: Box::new((connected, worker.count_connection(), node.telemetry.node().connection("http"))),
     };

@@ -1,21 +1,24 @@
 //! One connection on its worker: TLS, then HTTP/1.1, then perhaps a session.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use hyper::header::HeaderMap;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tokio::time::timeout_at;
 use tokio_rustls::{TlsAcceptor, TlsStream};
 
-use super::gate::Handshake;
-use super::http;
+use super::gate::{Connected, Gate, Handshake};
 use super::webrtc::Webrtc;
 use super::websocket::{self, Upgrade};
+use super::{http, proxy};
+use crate::config::settings::{HttpSettings, ProxyForm};
 use crate::runtime::node::Node;
 use crate::runtime::sockets;
 use crate::runtime::stream::Stream;
@@ -31,6 +34,7 @@ pub(super) struct Incoming {
     pub(super) tcp: std::net::TcpStream,
     pub(super) peer: SocketAddr,
     pub(super) accepted: Micros,
+    pub(super) gate: Arc<Gate>,
     pub(super) handshake: Handshake,
     /// What is given back when the connection ends.
     pub(super) admission: Box<dyn Send>,
@@ -39,8 +43,10 @@ pub(super) struct Incoming {
 /// What the requests of a connection share.
 pub(super) struct Shared {
     pub(super) node: Arc<Node>,
-    pub(super) peer: SocketAddr,
-    pub(super) encrypted: bool,
+    /// Whoever is at the other end, or for whom it speaks.
+    peer: IpAddr,
+    gate: Arc<Gate>,
+    encrypted: bool,
     /// Where it is on.
     pub(super) webrtc: Option<Arc<Webrtc>>,
     pub(super) accepted: Micros,
@@ -61,6 +67,24 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Who has sent a request with these headers.
+    pub(super) fn address(&self, headers: &HeaderMap) -> IpAddr {
+        proxy::address(self.peer, headers, &self.node.in_force.load().settings.http)
+    }
+
+    /// Whether whoever sent a request with these headers reaches us by TLS, be it that of a proxy.
+    pub(super) fn is_encrypted(&self, headers: &HeaderMap) -> bool {
+        self.encrypted || proxy::is_https(self.peer, headers, &self.node.in_force.load().settings.http)
+    }
+
+    /// Counts a session of somebody for whom a proxy speaks.
+    ///
+    /// # Errors
+    /// If that address has too many.
+    pub(super) fn enter_behind(&self, address: IpAddr) -> Result<Option<Connected>, Refusal> {
+        self.gate.connect_behind(self.peer, address, &self.node.in_force.load().settings.http)
+    }
+
     /// A request head has come.
     pub(super) fn on_request(&self) {
         self.state().requested = true;
@@ -79,19 +103,29 @@ impl Shared {
 
 /// Serves one connection to its end.
 pub(super) async fn serve(incoming: Incoming) {
-    let Incoming { node, webrtc, worker, tcp, peer, accepted, handshake, admission } = incoming;
+    let Incoming { node, webrtc, worker, tcp, peer, accepted, gate, handshake, admission } = incoming;
     let refuse = |refusal| node.telemetry.node().record_refusal(refusal);
     let in_force = node.in_force.load_full();
     let settings = &in_force.settings.http;
     let deadline = node.clock.instant(accepted + settings.handshake);
-    let Ok(tcp) = TcpStream::from_std(tcp).and_then(|tcp| sockets::prepare_stream(&tcp).map(|()| tcp)) else {
+    let Ok(mut tcp) = TcpStream::from_std(tcp).and_then(|tcp| sockets::prepare_stream(&tcp).map(|()| tcp)) else {
         return refuse(Refusal::Gone);
+    };
+    let (socket, peer) = (peer.ip(), timeout_at(deadline, announced(&mut tcp, peer.ip(), settings)).await);
+    let peer = match peer {
+        Ok(Ok(peer)) => peer,
+        Ok(Err(refusal)) => return refuse(refusal),
+        Err(_) => return refuse(Refusal::Timeout),
+    };
+    let admission = match gate.connect_behind(socket, peer, settings) {
+        Ok(behind) => Box::new((admission, behind)),
+        Err(refusal) => return refuse(refusal),
     };
     let (stream, tls) = match in_force.identity.as_ref().map(|_| node.https.clone()) {
         None => (Stream::from(tcp), None),
         Some(config) => {
             let begun = node.clock.now();
-            match tokio::time::timeout_at(deadline, TlsAcceptor::from(config).accept(tcp)).await {
+            match timeout_at(deadline, TlsAcceptor::from(config).accept(tcp)).await {
                 Err(_) => return refuse(Refusal::Timeout),
                 Ok(Err(error)) => {
                     tracing::debug!(%error, "TLS handshake failed");
@@ -103,7 +137,7 @@ pub(super) async fn serve(incoming: Incoming) {
     };
     let state = Mutex::new(State { handshake: Some(handshake), ..State::default() });
     let encrypted = stream.is_encrypted();
-    let shared = Arc::new(Shared { node: node.clone(), peer, encrypted, webrtc, accepted, tls, state });
+    let shared = Arc::new(Shared { node: node.clone(), peer, gate, encrypted, webrtc, accepted, tls, state });
     serve_http(&shared, stream, settings, deadline).await;
     let (upgrade, handshake) = {
         let mut state = shared.state();
@@ -114,12 +148,17 @@ pub(super) async fn serve(incoming: Incoming) {
     }
 }
 
-async fn serve_http(
-    shared: &Arc<Shared>,
-    stream: Stream,
-    settings: &crate::config::settings::HttpSettings,
-    deadline: tokio::time::Instant,
-) {
+/// Who is at the other end of a connection: the peer, or whoever its proxy announces.
+async fn announced(tcp: &mut TcpStream, peer: IpAddr, settings: &HttpSettings) -> Result<IpAddr, Refusal> {
+    let by_proxy = settings.proxy_form == ProxyForm::Proxy && proxy::is_trusted(peer, &settings.trusted_proxies);
+    let told = if by_proxy { proxy::read_header(tcp).await } else { Ok(None) };
+    told.map(|told| told.unwrap_or(peer.to_canonical())).map_err(|error| {
+        tracing::debug!(%error, "a proxy did not say for whom it speaks");
+        Refusal::BadRequest
+    })
+}
+
+async fn serve_http(shared: &Arc<Shared>, stream: Stream, settings: &HttpSettings, deadline: tokio::time::Instant) {
     let service = service_fn({
         let shared = shared.clone();
         move |request| {

@@ -202,7 +202,7 @@ impl Listener {
             Judgement::Prove | Judgement::Refuse => return refused(incoming, Refusal::Address),
         }
         let admitted = self.gate.connect(peer.ip(), caps).and_then(|connected| {
-            let handshake = self.gate.shake(self.worker.index, caps)?;
+            let handshake = self.gate.shake(self.worker.index, peer.ip(), caps)?;
             Ok((connected, handshake))
         });
         match admitted {

@@ -1,18 +1,14 @@
 //! Who may begin a QUIC handshake: each address so many in a second, and under pressure only who has proved its address
 //! (RFC 9000 section 8.1.2).
 
-use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::ingress::gate::place;
+use crate::runtime::admission::allowance::Allowance;
 use crate::time::Micros;
 
-/// Addresses that are remembered at most; beyond it those that may do everything again are forgotten.
-const MAX_ADDRESSES: usize = 8192;
 /// So many seconds' worth may come at once.
-const BURST_S: u64 = 2;
+const BURST: Duration = Duration::from_secs(2);
 
 /// What to do with a handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,19 +23,12 @@ pub(super) enum Judgement {
 
 /// Counts handshakes by address, for all workers.
 #[derive(Debug)]
-pub(super) struct Turnstile {
-    /// Time that a handshake costs, and that may be spent ahead.
-    cost: Duration,
-    ahead: Duration,
-    /// Until when each address has spent its time (GCRA).
-    spent: Mutex<HashMap<IpAddr, Micros>>,
-}
+pub(super) struct Turnstile(Allowance);
 
 impl Turnstile {
     /// Lets each address begin `rate` handshakes in a second.
     pub(super) fn new(rate: u32) -> Turnstile {
-        let cost = Duration::from_secs(1) / rate.max(1);
-        Turnstile { cost, ahead: Duration::from_secs(BURST_S), spent: Mutex::default() }
+        Turnstile(Allowance::new(rate, Duration::from_secs(1), BURST))
     }
 
     /// Judges a handshake. An address that was not `proven` may be forged: it is asked for the proof instead of being
@@ -48,18 +37,11 @@ impl Turnstile {
         if pressed && !proven {
             return Judgement::Prove;
         }
-        let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
-        if spent.len() >= MAX_ADDRESSES {
-            spent.retain(|_, until| *until > now);
+        match self.0.spend(address, now) {
+            Ok(()) => Judgement::Enter,
+            Err(_) if proven => Judgement::Refuse,
+            Err(_) => Judgement::Prove,
         }
-        let full = spent.len() >= MAX_ADDRESSES;
-        let place = place(address);
-        let until = spent.get(&place).copied().unwrap_or(now).max(now);
-        if until - now + self.cost > self.ahead || (full && !spent.contains_key(&place)) {
-            return if proven { Judgement::Refuse } else { Judgement::Prove };
-        }
-        spent.insert(place, until + self.cost);
-        Judgement::Enter
     }
 }
 
@@ -90,18 +72,5 @@ mod tests {
         let turnstile = Turnstile::new(10);
         assert_eq!(turnstile.judge(ANN, false, true, Micros::ZERO), Judgement::Prove);
         assert_eq!(turnstile.judge(ANN, true, true, Micros::ZERO), Judgement::Enter);
-    }
-
-    #[test]
-    fn only_so_many_addresses_are_remembered() {
-        let turnstile = Turnstile::new(1);
-        let address = |number: u32| IpAddr::V4(std::net::Ipv4Addr::from_bits(number));
-        for number in 0..MAX_ADDRESSES as u32 {
-            assert_eq!(turnstile.judge(address(number), false, false, Micros::ZERO), Judgement::Enter);
-        }
-        assert_eq!(turnstile.judge(address(u32::MAX), false, false, Micros::ZERO), Judgement::Prove);
-        let later = Micros::from_millis(1001);
-        assert_eq!(turnstile.judge(address(u32::MAX), false, false, later), Judgement::Enter);
-        assert_eq!(turnstile.spent.lock().unwrap().len(), 1);
     }
 }

@@ -65,7 +65,7 @@ fn hand_over(
     let caps = &in_force.settings.http;
     let connected = gate.connect(peer.ip(), caps)?;
     let worker = node.workers.iter().min_by_key(|worker| worker.load()).ok_or(Refusal::Overload)?;
-    let handshake = gate.shake(worker.index, caps)?;
+    let handshake = gate.shake(worker.index, peer.ip(), caps)?;
     let counted = (connected, worker.count_connection(), node.telemetry.node().connection("webrtc"));
     // A socket belongs to the runtime that made it: it is taken out of this one.
     let tcp = tcp.into_std().map_err(|_| Refusal::Gone)?;
