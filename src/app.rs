@@ -22,6 +22,7 @@ use crate::config::settings::Settings;
 use crate::config::{ConfigErrors, restart_keys};
 use crate::ingress::quic;
 use crate::ingress::webrtc::{self, Prepared, WebrtcError};
+use crate::runtime::admission::keyring::Keyrings;
 use crate::runtime::clock::Clock;
 use crate::runtime::drain;
 use crate::runtime::node::{Bound, InForce, Node};
@@ -31,6 +32,7 @@ use crate::runtime::tls::TlsError;
 use crate::runtime::worker::Workers;
 use crate::telemetry::logs::{self, LogError, Logs};
 use crate::telemetry::{CallRecordSink, Telemetry};
+use crate::upstream::exchange::Exchanges;
 use crate::{control, ingress};
 
 /// How long workers may take to end after they were told to.
@@ -110,9 +112,11 @@ fn try_run(args: &RunArgs) -> Result<(), RunError> {
     let records = CallRecordSink::open(settings.log.call_record.as_str().into(), &telemetry)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     telemetry.node().record_config_taken(&hash(&settings), SystemTime::now());
-    let in_force = InForce::new(settings)?;
-    let node =
-        Arc::new(Node::new(clock, in_force, telemetry, workers.all().to_vec(), records, runtime.handle().clone())?);
+    let exchanges = Exchanges::on(runtime.handle().clone());
+    let keyrings = Keyrings::new(exchanges.clone(), telemetry.clone());
+    let in_force = InForce::new(settings, &keyrings)?;
+    let workers_of_node = workers.all().to_vec();
+    let node = Arc::new(Node::new(clock, in_force, telemetry, workers_of_node, records, exchanges, keyrings)?);
     let app = App { args, begun, node, workers, logs };
     let result = runtime.block_on(app.serve(http, control, (prepared, quic), bound));
     runtime.shutdown_timeout(Duration::from_millis(100));
@@ -247,7 +251,7 @@ impl App<'_> {
         }
         let loaded = Settings::load(&self.args.config.config)
             .map_err(RunError::from)
-            .and_then(|settings| Ok((hash(&settings), InForce::new(settings)?)));
+            .and_then(|settings| Ok((hash(&settings), InForce::new(settings, &self.node.keyrings)?)));
         match loaded {
             Ok((hash, new)) => {
                 for key in restart_keys(&self.node.in_force.load().settings, &new.settings) {

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use antiphon::config::settings::Settings;
 use antiphon::ingress;
+use antiphon::runtime::admission::keyring::Keyrings;
 use antiphon::runtime::clock::Clock;
 use antiphon::runtime::node::{InForce, Node};
 use antiphon::runtime::worker::Workers;
 use antiphon::telemetry::{CallRecordSink, CallRecordTarget, Telemetry};
+use antiphon::upstream::exchange::Exchanges;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
@@ -26,10 +28,11 @@ async fn p90_of_uplink(stalls: bool) -> f64 {
     let ends = workers.take_ends();
     let telemetry = Telemetry::new();
     let records = CallRecordSink::open(CallRecordTarget::Log, &telemetry).unwrap();
-    let in_force = InForce::new(Settings::default()).unwrap();
-    let node = Arc::new(
-        Node::new(clock, in_force, telemetry.clone(), workers.all().to_vec(), records, Handle::current()).unwrap(),
-    );
+    let exchanges = Exchanges::on(Handle::current());
+    let keyrings = Keyrings::new(exchanges.clone(), telemetry.clone());
+    let in_force = InForce::new(Settings::default(), &keyrings).unwrap();
+    let all = workers.all().to_vec();
+    let node = Arc::new(Node::new(clock, in_force, telemetry.clone(), all, records, exchanges, keyrings).unwrap());
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let address = listener.local_addr().unwrap();

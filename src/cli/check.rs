@@ -70,6 +70,7 @@ pub fn check(args: &CheckArgs) -> Answer {
 fn warnings(settings: &Settings) -> Vec<String> {
     let listen = &settings.listen;
     let mut warnings = unsupported(settings);
+    warnings.extend(careless(settings));
     if listen.http.ip().is_loopback() {
         return warnings;
     }
@@ -91,6 +92,34 @@ fn warnings(settings: &Settings) -> Vec<String> {
              or put a proxy with TLS in front",
             listen.http
         ));
+    }
+    warnings
+}
+
+/// What lets in more, or tells less, than most operators mean.
+fn careless(settings: &Settings) -> Vec<String> {
+    let auth = &settings.auth;
+    let mut warnings = Vec::new();
+    for issuer in auth.issuers.iter().map(|issuer| &issuer.issuer) {
+        if issuer.audience.is_empty() && issuer.issuer.is_empty() {
+            let name = &issuer.name;
+            warnings.push(format!(
+                "auth.jwt.{name}: every token that its keys have signed is taken; name `issuer` and `audience`"
+            ));
+        }
+    }
+    if auth.tokens.secrets.is_empty() && auth.keys.iter().any(|key| key.mint) && settings.redis.url.is_some() {
+        warnings.push("client tokens are good on the node that made them only; set `auth.tokens.secret`".to_owned());
+    }
+    let asked = |name: &str| settings.routes.iter().any(|rule| rule.admit.as_deref() == Some(name));
+    for (name, _) in settings.hooks.iter().filter(|(name, hook)| hook.secret.is_none() && asked(name)) {
+        warnings.push(format!("hook.{name}: its requests are not signed; set `secret`, so that it can tell who asks"));
+    }
+    let all = ["0.0.0.0", "::"].map(|any| any.parse::<IpAddr>());
+    let everybody =
+        settings.http.trusted_proxies.iter().find(|network| all.iter().flatten().any(|ip| network.contains(*ip)));
+    if let Some(network) = everybody {
+        warnings.push(format!("http.trusted_proxies: {network} believes everybody; name your proxies"));
     }
     warnings
 }
@@ -156,6 +185,30 @@ fn summary(settings: &Settings) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_lets_in_more_than_most_mean_is_warned_of() {
+        struct Nothing;
+        impl crate::config::Lookup for Nothing {
+            fn env(&self, _: &str) -> Option<String> {
+                Some("a secret of 32 bytes, or of some more".to_owned())
+            }
+            fn read(&self, _: &std::path::Path) -> Result<String, String> {
+                Err("no files".to_owned())
+            }
+            fn exists(&self, _: &std::path::Path) -> bool {
+                false
+            }
+        }
+        let text = "[auth.jwt.main]\nsecret = \"${env:S}\"\n[hook.crm]\nurl = \"https://h/\"\n[http]\ntrusted_proxies = [\"::/0\"]\n\
+                    [[route]]\nname = \"r\"\nto = \"echo\"\nadmit = \"crm\"\n";
+        let file = crate::config::FileText { name: "a.toml".into(), dir: "".into(), text: text.into() };
+        let settings = crate::config::check(&[file], &std::collections::BTreeMap::new(), &Nothing).unwrap();
+        let told = warnings(&settings).join("\n");
+        for what in ["auth.jwt.main", "`issuer` and `audience`", "hook.crm", "::/0 believes everybody"] {
+            assert!(told.contains(what), "{told}");
+        }
+    }
 
     #[test]
     fn addresses_that_nobody_outside_can_reach_are_warned_of() {

@@ -8,6 +8,7 @@ pub mod example;
 pub mod explain;
 pub mod print_config;
 pub mod run;
+pub mod token;
 
 use std::process::ExitCode;
 
@@ -34,6 +35,9 @@ enum Command {
     Route(RouteCommand),
     /// Print an example configuration
     Example(example::ExampleArgs),
+    /// Make and look at tokens and API keys
+    #[command(subcommand)]
+    Token(token::TokenCommand),
     /// Make one call and measure it
     Call(call::CallArgs),
     /// Play the part of a peer, for tests
@@ -54,6 +58,7 @@ pub fn main() -> ExitCode {
         Command::PrintConfig(args) => print_config::run(&args),
         Command::Route(RouteCommand::Explain(args)) => explain::run(&args),
         Command::Example(args) => example::run(&args),
+        Command::Token(command) => block_on(token::run(command)),
         Command::Call(args) => block_on(call::run(args)),
         Command::Emulate(args) => block_on(emulate::run(args)),
     }

@@ -1,12 +1,14 @@
 //! Admission: from a client's first message to a plan and a session. Made here, from the system's CSPRNG: all ids.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc::error::TrySendError;
 
+use super::authorize::{Authorized, authorize};
+use super::credentials::{self, Known};
 use super::websocket::Head;
+use crate::auth::{Principal, Use};
 use crate::ids::{ConversationId, SessionId};
 use crate::message::{AudioFormats, Error, ErrorCode, Start, Started};
 use crate::route::RouteRequest;
@@ -20,12 +22,8 @@ use crate::session::{Carriage, LinkInfo, Session, SessionParams, Transport};
 use crate::telemetry::{ActiveSession, NodeQueue, Refusal, ResumeOutcome, SessionLabels, SessionMetrics, SetupStage};
 use crate::time::Micros;
 
-/// Whoever shows no credentials.
-const ANONYMOUS: &str = "anonymous";
-
 /// A client that wants a session.
 pub(super) struct Caller {
-    pub(super) peer: SocketAddr,
     pub(super) head: Head,
     pub(super) accepted: Micros,
     pub(super) tls: Option<Duration>,
@@ -44,7 +42,7 @@ pub(super) struct Refused {
 
 impl Refused {
     pub(super) fn new(code: ErrorCode, message: String) -> Refused {
-        Refused::from(Error { code, message, field: None, retryable: false, retry_after_ms: None })
+        Refused::from(Error::new(code, message))
     }
 
     pub(super) fn gone() -> Refused {
@@ -62,7 +60,16 @@ impl Refused {
         self
     }
 
-    fn retryable(mut self, after: Duration) -> Refused {
+    /// Says it in other words.
+    pub(super) fn say(mut self, words: String) -> Refused {
+        if let Some(error) = &mut self.error {
+            error.message = words;
+        }
+        self
+    }
+
+    /// Says when trying again may help.
+    pub(super) fn retry_after(mut self, after: Duration) -> Refused {
         if let Some(error) = &mut self.error {
             error.retryable = true;
             error.retry_after_ms = Some(after.as_millis() as u64);
@@ -101,24 +108,35 @@ pub(super) fn link(
     Ok(LinkInfo { transport, carriage, audio, resume_token: secret(), have: start.have })
 }
 
-/// Whether a resume token leads to a session now; what attaches to it comes later.
+/// A right to come back to a session.
+pub(super) struct Claim {
+    token: String,
+    principal: Arc<str>,
+}
+
+/// Whether a resume token leads this caller to a session now; what attaches to it comes later.
 ///
 /// # Errors
 /// What its client is to be told.
-pub(super) fn can_resume(node: &Node, token: &str) -> Result<(), Refused> {
-    node.registry.can_resume(token, ANONYMOUS).map_err(|error| {
+pub(super) async fn can_resume(node: &Node, caller: &Caller, start: &Start, token: String) -> Result<Claim, Refused> {
+    let refused = |refused: Refused| {
         node.telemetry.node().record_resume(ResumeOutcome::Refused);
-        Refused::new(ErrorCode::ResumeFailed, error.to_string()).field(Some("resume"))
-    })
+        refused
+    };
+    let known = caller.identify(node, start.token.as_deref(), Use::Resume).await.map_err(refused)?;
+    let principal = known.principal.name();
+    let found = node.registry.can_resume(&token, &principal);
+    found.map_err(|error| refused(Refused::new(ErrorCode::ResumeFailed, error.to_string()).field(Some("resume"))))?;
+    Ok(Claim { token, principal })
 }
 
 /// Brings a link to the session that its token names, whatever worker that runs on.
-pub(super) fn resume(node: &Node, token: &str, link: Box<NewLink>) -> Result<(), (Box<NewLink>, Refused)> {
+pub(super) fn resume(node: &Node, claim: &Claim, link: Box<NewLink>) -> Result<(), (Box<NewLink>, Refused)> {
     let refused = |code, message: String| {
         node.telemetry.node().record_resume(ResumeOutcome::Refused);
         Refused::new(code, message).field(Some("resume"))
     };
-    let mailbox = match node.registry.resume(token, ANONYMOUS, &link.info.resume_token) {
+    let mailbox = match node.registry.resume(&claim.token, &claim.principal, &link.info.resume_token) {
         Ok(mailbox) => mailbox,
         Err(error) => return Err((link, refused(ErrorCode::ResumeFailed, error.to_string()))),
     };
@@ -152,6 +170,7 @@ pub(super) struct Admitted {
 /// A call that was routed; its session is made when its link is there.
 pub(super) struct Planned {
     params: SessionParams,
+    principal: Principal,
     metrics: SessionMetrics,
     setup: Setup,
     accepted: Micros,
@@ -159,18 +178,18 @@ pub(super) struct Planned {
 }
 
 /// Routes the call and makes its session.
-pub(super) fn admit(
+pub(super) async fn admit(
     node: &Node,
     worker: &Arc<Worker>,
     caller: &Caller,
     start: Start,
     link: &LinkInfo,
 ) -> Result<Admitted, Refused> {
-    plan(node, caller, start, link, 0).map(|planned| begin(node, worker, planned))
+    plan(node, caller, start, link, 0).await.map(|planned| begin(node, worker, planned))
 }
 
 /// Routes the call; `others` wait for places as well.
-pub(super) fn plan(
+pub(super) async fn plan(
     node: &Node,
     caller: &Caller,
     start: Start,
@@ -179,21 +198,18 @@ pub(super) fn plan(
 ) -> Result<Planned, Refused> {
     if node.is_full_with(others) {
         let message = "this node has no room for another session".into();
-        return Err(Refused::new(ErrorCode::Overloaded, message).retryable(Duration::from_secs(5)));
+        return Err(Refused::new(ErrorCode::Overloaded, message).retry_after(Duration::from_secs(5)));
     }
     let overloaded = |error: std::io::Error| {
         let message = format!("this node has no room for another session: {error}");
-        Refused::new(ErrorCode::Overloaded, message).retryable(Duration::from_secs(5))
+        Refused::new(ErrorCode::Overloaded, message).retry_after(Duration::from_secs(5))
     };
     let timer = Timer::new().map_err(overloaded)?;
     let started = node.clock.now();
-    let in_force = node.in_force.load();
     let id = SessionId::from(secret());
-    let request = request(caller, &start, link.transport, id.clone(), in_force.settings.node.region.clone());
-    let plan = in_force.router.route(&request, node.clock.unix_seconds(Duration::ZERO)).map_err(|error| {
-        tracing::debug!(%error, "a call was refused");
-        Refused::new(error.code(), error.to_string()).field(error.field())
-    })?;
+    let authorized = authorize(node, caller, start, link.transport, id.clone()).await?;
+    let Authorized { plan, principal, start, .. } = authorized;
+    let spent = (authorized.auth, authorized.hook);
     let plan = Arc::new(plan);
     let conversation_id = start.conversation_id.clone().unwrap_or_else(|| ConversationId::from(secret()));
     let metrics = node.telemetry.session(SessionLabels {
@@ -202,13 +218,17 @@ pub(super) fn plan(
         agent: plan.rungs[0].name().clone(),
         label: plan.label.clone(),
     });
-    let setup = record_setup(&metrics, caller, started, node.clock.now());
-    let expires_at = (!plan.policy.max.is_zero()).then(|| node.clock.unix_seconds(plan.policy.max));
+    let setup = record_setup(&metrics, caller, started, spent, node.clock.now());
+    let now = node.clock.unix_seconds(Duration::ZERO);
+    let token_for = principal.until.map(|until| Duration::from_secs(until.saturating_sub(now)));
+    let longest = [(!plan.policy.max.is_zero()).then_some(plan.policy.max), token_for];
+    let expires_at = longest.into_iter().flatten().min().map(|longest| node.clock.unix_seconds(longest));
     let budget = node.playout_budget.clone();
     // Its worker's load is known when it has one.
     let load = Arc::default();
-    let params = SessionParams { id, conversation_id, plan, start, link: link.clone(), expires_at, budget, load };
-    Ok(Planned { params, metrics, setup, timer, accepted: caller.accepted })
+    let link = link.clone();
+    let params = SessionParams { id, conversation_id, plan, start, link, expires_at, token_for, budget, load };
+    Ok(Planned { params, principal, metrics, setup, timer, accepted: caller.accepted })
 }
 
 impl Planned {
@@ -225,13 +245,14 @@ impl Planned {
 
 /// Makes the session of a call that was routed, and enters it.
 pub(super) fn begin(node: &Node, worker: &Arc<Worker>, planned: Planned) -> Admitted {
-    let Planned { mut params, metrics, setup, timer, accepted } = planned;
+    let Planned { mut params, principal, metrics, setup, timer, accepted } = planned;
     params.load = node.overload.load(worker.index);
     let in_force = node.in_force.load();
     let limits = &in_force.settings.http.websocket;
     let (plan, transport) = (params.plan.clone(), params.link.transport);
     let conversation_id = params.conversation_id.clone();
-    let (seat, mailbox) = node.registry.enter(params.id.clone(), params.link.resume_token.clone(), ANONYMOUS.into());
+    let resume_token = params.link.resume_token.clone();
+    let (seat, mailbox) = node.registry.enter(params.id.clone(), resume_token, principal.name());
     let session = Session::new(params, node.clock.now());
     let around = Surroundings {
         clock: node.clock,
@@ -239,7 +260,7 @@ pub(super) fn begin(node: &Node, worker: &Arc<Worker>, planned: Planned) -> Admi
         worker: worker.index,
         timer,
         dialer: node.dialer(worker.index),
-        tools: node.tools.clone(),
+        tools: node.exchanges.clone(),
         seat,
         mailbox,
         halt: node.halt.clone(),
@@ -256,46 +277,54 @@ pub(super) fn begin(node: &Node, worker: &Arc<Worker>, planned: Planned) -> Admi
     Admitted { session, plan, around, _counted: counted }
 }
 
-fn record_setup(metrics: &SessionMetrics, caller: &Caller, started: Micros, routed: Micros) -> Setup {
+fn record_setup(
+    metrics: &SessionMetrics,
+    caller: &Caller,
+    started: Micros,
+    (auth, hook): (Duration, Option<Duration>),
+    routed: Micros,
+) -> Setup {
     let record = |stage, took: Duration| {
         metrics.record_setup(stage, took);
         took.as_secs_f64() * 1000.0
     };
+    let rest = (routed - started).saturating_sub(auth + hook.unwrap_or_default());
     Setup {
         tls_ms: caller.tls.map(|took| record(SetupStage::Tls, took)),
         upgrade_ms: record(SetupStage::Upgrade, caller.upgraded - caller.accepted),
         start_ms: record(SetupStage::Start, started - caller.opened),
-        route_ms: record(SetupStage::Route, routed - started),
+        auth_ms: record(SetupStage::Auth, auth),
+        hook_ms: hook.map(|took| record(SetupStage::Hook, took)),
+        route_ms: record(SetupStage::Route, rest),
         total_ms: 0.0,
     }
 }
 
-fn request(
-    caller: &Caller,
-    start: &Start,
-    transport: Transport,
-    id: SessionId,
-    region: Option<String>,
-) -> RouteRequest {
-    let mut request = route_request(caller.peer, caller.head.clone(), region);
-    (request.transport, request.session_id) = (transport, id);
-    request.agent = start.agent.clone();
-    request.conversation_id = start.conversation_id.clone();
-    request.context = start.context.clone().unwrap_or_default();
-    request
-}
-
-/// What a route may look at of a request's head; which agent and session it is about is for the caller to say.
-pub(super) fn route_request(peer: SocketAddr, head: Head, region: Option<String>) -> RouteRequest {
+/// What a route may look at of a request's head, and of who sent it; which agent and session it is about is for the caller
+/// to say.
+pub(super) fn route_request(head: Head, region: Option<String>, principal: &Principal) -> RouteRequest {
     let header = |name: &str| head.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
     let mut request = RouteRequest::new(Transport::Websocket, SessionId::from(""));
     request.host = header("host");
     request.origin = header("origin");
     request.region = region;
-    request.loopback = peer.ip().to_canonical().is_loopback();
+    request.loopback = head.address.is_loopback();
     request.forwarded = ["forwarded", "x-forwarded-for", "via"].iter().any(|name| header(name).is_some());
+    request.authenticated = principal.is_authenticated();
+    (request.user, request.tenant) = (principal.user.clone(), principal.tenant.clone());
+    request.claims = principal.claims.clone();
     (request.path, request.headers) = (head.path, head.headers);
     request
+}
+
+impl Caller {
+    /// Who calls; `first` is the token of the first message.
+    ///
+    /// # Errors
+    /// If what is shown is wrong.
+    pub(super) async fn identify(&self, node: &Node, first: Option<&str>, purpose: Use) -> Result<Known, Refused> {
+        credentials::identify(node, self.head.address, &self.head.shown, first, purpose).await
+    }
 }
 
 impl Admitted {

@@ -25,21 +25,18 @@ pub(super) struct Opened {
 /// Tells the client why there is no session for it.
 pub(super) async fn refuse(node: &Node, mut line: Line, mut dialect: Box<dyn Dialect>, refused: Refused) {
     node.telemetry.node().record_refusal(refused.refusal);
+    let mut why = refused.refusal.label().to_owned();
     if let Some(error) = refused.error {
+        why = error.reason.clone().unwrap_or(why);
         let _ = line.try_push(dialect.as_mut(), None, &ToClient::Error(error));
     }
-    line.close(refused.close_code, refused.refusal.label()).await;
+    line.close(refused.close_code, &why).await;
 }
 
 /// Why a node that drains takes no session.
 pub(super) fn draining() -> Refused {
-    let error = Error {
-        code: ErrorCode::Overloaded,
-        message: "this node is going down; connect again".into(),
-        field: None,
-        retryable: true,
-        retry_after_ms: Some(1000),
-    };
+    let message = "this node is going down; connect again";
+    let error = Error { retryable: true, retry_after_ms: Some(1000), ..Error::new(ErrorCode::Overloaded, message) };
     Refused::from(error).with(CloseReason::Draining.code(), Refusal::Draining)
 }
 
@@ -55,8 +52,11 @@ pub(super) async fn run(node: &Arc<Node>, worker: Arc<Worker>, caller: Caller, s
     };
     let link = NewLink { line, dialect, info, worker: worker.index, admission };
     let refused = match start.resume.clone() {
-        Some(token) => admit::resume(node, &token, Box::new(link)).err(),
-        None => match admit::admit(node, &worker, &caller, start, &link.info) {
+        Some(token) => match admit::can_resume(node, &caller, &start, token).await {
+            Ok(claim) => admit::resume(node, &claim, Box::new(link)).err(),
+            Err(refused) => Some((Box::new(link), refused)),
+        },
+        None => match admit::admit(node, &worker, &caller, start, &link.info).await {
             Ok(admitted) => return admitted.run(node, link).await,
             Err(refused) => Some((Box::new(link), refused)),
         },

@@ -4,19 +4,22 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
+use super::admit::Refused;
 use super::connection::Shared;
 use super::webrtc::signalling;
 use super::websocket::{Head, Realtime, Upgrade};
-use super::{admit, agents, assets};
+use super::{admit, agents, assets, credentials, mint};
+use crate::auth::{Denied, Use};
 use crate::config::settings::{HttpSettings, Settings};
 use crate::dialect::native::SUBPROTOCOL;
 use crate::dialect::openai;
+use crate::message::{Error, ErrorCode};
 use crate::session::Transport;
 use crate::telemetry::Refusal;
 
@@ -26,6 +29,8 @@ pub(super) const SESSION_PATH: &str = "/v1/session";
 pub(super) const REALTIME_PATH: &str = "/v1/realtime";
 /// When a client that was refused for want of room may come again, in seconds.
 const RETRY_AFTER_S: u32 = 5;
+/// How long a request's body may take.
+const BODY_DEADLINE: Duration = Duration::from_secs(5);
 
 pub(super) type Answer = Response<Full<Bytes>>;
 
@@ -49,7 +54,13 @@ pub(super) async fn respond(shared: &Shared, mut request: Request<Incoming>) -> 
             "this Origin is not allowed here; add it to `http.origins` in the configuration",
         )
     } else if [SESSION_PATH, REALTIME_PATH].contains(&request.uri().path()) && request.method() == Method::GET {
-        upgrade(shared, &mut request)
+        match known_enough(shared, &request).await {
+            Ok(()) => upgrade(shared, &mut request),
+            Err(answer) => answer,
+        }
+    } else if mint::serves(request.uri().path()) {
+        shared.on_plain();
+        if request.method() == Method::OPTIONS { preflight(settings) } else { mint::respond(shared, request).await }
     } else if signalling::serves(request.uri().path()) {
         shared.on_plain();
         if request.method() == Method::OPTIONS {
@@ -59,7 +70,7 @@ pub(super) async fn respond(shared: &Shared, mut request: Request<Incoming>) -> 
         }
     } else {
         shared.on_plain();
-        plain(shared, &in_force.settings, &request)
+        plain(shared, &in_force.settings, &request).await
     };
     if let Some(origin) = origin.filter(|_| allowed).and_then(|origin| HeaderValue::try_from(origin).ok()) {
         answer.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
@@ -77,7 +88,7 @@ fn asset(settings: &Settings, request: &Request<Incoming>) -> Option<&'static as
     wanted.then(|| assets::find(path, demo)).flatten()
 }
 
-fn plain(shared: &Shared, settings: &Settings, request: &Request<Incoming>) -> Answer {
+async fn plain(shared: &Shared, settings: &Settings, request: &Request<Incoming>) -> Answer {
     let path = request.uri().path();
     if ![SESSION_PATH, REALTIME_PATH, "/v1/endpoints", "/v1/agents", "/"].contains(&path) {
         return problem(StatusCode::NOT_FOUND, "not_found", "there is nothing here; GET / tells what this is");
@@ -88,9 +99,10 @@ fn plain(shared: &Shared, settings: &Settings, request: &Request<Incoming>) -> A
         Method::GET | Method::HEAD if path == "/v1/endpoints" => {
             json(StatusCode::OK, "application/json", &endpoints(shared, request.headers()))
         }
-        Method::GET | Method::HEAD if path == "/v1/agents" => {
-            json(StatusCode::OK, "application/json", &reachable(shared, request))
-        }
+        Method::GET | Method::HEAD if path == "/v1/agents" => match reachable(shared, request).await {
+            Ok(agents) => json(StatusCode::OK, "application/json", &agents),
+            Err(refused) => refusal_of(shared, &refused),
+        },
         _ => {
             let detail = "this address takes GET only";
             let mut answer = problem(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail);
@@ -119,7 +131,7 @@ fn websocket_url(shared: &Shared, headers: &HeaderMap) -> String {
 /// The base of all URLs as this client reaches us.
 fn base_url(shared: &Shared, headers: &HeaderMap) -> String {
     let bound = shared.node.bound.get().map(|bound| bound.http.to_string());
-    let scheme = if shared.encrypted { "https" } else { "http" };
+    let scheme = if shared.is_encrypted(headers) { "https" } else { "http" };
     format!("{scheme}://{}", host(headers).map(str::to_owned).or(bound).unwrap_or_default())
 }
 
@@ -180,13 +192,15 @@ fn without_port(host: &str) -> &str {
     }
 }
 
-/// The agents that this client reaches without credentials. A page that asks from here will name itself as the origin of
+/// The agents that this client reaches by the credentials that it shows. A page that asks from here will name itself as the origin of
 /// its sessions.
-fn reachable(shared: &Shared, request: &Request<Incoming>) -> serde_json::Value {
-    let in_force = shared.node.in_force.load();
+async fn reachable(shared: &Shared, request: &Request<Incoming>) -> Result<serde_json::Value, Refused> {
+    let in_force = shared.node.in_force.load_full();
     let region = in_force.settings.node.region.clone();
-    let mut asked = admit::route_request(shared.peer, Head::new(request), region);
-    let scheme = if shared.encrypted { "https" } else { "http" };
+    let head = Head::new(shared, request);
+    let known = credentials::identify(&shared.node, head.address, &head.shown, None, Use::Start).await?;
+    let mut asked = admit::route_request(head, region, &known.principal);
+    let scheme = if shared.is_encrypted(request.headers()) { "https" } else { "http" };
     asked.origin = asked.origin.or_else(|| Some(format!("{scheme}://{}", asked.host.as_deref()?)));
     asked.path = SESSION_PATH.to_owned();
     let quic = shared.node.bound.get().is_some_and(|bound| bound.quic.is_some());
@@ -197,7 +211,8 @@ fn reachable(shared: &Shared, request: &Request<Incoming>) -> serde_json::Value 
         quic.then_some(Transport::Webtransport),
     ];
     let offered: Vec<_> = offered.into_iter().flatten().collect();
-    agents::list(&in_force.settings, &in_force.router, &asked, &offered, shared.node.clock.unix_seconds(Duration::ZERO))
+    let now = shared.node.clock.unix_seconds(Duration::ZERO);
+    Ok(agents::list(&in_force.settings, &in_force.router, &asked, &offered, now))
 }
 
 fn wants_html(headers: &HeaderMap) -> bool {
@@ -230,6 +245,23 @@ fn index(shared: &Shared, headers: &HeaderMap) -> Answer {
     let mut answer = Response::new(Full::from(text));
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     answer
+}
+
+/// Whether what an upgrade request shows in its header is no lie: whoever can set headers can read an HTTP status. What is
+/// shown in other places is looked at with the first message, because browsers tell pages of no status.
+#[allow(clippy::result_large_err, reason = "an answer, moved once")]
+async fn known_enough(shared: &Shared, request: &Request<Incoming>) -> Result<(), Answer> {
+    let head = Head::new(shared, request);
+    if !head.shown.is_in_header() {
+        return Ok(());
+    }
+    // Whether it is too old to start is decided when it is known whether it starts something.
+    let known = credentials::identify(&shared.node, head.address, &head.shown, None, Use::Resume).await;
+    known.map(drop).map_err(|refused| {
+        shared.on_plain();
+        let answer = refusal_of(shared, &refused);
+        if request.uri().path() == REALTIME_PATH { mint::openai_error(&refused) } else { answer }
+    })
 }
 
 /// The opening handshake of RFC 6455 section 4.2.
@@ -271,8 +303,18 @@ fn upgrade(shared: &Shared, request: &mut Request<Incoming>) -> Answer {
     if shared.node.refuses_connections() {
         return refuse(Refusal::Overload, busy("overloaded", "this node has no room for another session"));
     }
-    let head = Head::new(request);
-    shared.on_upgrade(Upgrade { pending: hyper::upgrade::on(request), head, realtime, at: shared.node.clock.now() });
+    let head = Head::new(shared, request);
+    let behind = match shared.enter_behind(head.address) {
+        Ok(behind) => behind,
+        Err(refusal) => return refuse(refusal, busy("overloaded", "this address has too many connections")),
+    };
+    shared.on_upgrade(Upgrade {
+        behind,
+        pending: hyper::upgrade::on(request),
+        head,
+        realtime,
+        at: shared.node.clock.now(),
+    });
     let mut answer = Response::new(Full::default());
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = answer.headers_mut();
@@ -289,6 +331,72 @@ pub(super) fn busy(code: &str, detail: &str) -> Answer {
     let mut answer = problem(StatusCode::SERVICE_UNAVAILABLE, code, detail);
     answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S));
     answer
+}
+
+/// A refusal as an HTTP answer, counted.
+pub(super) fn refusal_of(shared: &Shared, refused: &Refused) -> Answer {
+    shared.node.telemetry.node().record_refusal(refused.refusal);
+    let error = refused.error.as_ref().map(refusal);
+    error.unwrap_or_else(|| problem(StatusCode::BAD_REQUEST, "bad_message", "the request cannot be served"))
+}
+
+/// The HTTP status of an error of the native protocol.
+pub(super) const fn status_of(code: ErrorCode) -> StatusCode {
+    match code {
+        ErrorCode::Unauthorized => StatusCode::UNAUTHORIZED,
+        ErrorCode::Forbidden | ErrorCode::NotPermitted => StatusCode::FORBIDDEN,
+        ErrorCode::NotFound | ErrorCode::ResumeFailed => StatusCode::NOT_FOUND,
+        ErrorCode::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+        ErrorCode::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorCode::AgentUnavailable | ErrorCode::AgentError => StatusCode::BAD_GATEWAY,
+        ErrorCode::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        _ => StatusCode::BAD_REQUEST,
+    }
+}
+
+/// An error of the native protocol as an HTTP answer.
+pub(super) fn refusal(error: &Error) -> Answer {
+    let status = status_of(error.code);
+    let title = status.canonical_reason().unwrap_or_default();
+    let mut body = serde_json::json!({
+        "title": title, "status": status.as_u16(), "code": error.code.label(), "detail": error.message,
+    });
+    for (name, value) in [("reason", &error.reason), ("field", &error.field)] {
+        if let Some(value) = value {
+            body[name] = value.as_str().into();
+        }
+    }
+    hint(json(status, "application/problem+json", &body), error)
+}
+
+/// Adds to an answer when to come again, and how to show credentials (RFC 6750 section 3).
+pub(super) fn hint(mut answer: Answer, error: &Error) -> Answer {
+    let headers = answer.headers_mut();
+    let seconds = error.retry_after_ms.map(|after| u32::try_from(after.div_ceil(1000)).unwrap_or(u32::MAX));
+    let seconds = seconds.or((error.code == ErrorCode::Overloaded).then_some(RETRY_AFTER_S));
+    if let Some(seconds) = seconds {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if error.code == ErrorCode::Unauthorized {
+        let shown = error.reason.as_deref().is_some_and(|why| why != Denied::NoCredentials.label());
+        let challenge = if shown { "Bearer error=\"invalid_token\"" } else { "Bearer" };
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+    }
+    answer
+}
+
+/// The body of a request, within the bound of `http.max_body_bytes` and in time.
+#[allow(clippy::result_large_err, reason = "an answer, moved once")]
+pub(super) async fn read_body(shared: &Shared, body: Incoming) -> Result<Bytes, Answer> {
+    let most = shared.node.in_force.load().settings.http.max_body_bytes;
+    match tokio::time::timeout(BODY_DEADLINE, Limited::new(body, most).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(_)) => {
+            let detail = format!("a request has at most {most} bytes here (`http.max_body_bytes`)");
+            Err(problem(StatusCode::PAYLOAD_TOO_LARGE, "too_large", &detail))
+        }
+        Err(_) => Err(problem(StatusCode::REQUEST_TIMEOUT, "timeout", "the request's body did not come in time")),
+    }
 }
 
 pub(super) fn problem(status: StatusCode, code: &str, detail: &str) -> Answer {

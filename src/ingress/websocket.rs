@@ -1,5 +1,6 @@
 //! From an upgraded connection to a running session: the first message decides.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -13,7 +14,8 @@ use tokio::time::timeout_at;
 use super::admit::{self, Caller, Refused};
 use super::call::{self, Opened};
 use super::connection::Shared;
-use super::gate::Handshake;
+use super::credentials::Shown;
+use super::gate::{Connected, Handshake};
 use crate::agent::Wire;
 use crate::dialect::native::{DEFAULT_AUDIO, Native};
 use crate::dialect::openai::{self, Openai};
@@ -34,6 +36,8 @@ const UNASKED: Duration = Duration::from_millis(500);
 /// A request that is becoming a WebSocket.
 pub(super) struct Upgrade {
     pub(super) pending: OnUpgrade,
+    /// Counted beside the connection of a proxy.
+    pub(super) behind: Option<Connected>,
     pub(super) head: Head,
     /// For clients of the OpenAI Realtime wire.
     pub(super) realtime: Option<Realtime>,
@@ -60,21 +64,39 @@ impl Realtime {
     }
 }
 
-/// What of the request's head a route may look at.
+/// What of the request's head a route may look at, and what it shows of its caller.
 #[derive(Clone)]
 pub(super) struct Head {
     pub(super) path: String,
-    /// Names in lower case.
+    /// Names in lower case; without those that may hold secrets.
     pub(super) headers: Vec<(String, String)>,
+    /// Who has sent it.
+    pub(super) address: IpAddr,
+    pub(super) shown: Shown,
 }
 
+/// Headers that no route looks at, because they may hold secrets.
+const SECRET: [&str; 4] = ["authorization", "proxy-authorization", "cookie", "sec-websocket-protocol"];
+
 impl Head {
-    pub(super) fn new(request: &Request<Incoming>) -> Head {
+    pub(super) fn new(shared: &Shared, request: &Request<Incoming>) -> Head {
         let headers = request
             .headers()
             .iter()
             .filter_map(|(name, value)| value.to_str().ok().map(|value| (name.as_str().to_owned(), value.to_owned())));
-        Head { path: request.uri().path().to_owned(), headers: headers.collect() }
+        Head {
+            path: request.uri().path().to_owned(),
+            headers: headers.filter(|(name, _)| !SECRET.contains(&name.as_str())).collect(),
+            address: shared.address(request.headers()),
+            shown: Shown::of(request.headers(), request.uri().query()),
+        }
+    }
+
+    /// Of a request that is no HTTP/1.1: its headers with names in lower case, and its query.
+    pub(super) fn of_pairs(path: &str, headers: Vec<(String, String)>, query: Option<&str>, address: IpAddr) -> Head {
+        let shown = Shown::of_pairs(headers.iter().map(|(name, value)| (name.as_str(), value.as_str())), query);
+        let headers = headers.into_iter().filter(|(name, _)| !SECRET.contains(&name.as_str())).collect();
+        Head { path: path.to_owned(), headers, address, shown }
     }
 }
 
@@ -106,18 +128,13 @@ pub(super) async fn serve(
         }
     };
     drop(handshake);
-    let caller = Caller {
-        peer: shared.peer,
-        head: upgrade.head,
-        accepted: shared.accepted,
-        tls: shared.tls,
-        upgraded: upgrade.at,
-        opened,
-    };
+    let caller =
+        Caller { head: upgrade.head, accepted: shared.accepted, tls: shared.tls, upgraded: upgrade.at, opened };
     match started {
         Ok(start) => {
             let audio = start.audio.unwrap_or(DEFAULT_AUDIO);
             let carriage = (Transport::Websocket, Carriage::Ordered);
+            let admission = Box::new((admission, upgrade.behind));
             let link = Opened { line: Line::WebSocket(socket), dialect, carriage, audio, admission };
             call::run(node, worker, caller, start, link).await;
         }

@@ -1,5 +1,6 @@
 //! Threads, tasks and clocks: what runs the pure parts.
 
+pub mod admission;
 pub mod certificate;
 pub mod clock;
 pub mod drain;

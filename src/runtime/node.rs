@@ -8,12 +8,16 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
-use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::settings::Settings;
 use crate::media::playout::Budget;
 use crate::route::Router;
+use crate::runtime::admission::Gatekeeper;
+use crate::runtime::admission::allowance::Allowance;
+use crate::runtime::admission::hooks::Hooks;
+use crate::runtime::admission::keyring::Keyrings;
+use crate::runtime::admission::uses::{LocalUses, Uses};
 use crate::runtime::certificate::{Certificates, Identity};
 use crate::runtime::clock::Clock;
 use crate::runtime::overload::Overload;
@@ -23,6 +27,8 @@ use crate::runtime::worker::Worker;
 use crate::telemetry::{CallRecordSink, Telemetry};
 use crate::upstream::Dialer;
 use crate::upstream::exchange::Exchanges;
+
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// One process.
 #[derive(Debug)]
@@ -37,8 +43,14 @@ pub struct Node {
     pub workers: Vec<Arc<Worker>>,
     /// Opens sockets to agents, by worker.
     dialers: Vec<Dialer>,
-    /// Calls tools.
-    pub tools: Exchanges,
+    /// Talks to services of the operator.
+    pub exchanges: Exchanges,
+    /// Asks pre-call hooks.
+    pub hooks: Hooks,
+    /// Which tokens were used that may be used once.
+    pub uses: Arc<dyn Uses>,
+    /// The key sets of issuers.
+    pub keyrings: Keyrings,
     /// What encrypted listeners show.
     pub certificates: Arc<Certificates>,
     /// TLS of the HTTP listener, where a certificate is configured.
@@ -67,6 +79,10 @@ pub struct InForce {
     pub settings: Settings,
     /// Its routes.
     pub router: Router,
+    /// Whom it lets in.
+    pub gatekeeper: Gatekeeper,
+    /// Wrong credentials by address.
+    pub failures: Allowance,
     /// The configured certificate.
     pub identity: Option<Arc<Identity>>,
 }
@@ -91,16 +107,18 @@ impl InForce {
     ///
     /// # Errors
     /// If the certificate cannot be used.
-    pub fn new(settings: Settings) -> Result<InForce, TlsError> {
+    pub fn new(settings: Settings, keyrings: &Keyrings) -> Result<InForce, TlsError> {
         let files = settings.http.tls.as_ref();
         let identity = files.map(|files| Identity::from_files(&files.cert, &files.key).map(Arc::new)).transpose()?;
         let router = Router::new(&settings);
-        Ok(InForce { settings, router, identity })
+        let gatekeeper = Gatekeeper::new(&settings.auth, keyrings);
+        let failures = Allowance::new(settings.auth.max_failures_per_minute, MINUTE, MINUTE);
+        Ok(InForce { settings, router, gatekeeper, failures, identity })
     }
 }
 
 impl Node {
-    /// A node that has not begun to listen; `control` is the runtime of everything but calls.
+    /// A node that has not begun to listen; `exchanges` run where everything but calls does.
     ///
     /// # Errors
     /// If TLS cannot be set up.
@@ -110,22 +128,25 @@ impl Node {
         telemetry: Telemetry,
         workers: Vec<Arc<Worker>>,
         records: CallRecordSink,
-        control: Handle,
+        exchanges: Exchanges,
+        keyrings: Keyrings,
     ) -> Result<Node, TlsError> {
         let certificates = Certificates::new(in_force.identity.clone(), clock.unix_seconds(Duration::ZERO))?;
         let certificates = Arc::new(certificates);
+        let first = Dialer::default().fetching_on(exchanges.runtime().clone());
         Ok(Node {
             https: tls::server_config(certificates.clone())?,
             certificates,
             clock,
             telemetry,
             registry: Arc::default(),
-            tools: Exchanges::on(control.clone()),
-            dialers: iter::successors(Some(Dialer::default().fetching_on(control)), |first| {
-                Some(first.for_another_worker())
-            })
-            .take(workers.len())
-            .collect(),
+            hooks: Hooks::new(exchanges.clone(), clock),
+            uses: Arc::new(LocalUses::default()),
+            exchanges,
+            keyrings,
+            dialers: iter::successors(Some(first), |first| Some(first.for_another_worker()))
+                .take(workers.len())
+                .collect(),
             overload: Overload::new(workers.len()),
             workers,
             records,

@@ -110,7 +110,10 @@ pub fn init(format: LogFormat, filter: &str, telemetry: &Telemetry) -> Result<Lo
 }
 
 fn parse_filter(filter: &str) -> Result<EnvFilter, LogError> {
-    EnvFilter::builder().parse(filter).map_err(|source| LogError::Filter { filter: filter.into(), source })
+    let wrong = |source| LogError::Filter { filter: filter.into(), source };
+    let quiet = "wtransport=info".parse().map_err(wrong)?;
+    // Below that level it logs the headers of requests, and with them the credentials of callers.
+    Ok(EnvFilter::builder().parse(filter).map_err(wrong)?.add_directive(quiet))
 }
 
 fn line_layer<S, W>(format: LogFormat, ansi: bool, writer: W) -> Box<dyn Layer<S> + Send + Sync>

@@ -57,6 +57,10 @@ pub enum SetupStage {
     Upgrade,
     /// From the open link to the client's `start`.
     Start,
+    /// Finding out who calls.
+    Auth,
+    /// Asking the pre-call hook.
+    Hook,
     /// Routing and building the session.
     Route,
     /// From the dial to an agent that is ready.
@@ -67,10 +71,12 @@ pub enum SetupStage {
 
 impl SetupStage {
     /// Every stage, in order.
-    pub const ALL: [SetupStage; 6] = [
+    pub const ALL: [SetupStage; 8] = [
         SetupStage::Tls,
         SetupStage::Upgrade,
         SetupStage::Start,
+        SetupStage::Auth,
+        SetupStage::Hook,
         SetupStage::Route,
         SetupStage::Agent,
         SetupStage::Total,
@@ -82,6 +88,8 @@ impl SetupStage {
             SetupStage::Tls => "tls",
             SetupStage::Upgrade => "upgrade",
             SetupStage::Start => "start",
+            SetupStage::Auth => "auth",
+            SetupStage::Hook => "hook",
             SetupStage::Route => "route",
             SetupStage::Agent => "agent",
             SetupStage::Total => "total",

@@ -4,6 +4,7 @@
 //! workers, [`SessionMetrics`] for one session, resolved when the session starts. Nothing here waits for a reader: logs
 //! and call records go through bounded queues to a thread of their own and are dropped, and counted, when it lags.
 
+pub mod admission;
 mod background;
 pub mod logs;
 pub mod metrics;
@@ -16,6 +17,7 @@ mod registry;
 #[cfg(test)]
 mod tests;
 
+pub use admission::{AdmissionMetrics, HookOutcome};
 pub use metrics::{Path, SessionLabels, SessionMetrics, SetupStage};
 pub use node::{ActiveSession, NodeMetrics, NodeQueue, OpenConnection, Refusal, ResumeOutcome, WorkerMetrics};
 pub use overload::OverloadMetrics;

@@ -208,6 +208,16 @@ metrics! {
         "Connections accepted.";
     HANDSHAKES_REFUSED = "antiphon_handshakes_refused_total", Kind::Counter, Count, ["reason"],
         "Connections that were ended before a session started, by reason.";
+    CALLERS_DENIED = "antiphon_callers_denied_total", Kind::Counter, Count, ["reason"],
+        "Callers that were not let in for want of the right credentials or by the pre-call hook, by reason.";
+    CLIENT_TOKENS_MADE = "antiphon_client_tokens_made_total", Kind::Counter, Count, [],
+        "Client tokens that were made.";
+    KEY_FETCHES = "antiphon_key_fetches_total", Kind::Counter, Count, ["issuer", "result"],
+        "Times that the key set of an issuer was read: fetched, failed (the keys known before stay in force).";
+    HOOK = "antiphon_hook_seconds", Kind::Histogram(SETUP), Seconds, ["hook", "result"],
+        "How long a pre-call hook took to answer: allowed, refused, failed, cached (it was not asked).";
+    HOOK_FIELDS_DROPPED = "antiphon_hook_fields_dropped_total", Kind::Counter, Count, ["hook"],
+        "Fields of a hook's answer that were left out, because they are unknown or of a wrong form.";
     DATAGRAMS_FORWARDED = "antiphon_datagrams_forwarded_total", Kind::Counter, Count, [],
         "Datagrams that reached a worker that does not run their session and were handed on.";
     DRAINING = "antiphon_draining", Kind::Gauge, Count, [],

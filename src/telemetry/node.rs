@@ -20,6 +20,8 @@ pub enum Refusal {
     Address,
     /// Too many handshakes at once.
     Handshakes,
+    /// Too many handshakes at once of one address.
+    AddressHandshakes,
     /// A deadline of the handshake passed.
     Timeout,
     /// The TLS handshake failed.
@@ -44,10 +46,11 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every reason.
-    pub const ALL: [Refusal; 13] = [
+    pub const ALL: [Refusal; 14] = [
         Refusal::Connections,
         Refusal::Address,
         Refusal::Handshakes,
+        Refusal::AddressHandshakes,
         Refusal::Timeout,
         Refusal::Tls,
         Refusal::BadRequest,
@@ -66,6 +69,7 @@ impl Refusal {
             Refusal::Connections => "connections",
             Refusal::Address => "address",
             Refusal::Handshakes => "handshakes",
+            Refusal::AddressHandshakes => "address_handshakes",
             Refusal::Timeout => "timeout",
             Refusal::Tls => "tls",
             Refusal::BadRequest => "bad_request",

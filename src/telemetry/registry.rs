@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, SharedString};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
+use super::admission::AdmissionMetrics;
 use super::names::{self, Kind, Metric};
 use super::node::NodeMetrics;
 use super::process::ProcessSample;
@@ -142,6 +143,7 @@ pub struct Telemetry {
     registry: Arc<Registry>,
     handle: PrometheusHandle,
     node: Arc<NodeMetrics>,
+    admission: Arc<AdmissionMetrics>,
 }
 
 impl std::fmt::Debug for Telemetry {
@@ -162,12 +164,18 @@ impl Telemetry {
         let registry = Arc::new(Registry::new());
         let handle = registry.recorder.handle();
         let node = Arc::new(NodeMetrics::new(registry.clone()));
-        Self { registry, handle, node }
+        let admission = Arc::new(AdmissionMetrics::new(registry.clone()));
+        Self { registry, handle, node, admission }
     }
 
     /// The metrics of the process and its workers.
     pub fn node(&self) -> &NodeMetrics {
         &self.node
+    }
+
+    /// The metrics of admission.
+    pub fn admission(&self) -> &AdmissionMetrics {
+        &self.admission
     }
 
     /// The metrics of one session: resolve once, at its start.

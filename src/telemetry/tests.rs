@@ -87,6 +87,11 @@ fn eventful(telemetry: &Telemetry) {
     node.record_config_refused();
     node.record_log_suppressed(3);
     node.call_records_failed().increment(1);
+    telemetry.admission().record_denied(crate::auth::Denied::Expired);
+    telemetry.admission().record_minted();
+    telemetry.admission().record_key_fetch("main", false);
+    telemetry.admission().record_hook("crm", HookOutcome::Allowed, span);
+    telemetry.admission().record_hook_dropped("crm", 2);
     std::mem::forget(worker.session(Transport::Websocket));
     std::mem::forget(node.connection("http"));
 }

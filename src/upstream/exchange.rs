@@ -102,6 +102,11 @@ impl Exchanges {
         Exchanges { trust: Arc::default(), runtime, seats: Arc::new(Semaphore::new(MAX_EXCHANGES)) }
     }
 
+    /// Where they run.
+    pub fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
     /// Begins one; it ends when its handle is dropped. No secret is in its error.
     pub fn begin(&self, call: Call) -> AbortOnDropHandle<Result<Answer, AgentError>> {
         let (trust, seats) = (self.trust.clone(), self.seats.clone());

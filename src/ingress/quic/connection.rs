@@ -218,7 +218,8 @@ async fn shake(node: &Arc<Node>, incoming: quinn::Incoming) -> Result<(Carrier, 
     if data.protocol.as_deref() == Some(ALPN) {
         let connection = connecting.await.map_err(|error| failed(&error))?;
         let host = data.server_name.into_iter().map(|name| ("host".to_owned(), name));
-        return Ok((Carrier::Quic(connection), Head { path: SESSION_PATH.to_owned(), headers: host.collect() }));
+        let head = Head::of_pairs(SESSION_PATH, host.collect(), None, connection.remote_address().ip());
+        return Ok((Carrier::Quic(connection), head));
     }
     match IncomingSessionFuture::with_quic_connecting(connecting).await {
         Ok(request) => open(node, request).await,
@@ -246,7 +247,9 @@ async fn open(node: &Arc<Node>, request: SessionRequest) -> Result<(Carrier, Hea
     } else {
         let headers = request.headers().iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone()));
         let host = ("host".to_owned(), request.authority().to_owned());
-        let head = Head { path: SESSION_PATH.to_owned(), headers: headers.chain([host]).collect() };
+        let query = request.path().split_once('?').map(|(_, query)| query.to_owned());
+        let headers = headers.chain([host]).collect();
+        let head = Head::of_pairs(SESSION_PATH, headers, query.as_deref(), request.remote_address().ip());
         let connection = request.accept().await.map_err(|_| Refusal::Gone)?;
         return Ok((Carrier::WebTransport(Arc::new(connection)), head));
     };

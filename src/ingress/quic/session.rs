@@ -15,6 +15,7 @@ use crate::dialect::native::{DEFAULT_AUDIO, Native};
 use crate::dialect::{Dialect, Heard};
 use crate::ingress::admit::{Caller, Refused};
 use crate::ingress::call::{self, Opened};
+use crate::ingress::websocket::Head;
 use crate::message::{ErrorCode, Start};
 use crate::runtime::line::Line;
 use crate::runtime::quic::carrier::Stream;
@@ -120,8 +121,7 @@ async fn control(shared: Arc<Shared>, stream: Stream, flow: Flow, read: Bytes) {
 fn caller(shared: &Shared, opened: Micros) -> Caller {
     let fresh = shared.fresh.swap(false, Relaxed);
     Caller {
-        peer: shared.carrier.remote_address(),
-        head: shared.head.clone(),
+        head: Head { address: shared.carrier.remote_address().ip().to_canonical(), ..shared.head.clone() },
         accepted: if fresh { shared.accepted } else { opened },
         tls: fresh.then(|| shared.connected - shared.accepted),
         upgraded: opened,

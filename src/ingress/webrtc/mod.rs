@@ -16,7 +16,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::admit::Planned;
+use super::admit::{Claim, Planned};
 use crate::config::settings::Settings;
 use crate::media::format::Format;
 use crate::runtime::node::Node;
@@ -79,8 +79,8 @@ struct Parked {
 enum Purpose {
     /// A session of its own.
     Start(Box<Planned>),
-    /// The session that this token names.
-    Resume(String),
+    /// The session that it has a right to.
+    Resume(Claim),
 }
 
 /// Takes the port of `listen.webrtc` for `workers` workers; `None` if it is off.

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, StatusCode};
@@ -17,7 +16,7 @@ use crate::dialect::native::codec::{self, ClientMessage, Decoded};
 use crate::ids::AgentName;
 use crate::ingress::admit::{self, Caller, Refused};
 use crate::ingress::connection::Shared;
-use crate::ingress::http::{Answer, busy, json, problem};
+use crate::ingress::http::{Answer, busy, json, problem, read_body, refusal};
 use crate::ingress::websocket::Head;
 use crate::message::{AudioFormats, Error, ErrorCode, Start, Started};
 use crate::route::plan::{GapMode, Policy};
@@ -32,9 +31,7 @@ pub(in crate::ingress) const NATIVE_PATH: &str = "/v1/session/webrtc";
 pub(in crate::ingress) const WHIP_PATH: &str = "/whip";
 /// OpenAI's endpoint.
 pub(in crate::ingress) const REALTIME_PATH: &str = "/v1/realtime/calls";
-/// Bytes of a request's body at most: an offer, and what a `start` may hold.
-const MAX_BODY: usize = 96 << 10;
-/// How long a body may take, and a session that is asked to restart ICE.
+/// How long a session may take that is asked to restart ICE.
 const PATIENCE: Duration = Duration::from_secs(5);
 const SDP: &str = "application/sdp";
 const TRICKLE: &str = "application/trickle-ice-sdpfrag";
@@ -84,7 +81,7 @@ pub(in crate::ingress) async fn respond(shared: &Shared, request: Request<Incomi
     match (request.method(), resource_of(&path)) {
         (&Method::POST, None) if path == REALTIME_PATH => no_openai(),
         (&Method::POST, None) => post(shared, &webrtc, request, path == WHIP_PATH).await,
-        (&Method::PATCH, Some(id)) => patch(&webrtc, request, id).await,
+        (&Method::PATCH, Some(id)) => patch(shared, &webrtc, request, id).await,
         (&Method::DELETE, Some(id)) => delete(&webrtc, id),
         // RFC 9725 section 4.2: success without content.
         (&Method::GET | &Method::HEAD, _) => empty(StatusCode::NO_CONTENT),
@@ -127,10 +124,10 @@ async fn post(shared: &Shared, webrtc: &Arc<Webrtc>, request: Request<Incoming>,
         return refuse(Refusal::Draining, busy("draining", "this node is going down; connect again"));
     }
     let accepted = node.clock.now();
-    let head = Head::new(&request);
+    let head = Head::new(shared, &request);
     let query = request.uri().query().unwrap_or_default().to_owned();
     let (parts, body) = request.into_parts();
-    let body = match read(body).await {
+    let body = match read_body(shared, body).await {
         Ok(body) => body,
         Err(answer) => return refuse(Refusal::BadRequest, answer),
     };
@@ -139,24 +136,13 @@ async fn post(shared: &Shared, webrtc: &Arc<Webrtc>, request: Request<Incoming>,
         Err(answer) => return refuse(Refusal::BadRequest, answer),
     };
     let upgraded = node.clock.now();
-    let caller = Caller { peer: shared.peer, head, accepted, tls: shared.tls, upgraded, opened: upgraded };
-    match answer(shared, webrtc, &caller, offered) {
+    let caller = Caller { head, accepted, tls: shared.tls, upgraded, opened: upgraded };
+    match answer(shared, webrtc, &caller, offered).await {
         Ok(answered) => {
             let endpoint = if whip { WHIP_PATH } else { NATIVE_PATH };
             tell(shared, &answered, endpoint, whip || media_type(&parts.headers) == SDP)
         }
         Err(answer) => answer,
-    }
-}
-
-async fn read(body: Incoming) -> Result<Bytes, Answer> {
-    match tokio::time::timeout(PATIENCE, Limited::new(body, MAX_BODY).collect()).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(_)) => {
-            let detail = format!("a request has at most {MAX_BODY} bytes here");
-            Err(problem(StatusCode::PAYLOAD_TOO_LARGE, "too_large", &detail))
-        }
-        Err(_) => Err(problem(StatusCode::REQUEST_TIMEOUT, "timeout", "the request's body did not come in time")),
     }
 }
 
@@ -175,7 +161,7 @@ fn offered(headers: &HeaderMap, query: &str, body: &[u8], whip: bool) -> Result<
         "application/json" if !whip => {
             let call: Call<'_> = serde_json::from_str(text)
                 .map_err(|error| bad(&format!("the body is not {{\"sdp\": \"v=0…\", \"start\": {{…}}}}: {error}")))?;
-            let start = start_of(call.start.map_or("{}", RawValue::get)).map_err(|error| refused(&error))?;
+            let start = start_of(call.start.map_or("{}", RawValue::get)).map_err(|error| refusal(&error))?;
             (call.sdp, start)
         }
         _ => {
@@ -208,29 +194,7 @@ fn start_of(text: &str) -> Result<Start, Error> {
 }
 
 fn bad_start(message: &str) -> Error {
-    Error {
-        code: ErrorCode::BadMessage,
-        message: message.to_owned(),
-        field: Some("start".into()),
-        retryable: false,
-        retry_after_ms: None,
-    }
-}
-
-/// An error of the native protocol as an HTTP answer.
-fn refused(error: &Error) -> Answer {
-    let status = match error.code {
-        ErrorCode::Unauthorized => StatusCode::UNAUTHORIZED,
-        ErrorCode::Forbidden | ErrorCode::NotPermitted => StatusCode::FORBIDDEN,
-        ErrorCode::NotFound | ErrorCode::ResumeFailed => StatusCode::NOT_FOUND,
-        ErrorCode::RateLimited => StatusCode::TOO_MANY_REQUESTS,
-        ErrorCode::Overloaded => return busy("overloaded", &error.message),
-        ErrorCode::AgentUnavailable | ErrorCode::AgentError => StatusCode::BAD_GATEWAY,
-        ErrorCode::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-        _ => StatusCode::BAD_REQUEST,
-    };
-    let code = serde_json::to_value(error.code).ok();
-    problem(status, code.as_ref().and_then(|code| code.as_str()).unwrap_or_default(), &error.message)
+    Error { field: Some("start".into()), ..Error::new(ErrorCode::BadMessage, message) }
 }
 
 fn wishes_of(policy: &Policy) -> Wishes {
@@ -239,11 +203,11 @@ fn wishes_of(policy: &Policy) -> Wishes {
 
 /// Routes the call, answers the offer and parks the answer.
 #[allow(clippy::result_large_err, reason = "an answer, moved once")]
-fn answer(shared: &Shared, webrtc: &Webrtc, caller: &Caller, offered: Offered) -> Result<Answered, Answer> {
+async fn answer(shared: &Shared, webrtc: &Webrtc, caller: &Caller, offered: Offered) -> Result<Answered, Answer> {
     let node = &shared.node;
     let refuse = |refused_: Refused| {
         node.telemetry.node().record_refusal(refused_.refusal);
-        refused_.error.map_or_else(|| empty(StatusCode::BAD_REQUEST), |error| refused(&error))
+        refused_.error.map_or_else(|| empty(StatusCode::BAD_REQUEST), |error| refusal(&error))
     };
     let Offered { sdp, start } = offered;
     let now = node.clock.now();
@@ -268,11 +232,11 @@ fn answer(shared: &Shared, webrtc: &Webrtc, caller: &Caller, offered: Offered) -
     let (purpose, started, wishes) = match start.resume.clone() {
         // What its route wishes is known to the session only. To ask for a lost packet again does no harm.
         Some(token) => {
-            admit::can_resume(node, &token).map_err(refuse)?;
-            (Purpose::Resume(token), None, Wishes { nack: true, ..Wishes::default() })
+            let claim = admit::can_resume(node, caller, &start, token).await.map_err(refuse)?;
+            (Purpose::Resume(claim), None, Wishes { nack: true, ..Wishes::default() })
         }
         None => {
-            let planned = admit::plan(node, caller, start, &link, webrtc.board.waiting()).map_err(refuse)?;
+            let planned = admit::plan(node, caller, start, &link, webrtc.board.waiting()).await.map_err(refuse)?;
             let (started, wishes) = (planned.started(), wishes_of(planned.policy()));
             (Purpose::Start(Box::new(planned)), Some(started), wishes)
         }
@@ -326,7 +290,7 @@ fn unknown() -> Answer {
 }
 
 /// RFC 9725 section 4.3: trickled candidates and ICE restarts.
-async fn patch(webrtc: &Webrtc, request: Request<Incoming>, id: &str) -> Answer {
+async fn patch(shared: &Shared, webrtc: &Webrtc, request: Request<Incoming>, id: &str) -> Answer {
     let headers = request.headers().clone();
     let (route, ufrag) = match webrtc.board.resource(id) {
         Resource::Peer(route, ufrag) => (Some(route), ufrag),
@@ -341,7 +305,7 @@ async fn patch(webrtc: &Webrtc, request: Request<Incoming>, id: &str) -> Answer 
         let detail = "send If-Match: the ETag of this ICE session for candidates, \"*\" for a restart";
         return problem(StatusCode::PRECONDITION_REQUIRED, "precondition_required", detail);
     };
-    let body = match read(request.into_body()).await {
+    let body = match read_body(shared, request.into_body()).await {
         Ok(body) => body,
         Err(answer) => return answer,
     };

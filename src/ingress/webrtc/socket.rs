@@ -199,8 +199,8 @@ impl Router {
             };
             match purpose {
                 Purpose::Start(planned) => admit::begin(&node, &worker, *planned).run(&node, link).await,
-                Purpose::Resume(token) => {
-                    if let Err((link, refused)) = admit::resume(&node, &token, Box::new(link)) {
+                Purpose::Resume(claim) => {
+                    if let Err((link, refused)) = admit::resume(&node, &claim, Box::new(link)) {
                         node.telemetry.node().record_refusal(refused.refusal);
                         link.line.close(CloseReason::Policy.code(), refused.refusal.label()).await;
                     }

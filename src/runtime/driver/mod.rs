@@ -92,7 +92,12 @@ pub struct Setup {
     pub upgrade_ms: f64,
     /// From the open WebSocket to `start`.
     pub start_ms: f64,
-    /// From `start` to a session.
+    /// Finding out who calls, in milliseconds.
+    pub auth_ms: f64,
+    /// Asking the pre-call hook; absent without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hook_ms: Option<f64>,
+    /// From then on to a session.
     pub route_ms: f64,
     /// From the accepted connection to `started`.
     pub total_ms: f64,
@@ -104,6 +109,9 @@ pub struct FullRecord {
     /// The session's part.
     #[serde(flatten)]
     pub call: CallRecord,
+    /// The caller's tenant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
     /// The stages of the set-up.
     pub setup: Setup,
     /// The worker that ran it.
@@ -203,7 +211,12 @@ impl Driver {
             Some((reason, record)) => (reason, *record),
             None => (CloseReason::Bug, self.defect_record(lasted)),
         };
-        let record = Box::new(FullRecord { call, setup: self.around.setup, worker: self.around.worker });
+        let record = Box::new(FullRecord {
+            call,
+            tenant: self.plan.tenant.clone(),
+            setup: self.around.setup,
+            worker: self.around.worker,
+        });
         self.around.metrics.record_end(reason, lasted);
         for link in std::mem::take(&mut self.links) {
             self.closing.spawn(link.close(reason.code(), reason.label()));
