@@ -89,3 +89,13 @@ async fn openai_agents_holds_a_full_call_with_an_agent_of_another_vendor() {
     let url = format!("ws://{}/v1/realtime?model=gpt-realtime", daemon.http);
     assert_eq!(script("openai_agents.py", &[&url]).await["ok"], true);
 }
+
+#[tokio::test]
+async fn openai_python_makes_a_client_secret_and_calls_with_it() {
+    let key = "ak_00112233445566778899aabbccddeeff";
+    let hash = antiphon::auth::api_key::Hash::of(key);
+    let config = format!("[auth.key.backend]\nhash = \"{hash}\"\nmint = true\n");
+    let daemon = Daemon::start_with(Some(&config), &[]).await;
+    let told = script("openai_secret.py", &[&format!("http://{}/v1", daemon.http), key]).await;
+    assert_eq!(told, serde_json::json!({ "ok": true, "statuses": [401, 401, 403], "code": "token_scope" }));
+}
