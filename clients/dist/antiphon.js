@@ -3,25 +3,31 @@ var source_default = '"use strict";(()=>{var d=class{constructor(e,t){this.rate=
 
 // js/src/errors.ts
 var AntiphonError = class _AntiphonError extends Error {
-  constructor(code, message, retryable = false, retryAfterMs, field) {
+  constructor(code, message, retryable = false, retryAfterMs, field, reason) {
     super(message);
     this.code = code;
     this.retryable = retryable;
     this.retryAfterMs = retryAfterMs;
     this.field = field;
+    this.reason = reason;
   }
   code;
   retryable;
   retryAfterMs;
   field;
+  reason;
   name = "AntiphonError";
   /** Of an `error` message. */
   static of(error) {
-    return new _AntiphonError(error.code, error.message, error.retryable ?? false, error.retry_after_ms, error.field);
+    const { code, message, retryable, retry_after_ms, field, reason } = error;
+    return new _AntiphonError(code, message, retryable ?? false, retry_after_ms, field, reason);
   }
   /** Of a close without an `error` message before it. */
   static ofClose(code, reason) {
-    if (code === 4401) return new _AntiphonError("unauthorized", "the relay asks for credentials, or refused those given");
+    if (code === 4401) {
+      const message = "the relay asks for credentials, or refused those given";
+      return new _AntiphonError("unauthorized", message, false, void 0, void 0, reason || void 0);
+    }
     if (code === 4404) return new _AntiphonError("not_found", "there is no such agent or session");
     if (code === 4429) return new _AntiphonError("rate_limited", "a limit was reached", true);
     const why = reason ? `: ${reason}` : "";
@@ -736,7 +742,7 @@ async function post(options, sdp, start) {
   const said = body.detail ?? `${options.url} answered ${response.status}`;
   const after = Number(response.headers?.get("retry-after")) * 1e3 || void 0;
   const code = body.code !== void 0 && ABOUT_CALLER.has(body.code) ? body.code : "transport_unavailable";
-  throw new AntiphonError(code, said, response.status >= 500, after);
+  throw new AntiphonError(code, said, response.status >= 500, after, void 0, body.reason);
 }
 var WebRtcCarrier = class {
   constructor(peer, audio, events) {
@@ -774,6 +780,7 @@ var WebRtcCarrier = class {
     this.channel.onmessage = ({ data }) => {
       const message = parse(data);
       if (message?.type === "started") this.onStarted?.(message);
+      else if (message?.type === "error" && this.onStarted) this.onFailed?.(AntiphonError.of(message));
       else if (message && (this.onStarted || early.length > 0)) early.push(message);
       else if (message) events.onMessage(message);
     };

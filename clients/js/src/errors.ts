@@ -1,5 +1,7 @@
 /** What can go wrong before and during a session. */
 
+import type { RelayError } from './messages.js';
+
 /** Codes of this library; besides them `code` is one of the relay's (docs/errors.md). */
 export type LocalCode =
   | 'insecure_context'
@@ -21,18 +23,24 @@ export class AntiphonError extends Error {
     readonly retryable = false,
     readonly retryAfterMs?: number,
     readonly field?: string,
+    /** Why a caller was not let in, such as `token_expired` (docs/errors.md). */
+    readonly reason?: string,
   ) {
     super(message);
   }
 
   /** Of an `error` message. */
-  static of(error: { code: string; message: string; retryable?: boolean; retry_after_ms?: number; field?: string }): AntiphonError {
-    return new AntiphonError(error.code, error.message, error.retryable ?? false, error.retry_after_ms, error.field);
+  static of(error: RelayError): AntiphonError {
+    const { code, message, retryable, retry_after_ms, field, reason } = error;
+    return new AntiphonError(code, message, retryable ?? false, retry_after_ms, field, reason);
   }
 
   /** Of a close without an `error` message before it. */
   static ofClose(code: number, reason: string): AntiphonError {
-    if (code === 4401) return new AntiphonError('unauthorized', 'the relay asks for credentials, or refused those given');
+    if (code === 4401) {
+      const message = 'the relay asks for credentials, or refused those given';
+      return new AntiphonError('unauthorized', message, false, undefined, undefined, reason || undefined);
+    }
     if (code === 4404) return new AntiphonError('not_found', 'there is no such agent or session');
     if (code === 4429) return new AntiphonError('rate_limited', 'a limit was reached', true);
     const why = reason ? `: ${reason}` : '';

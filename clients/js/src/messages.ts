@@ -132,8 +132,10 @@ export interface Flush {
 export interface RelayError {
   code: string;
   message: string;
+  /** Why a caller was not let in. */
+  reason?: string;
   field?: string;
-  retryable: boolean;
+  retryable?: boolean;
   retry_after_ms?: number;
 }
 

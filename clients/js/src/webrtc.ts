@@ -77,13 +77,13 @@ async function post(options: WebRtcOptions, sdp: string, start: Start): Promise<
     body: JSON.stringify({ sdp, start: { ...rest, audio: FORMATS } }),
     signal: AbortSignal.timeout(CONNECT_MS),
   });
-  const body = (await response.json().catch(() => ({}))) as Partial<Answer> & { code?: string; detail?: string };
+  const body = (await response.json().catch(() => ({}))) as Partial<Answer> & { code?: string; detail?: string; reason?: string };
   if (response.ok && body.sdp) return body as Answer;
   const said = body.detail ?? `${options.url} answered ${response.status}`;
   const after = Number(response.headers?.get('retry-after')) * 1000 || undefined;
   // What the relay holds against the caller it holds against him elsewhere too; anything else may be this path's fault.
   const code = body.code !== undefined && ABOUT_CALLER.has(body.code) ? body.code : 'transport_unavailable';
-  throw new AntiphonError(code, said, response.status >= 500, after);
+  throw new AntiphonError(code, said, response.status >= 500, after, undefined, body.reason);
 }
 
 class WebRtcCarrier implements Carrier {
@@ -141,6 +141,7 @@ class WebRtcCarrier implements Carrier {
     this.channel.onmessage = ({ data }) => {
       const message = parse(data);
       if (message?.type === 'started') this.onStarted?.(message);
+      else if (message?.type === 'error' && this.onStarted) this.onFailed?.(AntiphonError.of(message));
       else if (message && (this.onStarted || early.length > 0)) early.push(message);
       else if (message) events.onMessage(message);
     };

@@ -182,6 +182,19 @@ test('where a session is resumed, `started` comes on the data channel, and nothi
   carrier.close(1000);
 });
 
+test('a call that is refused on the data channel fails with the reason', async () => {
+  StubPeer.path = 'connected';
+  const { fetch } = relay({ '/v1/session/webrtc': { sdp: 'answer' } });
+  const open = webRtcOpener({ url: 'https://relay/v1/session/webrtc', audio: new StubAudio(), fetch, RTCPeerConnection: Peer });
+  const opening = open({ type: 'start' }, quiet);
+  const refused = assert.rejects(opening, { code: 'forbidden', message: 'Pay up', reason: 'hook_refused' });
+  await tick(5);
+  const error = { type: 'error', code: 'forbidden', message: 'Pay up', reason: 'hook_refused', retryable: false };
+  StubPeer.last.channel.onmessage!({ data: JSON.stringify(error) });
+  await refused;
+  assert.equal(StubPeer.last.closed, true);
+});
+
 test('a lost path ends the link, so that the session can be resumed', async () => {
   StubPeer.path = 'connected';
   const { fetch } = relay({ '/v1/session/webrtc': { sdp: 'answer', started: started() } });
