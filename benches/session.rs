@@ -80,6 +80,7 @@ impl Talk {
             token_for: None,
             budget: Arc::new(Budget::new(1 << 30)),
             load: Arc::default(),
+            meters: antiphon::limit::Meters::default(),
         };
         let session = Session::new(params, now);
         let upstream = UpstreamId(0);

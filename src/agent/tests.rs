@@ -68,6 +68,7 @@ impl Call {
             token_for: None,
             budget: Arc::new(crate::media::playout::Budget::new(u64::MAX / 2)),
             load: Arc::default(),
+            meters: crate::limit::Meters::default(),
         };
         let now = Micros::from_millis(1000);
         let mut call = Call {

@@ -49,7 +49,7 @@ impl Drop for Folder {
     }
 }
 
-const GOOD: &str = "[[route]]\nname = \"r\"\nto = \"echo\"\nlimits = \"l\"\n[limits.l]\nuse = \"n\"\n[limit.n]\nunit = \"sessions\"\nrate = 5\n";
+const GOOD: &str = "[[route]]\nname = \"r\"\nto = \"echo\"\nslo.added_p99_ms = 5\n";
 
 #[test]
 fn check_says_ok_and_what_has_no_effect() {
@@ -57,7 +57,7 @@ fn check_says_ok_and_what_has_no_effect() {
     let answer = antiphon(&["check", &folder.path("a.toml")]);
     assert_eq!((answer.code, answer.error.as_str()), (0, ""));
     assert!(answer.text.starts_with("ok\nroutes, in order: r\nagents: clip, echo, storyteller\n"), "{}", answer.text);
-    let place = format!("{}:4:1: limits of route `r`", folder.path("a.toml"));
+    let place = format!("{}:4:1: slo of route `r`", folder.path("a.toml"));
     assert!(answer.text.contains(&place), "{}", answer.text);
 }
 

@@ -34,6 +34,7 @@ pub const RANGES: &[(&str, f64, f64)] = &[
     ("overload.memory", 0.0, 1.0),
     ("overload.files", 0.0, 1.0),
     ("overload.lag_ms", 0.0, 10_000.0),
+    ("runtime.limit_keys", 1024.0, 100_000_000.0),
     ("route.*.match.percent", 0.0, 100.0),
     ("route.*.to.*.weight", 0.0, 1_000_000.0),
     ("route.*.taps.*.percent", 0.0, 100.0),
@@ -73,8 +74,12 @@ pub const RANGES: &[(&str, f64, f64)] = &[
     ("agent.*.session_max_s", 1.0, 86_400.0),
     ("tool.*.timeout_ms", 1.0, 600_000.0),
     ("tool.*.filler.after_ms", 0.0, 60_000.0),
-    ("limit.*.burst", 0.0, 1e12),
+    ("limit.*.burst", 1e-9, 1e12),
     ("limit.*.block_s", 0.0, 86_400.0),
+    ("limit.*.prefix_v4", 0.0, 32.0),
+    ("limit.*.prefix_v6", 0.0, 128.0),
+    ("limit.*.warn_at", 0.0, 1.0),
+    ("redis.nodes", 1.0, 1000.0),
     ("webrtc.grace_s", 1.0, 3600.0),
     ("hook.*.timeout_ms", 1.0, 60_000.0),
     ("hook.*.cache_s", 0.0, 86_400.0),
@@ -83,15 +88,10 @@ pub const RANGES: &[(&str, f64, f64)] = &[
 /// Keys that are parsed and checked, and that this build does not act on. `*` is any name or list position; a key
 /// stands for all below it.
 pub const INERT: &[&str] = &[
-    "node.name",
-    "redis",
     "demo",
     "route.*.taps",
-    "route.*.limits",
     "route.*.slo",
     "tool.*.filler",
-    "limit",
-    "limits",
 ];
 
 /// Reads what a key says, in a form that can be compared.
@@ -99,7 +99,7 @@ type Read = fn(&Settings) -> String;
 
 /// Keys that a running process does not take over on a reload.
 const RESTART: &[(&str, Read)] = &[
-    ("node", |s| format!("{:?}", (&s.node.name, &s.node.region))),
+    ("node", |s| format!("{:?}", (&s.node.name, &s.node.region, &s.node.url))),
     ("listen.http", |s| s.listen.http.to_string()),
     ("listen.control", |s| s.listen.control.to_string()),
     ("listen.webrtc", |s| format!("{:?}", s.listen.webrtc)),
@@ -113,9 +113,11 @@ const RESTART: &[(&str, Read)] = &[
     ("log.level", |s| s.log.level.clone()),
     ("log.call_record", |s| s.log.call_record.clone()),
     ("http.tls", |s| s.http.tls.is_some().to_string()),
-    ("redis.url", |s| {
+    ("redis", |s| {
         use secrecy::ExposeSecret;
-        s.redis.url.as_ref().map(|url| url.expose_secret().to_owned()).unwrap_or_default()
+        let urls: Vec<&str> = s.redis.urls.iter().map(ExposeSecret::expose_secret).collect();
+        let password = s.redis.password.as_ref().map(ExposeSecret::expose_secret);
+        format!("{:?}", (urls, s.redis.mode, &s.redis.service, &s.redis.username, password, &s.redis.prefix))
     }),
 ];
 

@@ -14,12 +14,14 @@ mod error;
 pub mod examples;
 mod keys;
 mod layers;
+mod limits;
 pub mod network;
 pub mod overload;
 mod print;
 pub mod quic;
 mod raw;
 mod raw_services;
+mod redis;
 mod routes;
 mod secret;
 mod sections;
@@ -161,6 +163,8 @@ fn resolve(mut values: Dict, mut faulty: BTreeSet<String>, check: &mut Checker<'
         node: NodeSettings {
             name: raw.node.name.clone(),
             region: raw.node.region.clone(),
+            url: raw.node.url.as_ref().and_then(|text| check.url(&["node", "url"], text, &["https", "http"])),
+            elsewhere: raw.node.elsewhere,
             default_agent: raw.node.default_agent.as_deref().unwrap_or(defaults::LOCAL_AGENTS[0]).into(),
         },
         listen: sections::listen(&raw.listen, check),
@@ -171,15 +175,15 @@ fn resolve(mut values: Dict, mut faulty: BTreeSet<String>, check: &mut Checker<'
         auth: auth::check(&raw.auth, check),
         webrtc: sections::webrtc(&raw.webrtc, check),
         quic: quic::check(&raw.quic, check),
-        redis: sections::redis(&raw.redis, check),
+        redis: redis::check(&raw.redis, check),
         demo: DemoSettings { enabled: raw.demo.enabled },
         routes: Vec::new(),
         agents: BTreeMap::new(),
         credentials: BTreeMap::new(),
         secretive: BTreeSet::new(),
         tools: named(&raw.tool, |name, tool| services::tool(name, tool, check)),
-        limits: named(&raw.limit, |name, limit| services::limit(name, limit, check)),
-        limit_sets: named(&raw.limits, |name, set| Some(services::limit_set(name, set, &raw.limit, check))),
+        limits: named(&raw.limit, |name, limit| limits::limit(name, limit, check)),
+        limit_sets: named(&raw.limits, |name, set| Some(limits::limit_set(name, set, &raw.limit, check))),
         hooks: named(&raw.hook, |name, hook| services::hook(name, hook, check)),
         off: off(&agents, check),
         inert: Vec::new(),

@@ -9,9 +9,11 @@ use serde_json::Value;
 
 use crate::config::auth::RawAuth;
 use crate::config::overload::RawOverload;
+use crate::config::limits::{RawLimit, RawLimitSet};
 use crate::config::quic::RawQuic;
-use crate::config::raw_services::{RawHook, RawLimit, RawLimitSet, RawTool};
-use crate::config::settings::{LogFormat, ProxyForm};
+use crate::config::raw_services::{RawHook, RawTool};
+use crate::config::redis::RawRedis;
+use crate::config::settings::{Elsewhere, LogFormat, ProxyForm};
 use crate::config::shape::OneOrMany;
 use crate::config::vendor::RawVendorAuth;
 use crate::message::{Greeting, Turns};
@@ -57,6 +59,9 @@ pub struct RawNode {
     pub region: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub default_agent: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    pub elsewhere: Elsewhere,
 }
 
 #[derive(Serialize, Deserialize, JsonSchema)]
@@ -156,11 +161,12 @@ pub struct RawRuntime {
     pub drain_s: u64,
     pub drain_spread_s: u64,
     pub playout_mb: u64,
+    pub limit_keys: usize,
 }
 
 impl Default for RawRuntime {
     fn default() -> Self {
-        Self { workers: 0, max_sessions: 1000, drain_s: 60, drain_spread_s: 10, playout_mb: 512 }
+        Self { workers: 0, max_sessions: 1000, drain_s: 60, drain_spread_s: 10, playout_mb: 512, limit_keys: 1_000_000 }
     }
 }
 
@@ -201,13 +207,6 @@ pub struct RawIceServer {
     pub credential: Option<String>,
     pub secret: Option<String>,
     pub ttl_s: Option<u64>,
-}
-
-#[derive(Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct RawRedis {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub url: Option<String>,
 }
 
 #[derive(Serialize, Deserialize, JsonSchema)]

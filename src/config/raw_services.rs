@@ -1,11 +1,10 @@
-//! The tables of tools, limits and hooks as they are written.
+//! The tables of tools and hooks as they are written.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::config::settings::{LimitKey, LimitUnit, OnError};
-use crate::config::shape::OneOrMany;
+use crate::config::settings::OnError;
 
 #[derive(Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -33,28 +32,6 @@ pub enum RawRun {
 pub struct RawFiller {
     pub clip: Option<String>,
     pub after_ms: Option<u64>,
-}
-
-#[derive(Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct RawLimit {
-    pub key: OneOrMany<LimitKey>,
-    pub unit: Option<LimitUnit>,
-    pub rate: Option<RawRate>,
-    pub burst: Option<f64>,
-    pub block_s: Option<u64>,
-}
-
-/// `600/60s`, or a plain number: how many at once.
-#[derive(Serialize, JsonSchema)]
-#[serde(transparent)]
-pub struct RawRate(pub String);
-
-#[derive(Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct RawLimitSet {
-    #[serde(rename = "use")]
-    pub uses: OneOrMany<String>,
 }
 
 #[derive(Default, Serialize, Deserialize, JsonSchema)]

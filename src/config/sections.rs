@@ -5,9 +5,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::config::checker::Checker;
-use crate::config::raw::{RawHttp, RawListen, RawLog, RawRedis, RawRuntime, RawWebrtc};
+use crate::config::raw::{RawHttp, RawListen, RawLog, RawRuntime, RawWebrtc};
 use crate::config::settings::{
-    HttpSettings, IceServer, ListenSettings, LogSettings, RedisSettings, RuntimeSettings, TlsSettings, WebrtcSettings,
+    HttpSettings, IceServer, ListenSettings, LogSettings, RuntimeSettings, TlsSettings, WebrtcSettings,
     WebsocketLimits,
 };
 use crate::config::shape::OneOrMany;
@@ -100,6 +100,7 @@ pub fn runtime(raw: &RawRuntime) -> RuntimeSettings {
         drain: Duration::from_secs(raw.drain_s),
         drain_spread: Duration::from_secs(raw.drain_spread_s),
         playout_bytes: raw.playout_mb << 20,
+        limit_keys: raw.limit_keys,
     }
 }
 
@@ -144,9 +145,4 @@ pub fn webrtc(raw: &RawWebrtc, check: &mut Checker<'_>) -> WebrtcSettings {
     let ice_servers = servers.collect();
     let grace = Duration::from_secs(raw.grace_s);
     WebrtcSettings { grace, ice_servers, certificate: raw.certificate.as_ref().map(Into::into) }
-}
-
-pub fn redis(raw: &RawRedis, check: &mut Checker<'_>) -> RedisSettings {
-    let url = raw.url.as_ref().and_then(|text| check.url(&["redis", "url"], text, &["redis", "rediss"]));
-    RedisSettings { url: url.map(|url| String::from(url).into()) }
 }

@@ -1,4 +1,4 @@
-//! Tools, limits and hooks, from raw to checked.
+//! Tools and hooks, from raw to checked.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,9 +6,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::config::checker::Checker;
-use crate::config::raw_services::{RawHook, RawLimit, RawLimitSet, RawRun, RawTool};
-use crate::config::settings::{Filler, HookSettings, LimitSettings, LimitUnit, ToolRun, ToolSettings};
-use crate::config::shape::OneOrMany;
+use crate::config::raw_services::{RawHook, RawRun, RawTool};
+use crate::config::settings::{Filler, HookSettings, ToolRun, ToolSettings};
 use crate::config::vendor;
 use crate::message::ToolDefinition;
 
@@ -94,69 +93,6 @@ fn parameters(name: &str, raw: &RawTool, check: &mut Checker<'_>) -> Value {
     }
 }
 
-pub fn limit(name: &str, raw: &RawLimit, check: &mut Checker<'_>) -> Option<LimitSettings> {
-    let rate_at = ["limit", name, "rate"];
-    if raw.unit.is_none() {
-        let help = "one of connections sessions audio_frames audio_seconds messages bytes cost";
-        check.missing(&["limit", name], "unit", help);
-    }
-    let Some(rate) = &raw.rate else {
-        check.missing(&["limit", name], "rate", "add `rate = \"600/60s\"`, or a number: how many at once");
-        return None;
-    };
-    let Some((amount, per)) = parse_rate(&rate.0) else {
-        let help = "write it like \"600/60s\", \"5/1m\" or \"100/1h\", or a number: how many at once".to_owned();
-        check.wrong(&rate_at, format!("`{}` is not a rate", rate.0), help);
-        return None;
-    };
-    let unit = raw.unit?;
-    if per.is_none() && !matches!(unit, LimitUnit::Connections | LimitUnit::Sessions) {
-        let help = format!("add a span, as in \"{}/60s\"", rate.0);
-        check.wrong(&rate_at, "only connections and sessions can be limited at once", help);
-    }
-    if per.is_none() && raw.burst.is_some() {
-        check.wrong_key(&["limit", name, "burst"], "`burst` needs a rate with a span", None);
-    }
-    let block = Duration::from_secs(raw.block_s.unwrap_or(0));
-    Some(LimitSettings { key: raw.key.0.clone(), unit, amount, per, burst: raw.burst, block })
-}
-
-/// `600/60s` or `5`.
-fn parse_rate(text: &str) -> Option<(f64, Option<Duration>)> {
-    let (amount, span) = text.split_once('/').map_or((text, None), |(amount, span)| (amount, Some(span)));
-    let amount: f64 = amount.trim().parse().ok().filter(|amount: &f64| amount.is_finite() && *amount > 0.0)?;
-    let Some(span) = span.map(str::trim) else { return Some((amount, None)) };
-    let digits = span.len() - span.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let (number, unit) = span.split_at(digits);
-    let number: u64 = if number.is_empty() { 1 } else { number.parse().ok()? };
-    let seconds = match unit {
-        "s" => 1,
-        "m" | "min" => 60,
-        "h" => 3600,
-        "d" => 86_400,
-        _ => return None,
-    };
-    let seconds = number.checked_mul(seconds).filter(|seconds| (1..=31_622_400).contains(seconds))?;
-    Some((amount, Some(Duration::from_secs(seconds))))
-}
-
-pub fn limit_set(
-    name: &str,
-    raw: &RawLimitSet,
-    limits: &BTreeMap<String, RawLimit>,
-    check: &mut Checker<'_>,
-) -> Vec<String> {
-    let OneOrMany(uses) = &raw.uses;
-    if uses.is_empty() {
-        check.missing(&["limits", name], "use", "add `use = [\"NAME\"]` with names of `[limit.NAME]`");
-    }
-    for (index, limit) in uses.iter().enumerate().filter(|(_, limit)| !limits.contains_key(*limit)) {
-        let at = ["limits", name, "use", &index.to_string()];
-        check.dangling(&at, "limit", limit, limits.keys().map(String::as_str));
-    }
-    uses.clone()
-}
-
 pub fn hook(name: &str, raw: &RawHook, check: &mut Checker<'_>) -> Option<HookSettings> {
     let secret = raw.secret.as_ref().and_then(|text| check.secret(&["hook", name, "secret"], text));
     let Some(url) = &raw.url else {
@@ -170,20 +106,4 @@ pub fn hook(name: &str, raw: &RawHook, check: &mut Checker<'_>) -> Option<HookSe
         on_error: raw.on_error,
         cache: Duration::from_secs(raw.cache_s.unwrap_or(0)),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rates_are_amounts_per_span() {
-        assert_eq!(parse_rate("600/60s"), Some((600.0, Some(Duration::from_secs(60)))));
-        assert_eq!(parse_rate("2.5/h"), Some((2.5, Some(Duration::from_secs(3600)))));
-        assert_eq!(parse_rate("5"), Some((5.0, None)));
-        for bad in ["", "0/60s", "-1/60s", "5/", "5/60", "5/0s", "x/60s", "5/60y", "inf/1s", "1/99999999999999999999s"]
-        {
-            assert_eq!(parse_rate(bad), None, "{bad}");
-        }
-    }
 }

@@ -11,9 +11,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use crate::config::auth::AuthSettings;
+pub use crate::config::limits::{LimitKey, LimitSettings, LimitUnit, OnReach};
 use crate::config::network::{Network, OriginRule};
 pub use crate::config::overload::OverloadSettings;
 pub use crate::config::quic::QuicSettings;
+pub use crate::config::redis::{RedisMode, RedisSettings};
 use crate::ids::AgentName;
 use crate::route::rule::Rule;
 
@@ -86,6 +88,21 @@ pub struct NodeSettings {
     pub region: Option<String>,
     /// The agent of callers that name none, where no route says otherwise.
     pub default_agent: AgentName,
+    /// How clients and other nodes reach this one, and not another behind the same name: the base of its HTTP URLs.
+    pub url: Option<url::Url>,
+    /// What happens to a link for a session that another node has.
+    pub elsewhere: Elsewhere,
+}
+
+/// What happens to a link for a session that another node has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Elsewhere {
+    /// The client is told where to connect.
+    #[default]
+    Redirect,
+    /// What the client says is handed on to that node, and its answers back.
+    Forward,
 }
 
 /// `[listen]`: addresses; port 0 takes any free port.
@@ -188,6 +205,8 @@ pub struct RuntimeSettings {
     pub drain_spread: Duration,
     /// Agent audio kept for all sessions together, in bytes.
     pub playout_bytes: u64,
+    /// Cells of limits that are kept, of either kind; those in use do not count.
+    pub limit_keys: usize,
 }
 
 /// `[log]`.
@@ -244,13 +263,6 @@ pub struct IceServer {
     pub ttl: Duration,
 }
 
-/// `[redis]`.
-#[derive(Clone, Debug, Default)]
-pub struct RedisSettings {
-    /// `redis://` or `rediss://`; may hold a password.
-    pub url: Option<SecretString>,
-}
-
 /// `[demo]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DemoSettings {
@@ -297,59 +309,6 @@ pub struct Filler {
     pub clip: String,
     /// After so long.
     pub after: Duration,
-}
-
-/// `[limit.NAME]`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LimitSettings {
-    /// Counted per each different combination of these.
-    pub key: Vec<LimitKey>,
-    /// What is counted.
-    pub unit: LimitUnit,
-    /// Amount per [`LimitSettings::per`]; for `sessions` and `connections` without `per`, how many at once.
-    pub amount: f64,
-    /// The span; `None`: at once.
-    pub per: Option<Duration>,
-    /// How much may come at once; the amount if absent.
-    pub burst: Option<f64>,
-    /// How long everything is refused after the limit was hit.
-    pub block: Duration,
-}
-
-/// What a limit is counted per.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum LimitKey {
-    /// The user.
-    User,
-    /// The tenant.
-    Tenant,
-    /// The client's address.
-    Ip,
-    /// The route.
-    Route,
-    /// The agent.
-    Agent,
-}
-
-/// What a limit counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum LimitUnit {
-    /// Links.
-    Connections,
-    /// Sessions.
-    Sessions,
-    /// Audio frames from the client.
-    AudioFrames,
-    /// Seconds of audio from the client.
-    AudioSeconds,
-    /// Text messages from the client.
-    Messages,
-    /// Bytes from the client.
-    Bytes,
-    /// Money, by the agent's `price`.
-    Cost,
 }
 
 /// `[hook.NAME]`: asked before a call is admitted.

@@ -8,8 +8,8 @@ use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
+use crate::config::limits::RawRate;
 use crate::config::raw::{RawChoice, RawTarget};
-use crate::config::raw_services::RawRate;
 use crate::config::vendor::{RawAuthMode, RawVendorAuth};
 
 /// One value, or a list of them.

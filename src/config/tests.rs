@@ -685,9 +685,9 @@ limits = ["jung", "avai"]
 
 #[test]
 fn a_key_without_effect_is_told_with_its_place() {
-    let settings = good(&format!("{ROUTE}slo.added_p99_ms = 5\n[redis]\nurl = \"redis://h\"\n"));
+    let settings = good(&format!("{ROUTE}slo.added_p99_ms = 5\n[demo]\nenabled = true\n"));
     let told: Vec<_> = settings.inert.iter().map(|inert| format!("{} {}", inert.place, inert.key)).collect();
-    assert_eq!(told, ["a.toml:4:1 slo of route `r`", "a.toml:5:2 redis"]);
+    assert_eq!(told, ["a.toml:4:1 slo of route `r`", "a.toml:5:2 demo"]);
 }
 
 #[test]
@@ -741,7 +741,8 @@ fn a_reload_says_which_keys_need_a_restart() {
 
 /// The machine on which every example works.
 fn example_machine() -> Machine {
-    let env = ["AGENT_KEY", "AGENT_KEY_ACME", "TURN_PASSWORD", "TOOL_SECRET", "HOOK_SECRET"].map(|name| (name, "x"));
+    let env = ["AGENT_KEY", "AGENT_KEY_ACME", "TURN_PASSWORD", "TOOL_SECRET", "HOOK_SECRET", "REDIS_PASSWORD"]
+        .map(|name| (name, "x"));
     let mut machine = Machine::with(&env, &[]);
     machine.env.insert("REDIS_URL".into(), "redis://127.0.0.1".into());
     for name in ["JWT_SECRET", "TOKEN_SECRET", "TOKEN_SECRET_BEFORE"] {

@@ -7,9 +7,12 @@ use tokio::sync::mpsc::error::TrySendError;
 
 use super::authorize::{Authorized, authorize};
 use super::credentials::{self, Known};
+use super::limits;
 use super::websocket::Head;
 use crate::auth::{Principal, Use};
+use crate::cluster::Entered;
 use crate::ids::{ConversationId, SessionId};
+use crate::limit::{Grant, Limit, Links};
 use crate::message::{AudioFormats, Error, ErrorCode, Start, Started};
 use crate::route::RouteRequest;
 use crate::route::plan::{Plan, Policy};
@@ -38,6 +41,8 @@ pub(super) struct Refused {
     pub(super) error: Option<Error>,
     pub(super) close_code: u16,
     pub(super) refusal: Refusal,
+    /// The limit that is reached.
+    pub(super) limit: Option<Arc<Limit>>,
 }
 
 impl Refused {
@@ -46,7 +51,7 @@ impl Refused {
     }
 
     pub(super) fn gone() -> Refused {
-        Refused { error: None, close_code: 1000, refusal: Refusal::Gone }
+        Refused { error: None, close_code: 1000, refusal: Refusal::Gone, limit: None }
     }
 
     pub(super) fn with(self, close_code: u16, refusal: Refusal) -> Refused {
@@ -87,7 +92,7 @@ impl From<Error> for Refused {
             ErrorCode::Overloaded | ErrorCode::AgentUnavailable | ErrorCode::AgentError => Refusal::Overload,
             _ => Refusal::BadRequest,
         };
-        Refused { close_code: error.code.close_code(), refusal, error: Some(error) }
+        Refused { close_code: error.code.close_code(), refusal, error: Some(error), limit: None }
     }
 }
 
@@ -136,6 +141,11 @@ pub(super) fn resume(node: &Node, claim: &Claim, link: Box<NewLink>) -> Result<(
         node.telemetry.node().record_resume(ResumeOutcome::Refused);
         Refused::new(code, message).field(Some("resume"))
     };
+    let links = node.registry.links(&claim.token);
+    if let Some(Err(reached)) = links.map(|links| links.take_next(node.clock.now())) {
+        node.telemetry.node().record_resume(ResumeOutcome::Refused);
+        return Err((link, Refused::limited(reached)));
+    }
     let mailbox = match node.registry.resume(&claim.token, &claim.principal, &link.info.resume_token) {
         Ok(mailbox) => mailbox,
         Err(error) => return Err((link, refused(ErrorCode::ResumeFailed, error.to_string()))),
@@ -164,7 +174,7 @@ pub(super) struct Admitted {
     plan: Arc<Plan>,
     around: Surroundings,
     /// Held for their drop.
-    _counted: (LoadGuard, ActiveSession),
+    _counted: (LoadGuard, ActiveSession, Grant, Entered),
 }
 
 /// A call that was routed; its session is made when its link is there.
@@ -175,6 +185,9 @@ pub(super) struct Planned {
     setup: Setup,
     accepted: Micros,
     timer: Timer,
+    /// What counts its links.
+    links: Links,
+    grant: Grant,
 }
 
 /// Routes the call and makes its session.
@@ -188,7 +201,7 @@ pub(super) async fn admit(
     plan(node, caller, start, link, 0).await.map(|planned| begin(node, worker, planned))
 }
 
-/// Routes the call; `others` wait for places as well.
+/// Routes the call and asks its limits; `others` wait for places as well.
 pub(super) async fn plan(
     node: &Node,
     caller: &Caller,
@@ -210,6 +223,10 @@ pub(super) async fn plan(
     let authorized = authorize(node, caller, start, link.transport, id.clone()).await?;
     let Authorized { plan, principal, start, .. } = authorized;
     let spent = (authorized.auth, authorized.hook);
+    let (user, tenant) = (principal.user.as_deref(), principal.tenant.as_deref());
+    let counted = limits::Caller { user, tenant, address: caller.head.address };
+    let ask = limits::ask(node, &node.in_force.load(), &plan, &counted);
+    let grant = limits::take(node, &ask).await?;
     let plan = Arc::new(plan);
     let conversation_id = start.conversation_id.clone().unwrap_or_else(|| ConversationId::from(secret()));
     let metrics = node.telemetry.session(SessionLabels {
@@ -225,10 +242,10 @@ pub(super) async fn plan(
     let expires_at = longest.into_iter().flatten().min().map(|longest| node.clock.unix_seconds(longest));
     let budget = node.playout_budget.clone();
     // Its worker's load is known when it has one.
-    let load = Arc::default();
-    let link = link.clone();
-    let params = SessionParams { id, conversation_id, plan, start, link, expires_at, token_for, budget, load };
-    Ok(Planned { params, principal, metrics, setup, timer, accepted: caller.accepted })
+    let (link, meters, load) = (link.clone(), ask.meters, Arc::default());
+    let params = SessionParams { id, conversation_id, plan, start, link, expires_at, token_for, budget, load, meters };
+    let accepted = caller.accepted;
+    Ok(Planned { params, principal, metrics, setup, timer, accepted, links: ask.links, grant })
 }
 
 impl Planned {
@@ -245,14 +262,15 @@ impl Planned {
 
 /// Makes the session of a call that was routed, and enters it.
 pub(super) fn begin(node: &Node, worker: &Arc<Worker>, planned: Planned) -> Admitted {
-    let Planned { mut params, principal, metrics, setup, timer, accepted } = planned;
+    let Planned { mut params, principal, metrics, setup, timer, accepted, links, grant } = planned;
     params.load = node.overload.load(worker.index);
     let in_force = node.in_force.load();
     let limits = &in_force.settings.http.websocket;
     let (plan, transport) = (params.plan.clone(), params.link.transport);
     let conversation_id = params.conversation_id.clone();
-    let resume_token = params.link.resume_token.clone();
-    let (seat, mailbox) = node.registry.enter(params.id.clone(), resume_token, principal.name());
+    let (id, token) = (params.id.clone(), params.link.resume_token.clone());
+    let (seat, mailbox) = node.registry.enter(id, token, principal.name(), links);
+    let entered = node.cluster.enter(params.id.as_str(), conversation_id.as_str());
     let session = Session::new(params, node.clock.now());
     let around = Surroundings {
         clock: node.clock,
@@ -261,6 +279,7 @@ pub(super) fn begin(node: &Node, worker: &Arc<Worker>, planned: Planned) -> Admi
         timer,
         dialer: node.dialer(worker.index),
         tools: node.exchanges.clone(),
+        cluster: node.cluster.clone(),
         seat,
         mailbox,
         halt: node.halt.clone(),
@@ -273,7 +292,8 @@ pub(super) fn begin(node: &Node, worker: &Arc<Worker>, planned: Planned) -> Admi
         conversation_id,
         setup,
     };
-    let counted = (worker.count_session(), node.telemetry.node().worker(worker.index).session(transport));
+    let active = node.telemetry.node().worker(worker.index).session(transport);
+    let counted = (worker.count_session(), active, grant, entered);
     Admitted { session, plan, around, _counted: counted }
 }
 

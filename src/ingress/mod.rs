@@ -10,6 +10,7 @@ mod connection;
 mod credentials;
 mod gate;
 mod http;
+mod limits;
 mod mint;
 mod proxy;
 pub mod quic;

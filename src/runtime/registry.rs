@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, mpsc};
 
 use crate::dialect::Dialect;
-use crate::ids::{AgentName, SessionId};
+use crate::ids::SessionId;
+use crate::limit::Links;
 use crate::runtime::line::Line;
 use crate::session::{Command, LinkInfo};
 use crate::upstream::breaker::Breakers;
@@ -46,7 +47,7 @@ impl std::fmt::Debug for Mail {
     }
 }
 
-/// All sessions of this process. Touched at admission, resume, dial and end only, never per frame.
+/// All sessions of this process. Touched at admission, resume and end only, never per frame.
 #[derive(Debug, Default)]
 pub struct Registry {
     state: Mutex<State>,
@@ -60,7 +61,6 @@ pub struct Registry {
 struct State {
     sessions: HashMap<SessionId, Entry>,
     tokens: HashMap<String, SessionId>,
-    agents: HashMap<AgentName, u32>,
 }
 
 #[derive(Debug)]
@@ -68,6 +68,7 @@ struct Entry {
     mailbox: mpsc::Sender<Mail>,
     token: String,
     principal: Arc<str>,
+    links: Arc<Links>,
 }
 
 /// Why a resume token leads nowhere.
@@ -88,11 +89,17 @@ impl Registry {
     }
 
     /// Enters a session; it leaves when the seat is dropped.
-    pub fn enter(self: &Arc<Self>, id: SessionId, token: String, principal: Arc<str>) -> (Seat, mpsc::Receiver<Mail>) {
+    pub fn enter(
+        self: &Arc<Self>,
+        id: SessionId,
+        token: String,
+        principal: Arc<str>,
+        links: Links,
+    ) -> (Seat, mpsc::Receiver<Mail>) {
         let (mailbox, mail) = mpsc::channel(MAILBOX);
         let mut state = self.state();
         state.tokens.insert(token.clone(), id.clone());
-        state.sessions.insert(id.clone(), Entry { mailbox, token, principal });
+        state.sessions.insert(id.clone(), Entry { mailbox, token, principal, links: Arc::new(links) });
         (Seat { registry: self.clone(), id, waits: false }, mail)
     }
 
@@ -123,6 +130,12 @@ impl Registry {
         let id = state.tokens.get(token).ok_or(ResumeError::Unknown)?;
         let entry = state.sessions.get(id).ok_or(ResumeError::Unknown)?;
         if &*entry.principal == principal { Ok(()) } else { Err(ResumeError::Principal) }
+    }
+
+    /// What counts the links of the session that a resume token leads to.
+    pub fn links(&self, token: &str) -> Option<Arc<Links>> {
+        let state = self.state();
+        Some(state.sessions.get(state.tokens.get(token)?)?.links.clone())
     }
 
     /// Sessions that run now.
@@ -159,17 +172,6 @@ impl Registry {
     /// The breakers of the agents.
     pub fn breakers(&self) -> &Arc<Breakers> {
         &self.breakers
-    }
-
-    /// Takes one of the `max` places of an agent, if one is free.
-    pub fn take_agent(self: &Arc<Self>, name: &AgentName, max: Option<u32>) -> Option<AgentPlace> {
-        let mut state = self.state();
-        let used = state.agents.entry(name.clone()).or_default();
-        if max.is_some_and(|max| *used >= max) {
-            return None;
-        }
-        *used += 1;
-        Some(AgentPlace { registry: self.clone(), name: name.clone() })
     }
 }
 
@@ -214,25 +216,6 @@ impl Drop for Seat {
     }
 }
 
-/// One of an agent's `max_sessions`.
-#[derive(Debug)]
-pub struct AgentPlace {
-    registry: Arc<Registry>,
-    name: AgentName,
-}
-
-impl Drop for AgentPlace {
-    fn drop(&mut self) {
-        let mut state = self.registry.state();
-        if let Some(used) = state.agents.get_mut(&self.name) {
-            *used -= 1;
-            if *used == 0 {
-                state.agents.remove(&self.name);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -240,7 +223,7 @@ mod tests {
     #[test]
     fn a_resume_token_works_once_and_only_for_its_owner() {
         let registry = Arc::new(Registry::default());
-        let (mut seat, _mail) = registry.enter("s".into(), "first".into(), "ann".into());
+        let (mut seat, _mail) = registry.enter("s".into(), "first".into(), "ann".into(), Links::default());
         assert_eq!(registry.resume("first", "bob", "x").unwrap_err(), ResumeError::Principal);
         assert_eq!(registry.can_resume("first", "bob").unwrap_err(), ResumeError::Principal);
         registry.can_resume("first", "ann").unwrap();
@@ -254,14 +237,5 @@ mod tests {
         assert!(!registry.awaits_clients());
         assert_eq!(registry.resume("third", "ann", "x").unwrap_err(), ResumeError::Unknown);
         assert!(registry.is_empty());
-    }
-
-    #[test]
-    fn an_agent_has_no_more_places_than_its_limit() {
-        let registry = Arc::new(Registry::default());
-        let first = registry.take_agent(&"a".into(), Some(1)).unwrap();
-        assert!(registry.take_agent(&"a".into(), Some(1)).is_none());
-        drop(first);
-        assert!(registry.take_agent(&"a".into(), Some(1)).is_some());
     }
 }

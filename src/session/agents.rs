@@ -63,7 +63,7 @@ impl Session {
             FromAgent::Thinking => self.prepare_answer(),
             FromAgent::ToolCall(call) => self.call_tool(upstream, call, now),
             FromAgent::ToolCancelled(calls) => self.cancel_tools(upstream, &calls, now),
-            FromAgent::Usage(usage) => self.count_usage(usage),
+            FromAgent::Usage(usage) => self.count_usage(usage, now),
             FromAgent::App(app) => self.say(ToClient::App(app)),
             FromAgent::Alert(alert) => self.say(ToClient::Alert(alert)),
             FromAgent::NotApplied(fields) => self.totals.not_applied = fields,
@@ -331,14 +331,17 @@ impl Session {
         if self.timers.deadline(Timer::Goodbye).is_some() {
             self.close(CloseReason::AgentHangup, now);
         }
+        self.end_if_spent(now);
     }
 
-    fn count_usage(&mut self, mut usage: Usage) {
+    fn count_usage(&mut self, mut usage: Usage, now: Micros) {
         usage.turn = self.downlink.present_turn().unwrap_or_default();
         for (unit, amount) in &usage.amounts {
             *self.totals.usage.entry(unit.clone()).or_default() += amount;
         }
+        let used: Vec<(String, f64)> = usage.amounts.iter().map(|(unit, amount)| (unit.clone(), *amount)).collect();
         self.say(ToClient::Usage(usage));
+        self.charge(used.iter().map(|(unit, amount)| (unit.as_str(), *amount)), now);
     }
 
     /// An interrupted turn is settled: client, agent and transcript learn what was heard.

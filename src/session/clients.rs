@@ -21,6 +21,10 @@ const SNAPSHOT_LINES: usize = 50;
 
 impl Session {
     pub(super) fn handle_client(&mut self, message: FromClient, now: Micros) {
+        let Some(message) = self.admit(message, now) else { return };
+        if self.closed {
+            return;
+        }
         match message {
             FromClient::Audio(audio) => self.uplink.on_audio(audio, now),
             FromClient::Message(message) => self.take_message(message, now),

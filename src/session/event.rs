@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::agent::Capabilities;
 use crate::ids::{CallId, ConversationId, LinkId, Seq, SessionId, UpstreamId};
+use crate::limit::Meters;
 use crate::media::playout::Budget;
 use crate::message::{
     AgentError, AgentInfo, AudioFormats, Basis, CloseReason, FailureClass, Start, Started, ToAgent, ToClient,
@@ -38,6 +39,8 @@ pub struct SessionParams {
     pub budget: Arc<Budget>,
     /// What its worker asks it to do without.
     pub load: Arc<Load>,
+    /// What it is counted by while it runs.
+    pub meters: Meters,
 }
 
 impl SessionParams {

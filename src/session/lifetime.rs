@@ -98,7 +98,7 @@ impl Session {
         !self.tools.is_empty() || self.downlink.is_busy()
     }
 
-    fn say_ending(&mut self, reason: CloseReason, left: Duration) {
+    pub(super) fn say_ending(&mut self, reason: CloseReason, left: Duration) {
         self.say(ToClient::Ending(Ending { reason, in_ms: left.as_millis() as u64 }));
     }
 
@@ -126,6 +126,7 @@ impl Session {
             messages: self.transcript.len(),
             stats: self.stats(),
         }));
+        self.settle_cost(now);
         self.closed = true;
         let record = Box::new(self.record(reason, now));
         if let Some(active) = self.upstreams.on_gone(None) {

@@ -10,6 +10,7 @@ pub mod downlink;
 mod event;
 pub mod ledger;
 mod lifetime;
+mod limits;
 pub mod links;
 pub mod load;
 mod record;
@@ -39,6 +40,7 @@ pub use event::{
     Carriage, Command, Direction, LinkChange, LinkInfo, Measure, Output, Queue, SessionParams, ToolAnswer, ToolOutcome,
     ToolPost, ToolRunner, Transport, UpstreamChange, UpstreamRole,
 };
+use limits::Limiting;
 use links::Links;
 use load::Load;
 pub use record::{AgentEntry, CallRecord, Codecs, Cost, ToolEntry};
@@ -159,6 +161,7 @@ pub struct Session {
     unanswered: Option<Micros>,
     /// The caller speaks since then, by the relay's own finding.
     voiced_since: Option<Micros>,
+    limits: Limiting,
     totals: Totals,
     added: [Histogram<u32>; 2],
     outputs: VecDeque<Output>,
@@ -168,7 +171,7 @@ pub struct Session {
 impl Session {
     /// A session with its first link, number 0; it says `started` and dials at once.
     pub fn new(params: SessionParams, now: Micros) -> Session {
-        let SessionParams { id, conversation_id, plan, start, link, expires_at, token_for, budget, load } = params;
+        let SessionParams { id, conversation_id, plan, start, link, expires_at, token_for, budget, load, meters } = params;
         let may = plan.policy.client_may;
         let (setup, refused) = clients::permitted(start.setup.unwrap_or_default(), may);
         let history = if may.context { start.history } else { Vec::new() };
@@ -198,6 +201,7 @@ impl Session {
             noticed: false,
             unanswered: None,
             voiced_since: None,
+            limits: Limiting::new(meters),
             totals: Totals::default(),
             added: [record::added_histogram(), record::added_histogram()],
             outputs: VecDeque::with_capacity(32),

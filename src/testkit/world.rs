@@ -169,6 +169,7 @@ impl World {
             token_for: build.token_for,
             budget: Arc::new(crate::media::playout::Budget::new(u64::MAX / 2)),
             load: load.clone(),
+            meters: crate::limit::Meters::default(),
         };
         let mut world = World {
             now,

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
 use crate::config::vendor::VendorAgent;
 use crate::ids::AgentName;
+use crate::limit::Key;
 use crate::media::announcement::Announcement;
 use crate::media::format::Format;
 use crate::message::Setup;
@@ -28,7 +29,7 @@ pub struct AgentSettings {
     pub display: Value,
     /// Zone label.
     pub zone: Option<String>,
-    /// Sessions at most at once.
+    /// Sessions of its account at most at once, over all nodes.
     pub max_sessions: Option<u32>,
     /// How long one of its sessions lasts at most: a fresh one takes over before. Where it is absent, what the kind of
     /// agent is known for ([`Capabilities::longest`](crate::agent::Capabilities::longest)).
@@ -45,6 +46,26 @@ impl AgentSettings {
             _ => None,
         }
     }
+
+    /// Whose sessions [`AgentSettings::max_sessions`] counts: agents with the same server and the same key have one
+    /// account.
+    pub fn account(&self) -> Key {
+        let secrets = |headers: &[(String, SecretString)], key: Option<&SecretString>| {
+            let headers = headers.iter().map(|(name, value)| format!("{name}: {}", value.expose_secret()));
+            headers.chain(key.map(|key| key.expose_secret().to_owned())).collect::<Vec<String>>().join("\n")
+        };
+        let (server, key) = match &self.kind {
+            AgentKind::Websocket(agent) => (server(&agent.url), secrets(&agent.headers, None)),
+            AgentKind::Vendor(agent) => (server(&agent.url), secrets(&agent.headers, agent.api_key.as_ref())),
+            AgentKind::Quic(agent) => (server(&agent.url), String::new()),
+            _ => (self.name.to_string(), String::new()),
+        };
+        Key::of("account", [("server", server.as_bytes()), ("key", key.as_bytes())])
+    }
+}
+
+fn server(url: &url::Url) -> String {
+    format!("{}:{}", url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default())
 }
 
 /// The operator's own prices: amount per unit.

@@ -17,6 +17,7 @@ use crate::ids::AgentName;
 use crate::ingress::admit::{self, Caller, Refused};
 use crate::ingress::connection::Shared;
 use crate::ingress::http::{Answer, busy, json, problem, read_body, refusal};
+use crate::ingress::limits;
 use crate::ingress::websocket::Head;
 use crate::message::{AudioFormats, Error, ErrorCode, Start, Started};
 use crate::route::plan::{GapMode, Policy};
@@ -207,7 +208,8 @@ async fn answer(shared: &Shared, webrtc: &Webrtc, caller: &Caller, offered: Offe
     let node = &shared.node;
     let refuse = |refused_: Refused| {
         node.telemetry.node().record_refusal(refused_.refusal);
-        refused_.error.map_or_else(|| empty(StatusCode::BAD_REQUEST), |error| refusal(&error))
+        let Some(error) = refused_.error else { return empty(StatusCode::BAD_REQUEST) };
+        limits::describe(refusal(&error), refused_.limit.as_deref(), error.retry_after_ms)
     };
     let Offered { sdp, start } = offered;
     let now = node.clock.now();
