@@ -180,6 +180,13 @@ impl App<'_> {
             node.certificates.keep_valid(node.clock, node.stopping.clone()).await;
             "the renewal of certificates".to_owned()
         });
+        if let Some(keeper) = self.node.take_keeper() {
+            let stopping = self.node.stopping.clone();
+            tasks.spawn(async move {
+                keeper.run(stopping).await;
+                "the keeper of the cluster".to_owned()
+            });
+        }
         let (node, logs) = (self.node.clone(), self.logs.clone());
         tasks.spawn(async move {
             keep_up(node, move || logs.upkeep()).await;
@@ -249,9 +256,10 @@ impl App<'_> {
         if let Ok(time) = NotifyState::monotonic_usec_now() {
             notify(&[NotifyState::Reloading, time]);
         }
-        let loaded = Settings::load(&self.args.config.config)
-            .map_err(RunError::from)
-            .and_then(|settings| Ok((hash(&settings), InForce::new(settings, &self.node.keyrings)?)));
+        let loaded = Settings::load(&self.args.config.config).map_err(RunError::from).and_then(|settings| {
+            let (hash, before) = (hash(&settings), self.node.in_force.load());
+            Ok((hash, InForce::after(settings, &self.node.keyrings, Some(&before))?))
+        });
         match loaded {
             Ok((hash, new)) => {
                 for key in restart_keys(&self.node.in_force.load().settings, &new.settings) {

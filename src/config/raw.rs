@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::config::auth::RawAuth;
-use crate::config::overload::RawOverload;
 use crate::config::limits::{RawLimit, RawLimitSet};
+use crate::config::overload::RawOverload;
 use crate::config::quic::RawQuic;
 use crate::config::raw_services::{RawHook, RawTool};
 use crate::config::redis::RawRedis;

@@ -7,8 +7,7 @@ use std::time::Duration;
 use crate::config::checker::Checker;
 use crate::config::raw::{RawHttp, RawListen, RawLog, RawRuntime, RawWebrtc};
 use crate::config::settings::{
-    HttpSettings, IceServer, ListenSettings, LogSettings, RuntimeSettings, TlsSettings, WebrtcSettings,
-    WebsocketLimits,
+    HttpSettings, IceServer, ListenSettings, LogSettings, RuntimeSettings, TlsSettings, WebrtcSettings, WebsocketLimits,
 };
 use crate::config::shape::OneOrMany;
 

@@ -15,19 +15,22 @@ pub(super) struct Check {
     pub(super) name: String,
     /// What is wrong; `None` if it holds.
     pub(super) failure: Option<String>,
+    /// What is not as it should be, although it holds.
+    pub(super) degraded: Option<String>,
 }
 
 impl fmt::Display for Check {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.failure {
-            None => write!(f, "[+]{} ok", self.name),
-            Some(failure) => write!(f, "[-]{} failed: {failure}", self.name),
+        match (&self.failure, &self.degraded) {
+            (Some(failure), _) => write!(f, "[-]{} failed: {failure}", self.name),
+            (None, Some(degraded)) => write!(f, "[+]{} degraded: {degraded}", self.name),
+            (None, None) => write!(f, "[+]{} ok", self.name),
         }
     }
 }
 
 fn check(name: &str, failure: Option<String>) -> Check {
-    Check { name: name.to_owned(), failure }
+    Check { name: name.to_owned(), failure, degraded: None }
 }
 
 /// The process moves. That the control runtime does is shown by the answer.
@@ -51,5 +54,11 @@ pub(super) fn ready(node: &Node) -> Vec<Check> {
     checks.push(check("room", full.then(|| format!("`runtime.max_sessions` ({calls}) calls run"))));
     let refusing = node.overload.is_refusing().then(|| format!("{calls} calls are as many as it can carry now"));
     checks.push(check("load", refusing));
+    if let Some(status) = node.cluster.status() {
+        let nodes = node.limiter.shared.regime.nodes();
+        let share = |reason| format!("{reason}; limits go on with this node's share, 1 of {nodes}");
+        let degraded = status.trouble.map(|trouble| share(trouble.label()));
+        checks.push(Check { degraded, ..check("redis", None) });
+    }
     checks
 }

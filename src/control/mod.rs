@@ -28,7 +28,7 @@ const CONNECTIONS: usize = 64;
 /// For a request head, and for an idle connection.
 const HEADER_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Serves `/livez`, `/readyz` and `/metrics` until the process ends.
+/// Serves `/livez`, `/readyz`, `/metrics` and `/cluster` until the process ends.
 ///
 /// # Errors
 /// If the listening socket is unusable.
@@ -54,7 +54,7 @@ pub async fn serve(node: Arc<Node>, listener: std::net::TcpListener) -> io::Resu
             let _ = tcp.set_nodelay(true);
             let service = service_fn(|request| {
                 let node = node.clone();
-                async move { Ok::<_, Infallible>(respond(&node, &request)) }
+                async move { Ok::<_, Infallible>(respond(&node, &request).await) }
             });
             let http = http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -68,7 +68,7 @@ pub async fn serve(node: Arc<Node>, listener: std::net::TcpListener) -> io::Resu
     }
 }
 
-fn respond(node: &Node, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+async fn respond(node: &Node, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return text(StatusCode::METHOD_NOT_ALLOWED, "GET only\n".into());
     }
@@ -81,8 +81,30 @@ fn respond(node: &Node, request: &Request<Incoming>) -> Response<Full<Bytes>> {
             answer.headers_mut().insert(header::CONTENT_TYPE, kind);
             answer
         }
-        _ => text(StatusCode::NOT_FOUND, "here are /livez, /readyz and /metrics\n".into()),
+        "/cluster" => cluster(node).await,
+        _ => text(StatusCode::NOT_FOUND, "here are /livez, /readyz, /metrics and /cluster\n".into()),
     }
+}
+
+/// All nodes, and which of them has which session.
+async fn cluster(node: &Node) -> Response<Full<Bytes>> {
+    let Some(status) = node.cluster.status() else {
+        let body = serde_json::json!({ "redis": "off", "own": node.cluster.id(), "nodes": [], "sessions": null });
+        return json(&body);
+    };
+    let sessions = node.cluster.sessions().await;
+    json(&serde_json::json!({
+        "redis": status.trouble.map_or("ok", |trouble| trouble.label()),
+        "own": node.cluster.id(),
+        "nodes": status.peers,
+        "sessions": sessions,
+    }))
+}
+
+fn json(body: &serde_json::Value) -> Response<Full<Bytes>> {
+    let mut answer = text(StatusCode::OK, format!("{body}\n"));
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer
 }
 
 /// 200 if all hold, else 503 with those that do not; all of them with `?verbose`.

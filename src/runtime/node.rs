@@ -3,21 +3,23 @@
 use std::iter;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
 
+use crate::cluster::{Cluster, Keeper, SharedUses};
 use crate::config::settings::Settings;
+use crate::limit::{Limiter, Limits};
 use crate::media::playout::Budget;
 use crate::route::Router;
 use crate::runtime::admission::Gatekeeper;
 use crate::runtime::admission::allowance::Allowance;
 use crate::runtime::admission::hooks::Hooks;
 use crate::runtime::admission::keyring::Keyrings;
-use crate::runtime::admission::uses::{LocalUses, Uses};
+use crate::runtime::admission::uses::Uses;
 use crate::runtime::certificate::{Certificates, Identity};
 use crate::runtime::clock::Clock;
 use crate::runtime::overload::Overload;
@@ -39,6 +41,11 @@ pub struct Node {
     pub telemetry: Telemetry,
     /// Its sessions.
     pub registry: Arc<Registry>,
+    /// The cells of all limits.
+    pub limiter: Arc<Limiter>,
+    /// The other nodes.
+    pub cluster: Arc<Cluster>,
+    keeper: Mutex<Option<Keeper>>,
     /// Its data plane.
     pub workers: Vec<Arc<Worker>>,
     /// Opens sockets to agents, by worker.
@@ -83,6 +90,8 @@ pub struct InForce {
     pub gatekeeper: Gatekeeper,
     /// Wrong credentials by address.
     pub failures: Allowance,
+    /// Its limits.
+    pub limits: Limits,
     /// The configured certificate.
     pub identity: Option<Arc<Identity>>,
 }
@@ -108,12 +117,21 @@ impl InForce {
     /// # Errors
     /// If the certificate cannot be used.
     pub fn new(settings: Settings, keyrings: &Keyrings) -> Result<InForce, TlsError> {
+        InForce::after(settings, keyrings, None)
+    }
+
+    /// As [`InForce::new`]; what limits count goes on from `before`.
+    ///
+    /// # Errors
+    /// If the certificate cannot be used.
+    pub fn after(settings: Settings, keyrings: &Keyrings, before: Option<&InForce>) -> Result<InForce, TlsError> {
         let files = settings.http.tls.as_ref();
         let identity = files.map(|files| Identity::from_files(&files.cert, &files.key).map(Arc::new)).transpose()?;
         let router = Router::new(&settings);
         let gatekeeper = Gatekeeper::new(&settings.auth, keyrings);
         let failures = Allowance::new(settings.auth.max_failures_per_minute, MINUTE, MINUTE);
-        Ok(InForce { settings, router, gatekeeper, failures, identity })
+        let limits = Limits::new(&settings, before.map(|before| &before.limits));
+        Ok(InForce { settings, router, gatekeeper, failures, limits, identity })
     }
 }
 
@@ -134,6 +152,9 @@ impl Node {
         let certificates = Certificates::new(in_force.identity.clone(), clock.unix_seconds(Duration::ZERO))?;
         let certificates = Arc::new(certificates);
         let first = Dialer::default().fetching_on(exchanges.runtime().clone());
+        let limiter = Arc::new(Limiter::new(in_force.settings.runtime.limit_keys));
+        let (cluster, keeper) = Cluster::new(&in_force.settings, limiter.clone(), clock, telemetry.cluster());
+        let cluster = Arc::new(cluster);
         Ok(Node {
             https: tls::server_config(certificates.clone())?,
             certificates,
@@ -141,12 +162,15 @@ impl Node {
             telemetry,
             registry: Arc::default(),
             hooks: Hooks::new(exchanges.clone(), clock),
-            uses: Arc::new(LocalUses::default()),
+            uses: Arc::new(SharedUses::new(cluster.clone())),
             exchanges,
             keyrings,
             dialers: iter::successors(Some(first), |first| Some(first.for_another_worker()))
                 .take(workers.len())
                 .collect(),
+            limiter,
+            cluster,
+            keeper: Mutex::new(keeper),
             overload: Overload::new(workers.len()),
             workers,
             records,
@@ -162,7 +186,14 @@ impl Node {
     /// Puts another configuration in force for new connections and sessions.
     pub fn take_over(&self, in_force: InForce) {
         self.certificates.configure(in_force.identity.clone());
+        self.limiter.buckets.resize(in_force.settings.runtime.limit_keys);
+        self.limiter.seats.resize(in_force.settings.runtime.limit_keys);
         self.in_force.store(Arc::new(in_force));
+    }
+
+    /// What keeps the cluster, to be run once; `None` without one.
+    pub fn take_keeper(&self) -> Option<Keeper> {
+        self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// What opens sockets to agents for the sessions of this worker.

@@ -1,6 +1,8 @@
 //! Regular chores of the control runtime: probing workers, folding metrics, the service manager's watchdog.
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -8,7 +10,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::runtime::node::Node;
 use crate::runtime::overload::Watch;
-use crate::telemetry::WorkerMetrics;
+use crate::telemetry::{ClusterMetrics, WorkerMetrics};
 
 /// How often workers are probed.
 const PROBE: Duration = Duration::from_millis(100);
@@ -57,10 +59,13 @@ pub async fn keep_up(node: Arc<Node>, upkeep: impl Fn() + Send) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let watchdog = sd_notify::watchdog_enabled();
     let mut sessions = usize::MAX;
+    let (metrics, mut reached, mut second) = (node.telemetry.cluster(), HashMap::new(), 0);
     loop {
         ticks.tick().await;
         node.telemetry.upkeep();
         upkeep();
+        tend_limits(&node, &metrics, &mut reached, second);
+        second = second.wrapping_add(1);
         if sessions != node.registry.len() {
             sessions = node.registry.len();
             let doing = if node.is_draining() { "draining, " } else { "" };
@@ -70,4 +75,27 @@ pub async fn keep_up(node: Arc<Node>, upkeep: impl Fn() + Send) {
             notify(&[NotifyState::Watchdog]);
         }
     }
+}
+
+/// Shards of the limits' tables that are tidied up in one second.
+const SHARDS: usize = 32;
+
+/// Counts what limits refused, says so in the log once a second at most, and drops cells that say nothing.
+fn tend_limits(node: &Node, metrics: &ClusterMetrics, reached: &mut HashMap<Arc<str>, u64>, second: usize) {
+    let (limiter, now) = (&node.limiter, node.clock.now());
+    for limit in node.in_force.load().limits.all() {
+        let (refused, unit) = (limit.counters.refused.load(Relaxed), limit.settings.unit.label());
+        metrics.record_limit(&limit.name, unit, refused, limit.counters.unleased.load(Relaxed));
+        let before = reached.insert(limit.name.clone(), refused).unwrap_or_default();
+        if refused > before {
+            tracing::info!(limit = &*limit.name, unit, refused = refused - before, "rate_limit_exceeded");
+        }
+    }
+    for shard in 0..SHARDS {
+        let shard = (second * SHARDS + shard) % limiter.buckets.shards();
+        limiter.buckets.tidy(shard, now);
+        limiter.seats.tidy(shard, now);
+    }
+    metrics.record_keys("rate", limiter.buckets.len(), limiter.buckets.evicted());
+    metrics.record_keys("at_once", limiter.seats.len(), limiter.seats.evicted());
 }

@@ -171,7 +171,8 @@ pub struct Session {
 impl Session {
     /// A session with its first link, number 0; it says `started` and dials at once.
     pub fn new(params: SessionParams, now: Micros) -> Session {
-        let SessionParams { id, conversation_id, plan, start, link, expires_at, token_for, budget, load, meters } = params;
+        let SessionParams { id, conversation_id, plan, start, link, expires_at, token_for, budget, load, meters } =
+            params;
         let may = plan.policy.client_may;
         let (setup, refused) = clients::permitted(start.setup.unwrap_or_default(), may);
         let history = if may.context { start.history } else { Vec::new() };

@@ -6,6 +6,7 @@
 
 pub mod admission;
 mod background;
+mod cluster;
 pub mod logs;
 pub mod metrics;
 pub mod names;
@@ -18,6 +19,7 @@ mod registry;
 mod tests;
 
 pub use admission::{AdmissionMetrics, HookOutcome};
+pub use cluster::{ClusterMetrics, WaitResult};
 pub use metrics::{Path, SessionLabels, SessionMetrics, SetupStage};
 pub use node::{ActiveSession, NodeMetrics, NodeQueue, OpenConnection, Refusal, ResumeOutcome, WorkerMetrics};
 pub use overload::OverloadMetrics;

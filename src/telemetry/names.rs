@@ -246,6 +246,34 @@ metrics! {
     CALL_RECORDS_FAILED = "antiphon_call_records_failed_total", Kind::Counter, Count, [],
         "Call records that could not be written.";
 
+    // Limits, and the cluster that shares them.
+    LIMIT_REFUSED = "antiphon_limit_refused_total", Kind::Counter, Count, ["limit", "unit"],
+        "Things that were refused because a limit was reached.";
+    LIMIT_UNLEASED = "antiphon_limit_unleased_total", Kind::Counter, Count, ["limit", "unit"],
+        "Things that were refused because this node's lease of a limit was spent before it was renewed.";
+    LIMIT_KEYS = "antiphon_limit_keys", Kind::Gauge, Count, ["kind"],
+        "Cells of limits that are kept, by kind: rate, at_once.";
+    LIMIT_KEYS_EVICTED = "antiphon_limit_keys_evicted_total", Kind::Counter, Count, ["kind"],
+        "Cells of limits that were given up although something was spent of them, because there were too many.";
+    REDIS_UP = "antiphon_redis_up", Kind::Gauge, Count, [],
+        "1 while Redis answers in time, 0 while this node goes on alone with its share of the limits.";
+    REDIS_TROUBLES = "antiphon_redis_troubles_total", Kind::Counter, Count, ["reason"],
+        "Times that Redis could not be used any more, by reason.";
+    REDIS_ROUND_TRIP = "antiphon_redis_round_trip_seconds", Kind::Histogram(LATENCY), Seconds, [],
+        "From a command to its answer.";
+    REDIS_COMMANDS = "antiphon_redis_commands_total", Kind::Counter, Count, ["result"],
+        "Commands that Redis answered: ok, failed.";
+    REDIS_WAITS = "antiphon_redis_waits_total", Kind::Counter, Count, ["result"],
+        "Admissions that needed something of Redis: answered, timeout (after 20 ms), skipped (Redis was known to be late), full.";
+    REDIS_WAITING = "antiphon_redis_waiting_reports", Kind::Gauge, Count, [],
+        "Cells of limits that wait to be reported.";
+    REDIS_IN_FLIGHT = "antiphon_redis_in_flight", Kind::Gauge, Count, [],
+        "Commands that wait for their answer.";
+    REDIS_CLAIMS = "antiphon_redis_claims", Kind::Gauge, Count, [],
+        "Cells of limits of which this node holds seats.";
+    CLUSTER_NODES = "antiphon_cluster_nodes", Kind::Gauge, Count, [],
+        "Nodes that live, as Redis knows.";
+
     // The process, under the names that Prometheus client libraries share.
     PROCESS_CPU = "process_cpu_seconds_total", Kind::Sampled { counter: true }, Seconds, [],
         "User and system CPU time spent.";

@@ -120,11 +120,15 @@ pub enum NodeQueue {
     QuicWrite,
     /// Datagrams on a QUIC connection that belong to none of its sessions.
     UnknownFlow,
+    /// Cells of limits that wait to be reported to the cluster.
+    LimitReports,
+    /// What is asked of the cluster.
+    ClusterRequests,
 }
 
 impl NodeQueue {
     /// Every queue.
-    pub const ALL: [NodeQueue; 16] = [
+    pub const ALL: [NodeQueue; 18] = [
         NodeQueue::Handover,
         NodeQueue::Mailbox,
         NodeQueue::ClientWrite,
@@ -141,6 +145,8 @@ impl NodeQueue {
         NodeQueue::QuicInbox,
         NodeQueue::QuicWrite,
         NodeQueue::UnknownFlow,
+        NodeQueue::LimitReports,
+        NodeQueue::ClusterRequests,
     ];
 
     /// The metric label.
@@ -162,6 +168,8 @@ impl NodeQueue {
             NodeQueue::QuicInbox => "quic_inbox",
             NodeQueue::QuicWrite => "quic_write",
             NodeQueue::UnknownFlow => "unknown_flow",
+            NodeQueue::LimitReports => "limit_reports",
+            NodeQueue::ClusterRequests => "cluster_requests",
         }
     }
 }

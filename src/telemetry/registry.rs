@@ -10,6 +10,7 @@ use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 use super::admission::AdmissionMetrics;
+use super::cluster::ClusterMetrics;
 use super::names::{self, Kind, Metric};
 use super::node::NodeMetrics;
 use super::process::ProcessSample;
@@ -176,6 +177,11 @@ impl Telemetry {
     /// The metrics of admission.
     pub fn admission(&self) -> &AdmissionMetrics {
         &self.admission
+    }
+
+    /// The metrics of the cluster and of limits.
+    pub fn cluster(&self) -> ClusterMetrics {
+        ClusterMetrics::new(&self.registry)
     }
 
     /// The metrics of one session: resolve once, at its start.

@@ -20,6 +20,17 @@ fn labels() -> SessionLabels {
 fn eventful(telemetry: &Telemetry) {
     let span = Duration::from_micros(1500);
     let node = telemetry.node();
+    let cluster = telemetry.cluster();
+    cluster.record_up(true);
+    cluster.record_trouble(crate::cluster::Trouble::Late);
+    cluster.record_command(span, true);
+    cluster.record_wait(WaitResult::Answered);
+    cluster.record_queues(1, 1, 1);
+    cluster.record_peers(3);
+    cluster.record_lost_report();
+    cluster.record_lost_entry();
+    cluster.record_limit("chunks", "audio_frames", 1, 1);
+    cluster.record_keys("rate", 1, 1);
     let worker = node.worker(0);
     let session = telemetry.session(labels());
     worker.record_lag(span);

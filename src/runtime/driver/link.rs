@@ -79,6 +79,7 @@ impl Driver {
                     bytes += received.size();
                     messages += 1;
                     let now = self.around.clock.now();
+                    self.session.on_bytes(received.size(), now);
                     self.on_received(id, received, now);
                 }
                 Poll::Ready(Err(error)) => {

@@ -18,6 +18,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use crate::cluster::Cluster;
 use crate::ids::{ConversationId, LinkId, UpstreamId};
 use crate::message::{CloseReason, ToClient};
 use crate::route::plan::Plan;
@@ -58,6 +59,8 @@ pub struct Surroundings {
     pub dialer: Dialer,
     /// Calls tools.
     pub tools: Exchanges,
+    /// Who else has sessions with them.
+    pub cluster: Arc<Cluster>,
     /// The session's place in the registry.
     pub seat: Seat,
     /// What arrives there.

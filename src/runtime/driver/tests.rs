@@ -39,7 +39,8 @@ fn driver(socket: WebSocket, registry: &Arc<Registry>) -> Driver {
     let mut request = RouteRequest::new(Transport::Websocket, id.clone());
     request.loopback = true;
     let plan = Arc::new(Router::new(&Settings::default()).route(&request, 0).unwrap());
-    let (seat, mailbox) = registry.enter(id.clone(), "token".into(), "anonymous".into());
+    let (seat, mailbox) =
+        registry.enter(id.clone(), "token".into(), "anonymous".into(), crate::limit::Links::default());
     let info = LinkInfo {
         transport: Transport::Websocket,
         carriage: Carriage::Ordered,
@@ -63,7 +64,10 @@ fn driver(socket: WebSocket, registry: &Arc<Registry>) -> Driver {
         token_for: None,
         budget: Arc::new(crate::media::playout::Budget::new(u64::MAX / 2)),
         load: Arc::default(),
+        meters: crate::limit::Meters::default(),
     };
+    let (settings, limiter) = (crate::config::settings::Settings::default(), Arc::new(crate::limit::Limiter::new(10)));
+    let (cluster, _) = crate::cluster::Cluster::new(&settings, limiter, clock, telemetry.cluster());
     let around = Surroundings {
         clock,
         pulse: Arc::new(Pulse::new(clock.now())),
@@ -71,6 +75,7 @@ fn driver(socket: WebSocket, registry: &Arc<Registry>) -> Driver {
         timer: Timer::new().unwrap(),
         dialer: Dialer::default(),
         tools: crate::upstream::exchange::Exchanges::on(tokio::runtime::Handle::current()),
+        cluster: Arc::new(cluster),
         seat,
         mailbox,
         halt: Arc::default(),

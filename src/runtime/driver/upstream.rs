@@ -4,9 +4,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use crate::agent::{self, Agent, AgentOutput, Wire};
+use crate::cluster::Cluster;
+use crate::config::settings::AgentSettings;
 use crate::ids::{AgentName, UpstreamId};
+use crate::limit::Seat;
 use crate::message::{AgentError, FailureClass, FromAgent, ToAgent};
-use crate::runtime::registry::AgentPlace;
 use crate::runtime::websocket::{PushError, Received, SocketError};
 use crate::session::{Direction, UpstreamChange, UpstreamRole};
 use crate::telemetry::NodeQueue;
@@ -16,7 +18,9 @@ use crate::upstream::{Exchange, Socket};
 
 use super::{Driver, Happened, TURN_BYTES, TURN_MESSAGES};
 
-type Dialling = Pin<Box<dyn Future<Output = Result<Socket, AgentError>> + Send>>;
+type Dialling = Pin<Box<dyn Future<Output = Result<Dialled, AgentError>> + Send>>;
+/// What was reached, if there is a wire, and the seat that it took.
+type Dialled = (Option<Socket>, Option<Seat>);
 
 /// One connection to an agent.
 pub(super) struct Upstream {
@@ -38,8 +42,8 @@ pub(super) struct Upstream {
     restless: bool,
     /// Until it is known whether the agent gets ready.
     attempt: Option<Attempt>,
-    /// Held for its drop.
-    _place: AgentPlace,
+    /// One of the agent's `max_sessions`; held for its drop.
+    seat: Option<Seat>,
 }
 
 #[allow(clippy::large_enum_variant, reason = "one per connection to an agent")]
@@ -85,9 +89,11 @@ impl Driver {
             return self.fail(id, FailureClass::BadRequest, "the plan has no such agent".into());
         };
         let settings = rung.agent.clone();
-        let Some(place) = self.around.seat.registry().take_agent(&settings.name, settings.max_sessions) else {
-            return self.fail(id, FailureClass::Limit, format!("agent `{}` has `max_sessions` calls", settings.name));
-        };
+        let seat = settings.max_sessions.and_then(|most| self.around.cluster.take_seat(settings.account(), most));
+        let full = settings.max_sessions.filter(|_| seat.is_none());
+        if full.is_some() && !self.around.cluster.is_shared() {
+            return self.fail(id, FailureClass::Limit, full_up(&settings.name));
+        }
         let Some(attempt) = self.around.seat.registry().breakers().attempt(&settings.name, now) else {
             let message = format!("agent `{}` failed again and again; it is not dialled for a while", settings.name);
             self.record_attempt(&settings.name, "refused", now);
@@ -97,17 +103,28 @@ impl Driver {
             Ok(agent) => agent,
             Err(error) => return self.fail(id, FailureClass::BadRequest, error.to_string()),
         };
+        let name = settings.name.clone();
         let channel = match agent.endpoint() {
-            None => Channel::None,
-            Some(endpoint) => {
-                let dialer = self.around.dialer.clone();
-                Channel::Dialling(Box::pin(async move { dialer.dial(endpoint).await }))
+            None if full.is_none() => Channel::None,
+            endpoint => {
+                let (dialer, cluster) = (self.around.dialer.clone(), self.around.cluster.clone());
+                Channel::Dialling(Box::pin(async move {
+                    let seat = match full {
+                        Some(most) => Some(claim_seat(&cluster, &settings, most).await?),
+                        None => None,
+                    };
+                    let socket = match endpoint {
+                        Some(endpoint) => Some(dialer.dial(endpoint).await?),
+                        None => None,
+                    };
+                    Ok((socket, seat))
+                }))
             }
         };
         let built_in = matches!(channel, Channel::None);
         self.upstreams.push(Upstream {
             id,
-            name: settings.name.clone(),
+            name,
             role,
             deadline: None,
             unflushed: Vec::with_capacity(16),
@@ -118,7 +135,7 @@ impl Driver {
             opened: false,
             restless: false,
             attempt: Some(attempt),
-            _place: place,
+            seat,
         });
         // The dialling future has to be polled once to begin.
         self.turn.again = true;
@@ -161,11 +178,12 @@ impl Driver {
         }
     }
 
-    fn on_dialled(&mut self, id: UpstreamId, result: Result<Socket, AgentError>, now: Micros) {
+    fn on_dialled(&mut self, id: UpstreamId, result: Result<Dialled, AgentError>, now: Micros) {
         let Some(upstream) = self.upstreams.iter_mut().find(|upstream| upstream.id == id) else { return };
         match result {
-            Ok(socket) => {
-                upstream.channel = Channel::Open(socket);
+            Ok((socket, seat)) => {
+                upstream.channel = socket.map_or(Channel::None, Channel::Open);
+                upstream.seat = upstream.seat.take().or(seat);
                 if upstream.role == UpstreamRole::Active {
                     self.around.metrics.record_upstream_connect(now - upstream.dialled);
                 }
@@ -315,7 +333,7 @@ impl Driver {
         let Some(upstream) = self.upstreams.iter_mut().find(|upstream| upstream.id == id) else { return };
         let Some(endpoint) = upstream.agent.endpoint() else { return };
         let dialer = self.around.dialer.clone();
-        let dialling = Channel::Dialling(Box::pin(async move { dialer.dial(endpoint).await }));
+        let dialling = Channel::Dialling(Box::pin(async move { Ok((Some(dialer.dial(endpoint).await?), None)) }));
         if let Channel::Open(socket) = std::mem::replace(&mut upstream.channel, dialling) {
             self.closing.spawn(socket.close(1000, "the conversation goes on over another connection"));
         }
@@ -381,6 +399,19 @@ impl Driver {
             }
         }
     }
+}
+
+/// One of the account's `max_sessions`, where none is free on this node.
+async fn claim_seat(cluster: &Cluster, agent: &AgentSettings, most: u32) -> Result<Seat, AgentError> {
+    cluster.claim_seat(agent.account(), most).await.ok_or_else(|| AgentError {
+        class: FailureClass::Limit,
+        code: None,
+        message: full_up(&agent.name),
+    })
+}
+
+fn full_up(agent: &AgentName) -> String {
+    format!("agent `{agent}` has `max_sessions` calls")
 }
 
 pub(super) fn lost(error: SocketError) -> UpstreamChange {
