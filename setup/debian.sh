@@ -19,6 +19,8 @@ nodejs          | command -v node                                  | builds and 
 npm             | command -v npm                                   | its packages
 chromium        | command -v chromium                              | holds calls on the demo page
 firefox-esr     | command -v firefox-esr                           | the same, as another engine
+redis-server    | command -v redis-server                          | limits over several nodes; no server is left running
+redis-tools     | command -v redis-cli                             | the same: clusters, failover
 ca-certificates | test -e /etc/ssl/certs/ca-certificates.crt      | Python packages by HTTPS
 LIST
 }

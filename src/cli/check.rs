@@ -108,7 +108,7 @@ fn careless(settings: &Settings) -> Vec<String> {
             ));
         }
     }
-    if auth.tokens.secrets.is_empty() && auth.keys.iter().any(|key| key.mint) && settings.redis.url.is_some() {
+    if auth.tokens.secrets.is_empty() && auth.keys.iter().any(|key| key.mint) && !settings.redis.urls.is_empty() {
         warnings.push("client tokens are good on the node that made them only; set `auth.tokens.secret`".to_owned());
     }
     let asked = |name: &str| settings.routes.iter().any(|rule| rule.admit.as_deref() == Some(name));

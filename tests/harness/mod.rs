@@ -6,6 +6,7 @@ pub mod forward;
 pub mod peer;
 pub mod program;
 pub mod quic;
+pub mod redis;
 pub mod speaker;
 pub mod speech;
 pub mod tool;
@@ -238,14 +239,23 @@ pub struct Caller {
 impl Caller {
     /// Connects and upgrades.
     pub async fn connect(daemon: &Daemon) -> Caller {
-        Caller::try_connect(daemon).await.unwrap()
+        Caller::connect_to(daemon.http).await
+    }
+
+    /// As [`Caller::connect`], to an address.
+    pub async fn connect_to(address: SocketAddr) -> Caller {
+        Caller::try_connect_to(address).await.unwrap()
     }
 
     /// As [`Caller::connect`]; the HTTP status if that is refused.
     pub async fn try_connect(daemon: &Daemon) -> Result<Caller, u16> {
-        let tcp = TcpStream::connect(daemon.http).await.unwrap();
+        Caller::try_connect_to(daemon.http).await
+    }
+
+    async fn try_connect_to(address: SocketAddr) -> Result<Caller, u16> {
+        let tcp = TcpStream::connect(address).await.unwrap();
         tcp.set_nodelay(true).unwrap();
-        let mut request = format!("ws://{}/v1/session", daemon.http).into_client_request().unwrap();
+        let mut request = format!("ws://{address}/v1/session").into_client_request().unwrap();
         request.headers_mut().insert("sec-websocket-protocol", "antiphon.v1".parse().unwrap());
         match timeout(PATIENCE, tokio_tungstenite::client_async(request, tcp)).await.unwrap() {
             Ok((socket, _)) => Ok(Caller { socket }),
@@ -273,7 +283,12 @@ impl Caller {
 
     /// Connects and starts a session with an agent, PCM at 16 kHz both ways; gives `started` too.
     pub async fn call(daemon: &Daemon, agent: &str) -> (Caller, Value) {
-        let mut caller = Caller::connect(daemon).await;
+        Caller::call_at(daemon.http, agent).await
+    }
+
+    /// As [`Caller::call`], at an address.
+    pub async fn call_at(address: SocketAddr, agent: &str) -> (Caller, Value) {
+        let mut caller = Caller::connect_to(address).await;
         let format = json!({ "codec": "pcm16", "rate": 16000 });
         caller.say(json!({ "type": "start", "agent": agent, "audio": { "in": format, "out": format } })).await;
         let started = caller.hear_type("started").await;
@@ -336,8 +351,13 @@ pub async fn echo_call(daemon: &Daemon, length: Duration) -> EchoReport {
 
 /// Holds a call with an agent that echoes for `length`, sending a frame every 20 ms, and compares what comes back.
 pub async fn echo_call_with(daemon: &Daemon, agent: &str, length: Duration) -> EchoReport {
+    echo_call_at(daemon.http, agent, length).await
+}
+
+/// As [`echo_call_with`], at an address.
+pub async fn echo_call_at(address: SocketAddr, agent: &str, length: Duration) -> EchoReport {
     const FRAME: usize = 640;
-    let (caller, started) = Caller::call(daemon, agent).await;
+    let (caller, started) = Caller::call_at(address, agent).await;
     let delay = Duration::from_millis(started["agent"]["delay_ms"].as_u64().unwrap_or(1000));
     let frames = length.as_millis() as usize / 20;
     let audio: Vec<u8> = (0..frames * FRAME).map(|index| (index * 31 % 251) as u8).collect();
