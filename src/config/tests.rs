@@ -239,6 +239,17 @@ fn a_wrong_value_is_shown_with_a_right_one() {
     );
     refused("[limit.a]\nunit = \"messages\"\nrate = \"5\"\n", &["3:8 \"5\" | only connections and sessions | 5/60s"]);
     refused("[limit.a]\nunit = \"messages\"\nrate = \"5/60\"\n", &["3:8 \"5/60\" | is not a rate | 600/60s"]);
+    refused("[limit.a]\nunit = \"sessions\"\nrate = 5\nblock_s = 3\n", &["4:1 block_s | needs a rate with a span"]);
+    refused("[limit.a]\nunit = \"sessions\"\nrate = 1.5\n", &["3:8 1.5 | is no number of sessions"]);
+    refused(
+        "[limit.a]\nunit = \"bytes\"\nrate = \"5/60s\"\nwarn_at = 0.5\non_reach = \"end\"\n",
+        &["4:1 warn_at | needs `unit = \"cost\"`", "5:1 on_reach | needs `unit = \"cost\"`"],
+    );
+    refused(
+        "[redis]\nurl = [\"redis://a\", \"redis://b\"]\n",
+        &["2:7 [\"redis://a\", \"redis://b\"] | but `mode` is \"single\""],
+    );
+    refused("[redis]\nurl = \"http://a\"\n", &["2:7 \"http://a\" | must be redis or rediss"]);
     refused(
         "[http]\norigins = [\"app.example.com\"]\n",
         &["2:12 \"app.example.com\" | not an origin | https://app.example.com"],

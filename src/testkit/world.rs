@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::agent::Capabilities;
-use crate::config::settings::{AgentKind, AgentSettings, ToolSettings};
+use crate::config::settings::{AgentKind, AgentSettings, LimitSettings, Price, Settings, ToolSettings};
 use crate::config::vendor::END_CALL;
 use crate::ids::{CallId, LinkId, SessionId, UpstreamId};
+use crate::limit::{Address, Limiter, Limits, Meters, Subject};
 use crate::media::format::Format;
 use crate::message::{
     AgentAudio, AgentError, AudioFormats, AudioIn, CloseReason, FailureClass, FromAgent, FromClient, Ready, RtpMeta,
@@ -68,6 +69,10 @@ pub struct WorldBuilder {
     pub tools: BTreeMap<String, ToolSettings>,
     /// How long the caller's token lasts, if it ends the session.
     pub token_for: Option<Duration>,
+    /// What the session is counted by.
+    pub limits: Vec<LimitSettings>,
+    /// What one token of its agents costs.
+    pub token_price: Option<f64>,
 }
 
 impl Default for WorldBuilder {
@@ -95,6 +100,8 @@ impl Default for WorldBuilder {
             pool: 1,
             tools: BTreeMap::new(),
             token_for: None,
+            limits: Vec::new(),
+            token_price: None,
         }
     }
 }
@@ -155,7 +162,7 @@ pub struct World {
 impl World {
     fn new(build: WorldBuilder) -> World {
         let now = Micros::from_millis(5_000);
-        let rungs = build.agents.iter().map(|name| rung(name, &build.tools)).collect();
+        let rungs = build.agents.iter().map(|name| rung(name, &build.tools, build.token_price)).collect();
         let mut plan = Plan { pool: build.pool, ..Plan::new("test", rungs, build.policy.clone()) };
         plan.tools = Arc::new(build.tools.clone());
         let load = Arc::<Load>::default();
@@ -169,7 +176,7 @@ impl World {
             token_for: build.token_for,
             budget: Arc::new(crate::media::playout::Budget::new(u64::MAX / 2)),
             load: load.clone(),
-            meters: crate::limit::Meters::default(),
+            meters: meters(&build.limits, now),
         };
         let mut world = World {
             now,
@@ -444,7 +451,16 @@ impl World {
     }
 }
 
-fn rung(name: &str, tools: &BTreeMap<String, ToolSettings>) -> Rung {
+fn meters(limits: &[LimitSettings], now: Micros) -> Meters {
+    let mut settings = Settings::default();
+    let names: Vec<String> = (0..limits.len()).map(|number| format!("limit-{number}")).collect();
+    settings.limits = names.iter().cloned().zip(limits.iter().cloned()).collect();
+    settings.limit_sets.insert("all".into(), names);
+    let subject = Subject { user: None, tenant: None, address: Address::V4(1), route: "test", agent: "agent" };
+    Limits::new(&settings, None).of(&["all".into()], &subject, &Limiter::new(100), now).meters
+}
+
+fn rung(name: &str, tools: &BTreeMap<String, ToolSettings>, token_price: Option<f64>) -> Rung {
     let agent = AgentSettings {
         name: name.into(),
         kind: AgentKind::Storyteller,
@@ -454,7 +470,7 @@ fn rung(name: &str, tools: &BTreeMap<String, ToolSettings>) -> Rung {
         zone: None,
         max_sessions: None,
         session_max: None,
-        price: None,
+        price: token_price.map(|each| Price { currency: "USD".into(), units: [("tokens".into(), each)].into() }),
     };
     let named = tools.keys().map(String::as_str).chain([END_CALL]).map(Tool::from).collect();
     Rung { agent: Arc::new(agent), setup: Setup { tools: Some(named), ..Setup::default() } }

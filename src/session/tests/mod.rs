@@ -4,6 +4,7 @@ mod conversation;
 mod failover;
 mod heard;
 mod lifetime;
+mod limits;
 mod load;
 mod rollover;
 mod tools;
