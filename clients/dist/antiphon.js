@@ -3,24 +3,26 @@ var source_default = '"use strict";(()=>{var d=class{constructor(e,t){this.rate=
 
 // js/src/errors.ts
 var AntiphonError = class _AntiphonError extends Error {
-  constructor(code, message, retryable = false, retryAfterMs, field, reason) {
+  constructor(code, message, retryable = false, retryAfterMs, field, reason, url) {
     super(message);
     this.code = code;
     this.retryable = retryable;
     this.retryAfterMs = retryAfterMs;
     this.field = field;
     this.reason = reason;
+    this.url = url;
   }
   code;
   retryable;
   retryAfterMs;
   field;
   reason;
+  url;
   name = "AntiphonError";
   /** Of an `error` message. */
   static of(error) {
-    const { code, message, retryable, retry_after_ms, field, reason } = error;
-    return new _AntiphonError(code, message, retryable ?? false, retry_after_ms, field, reason);
+    const { code, message, retryable, retry_after_ms, field, reason, url } = error;
+    return new _AntiphonError(code, message, retryable ?? false, retry_after_ms, field, reason, url);
   }
   /** Of a close without an `error` message before it. */
   static ofClose(code, reason) {
@@ -697,7 +699,7 @@ var FORMATS = { in: { codec: "opus", rate: 48e3 }, out: { codec: "opus", rate: 4
 var CONNECT_MS = 5e3;
 var INTERRUPTED_MS = 4e3;
 var LINGER_MS = 3e4;
-var ABOUT_CALLER = /* @__PURE__ */ new Set(["unauthorized", "forbidden", "not_found", "rate_limited", "resume_failed", "bad_message"]);
+var ABOUT_CALLER = /* @__PURE__ */ new Set(["unauthorized", "forbidden", "not_found", "rate_limited", "resume_failed", "bad_message", "misdirected"]);
 function withNack(sdp) {
   const opus = /^a=rtpmap:(\d+) opus\/48000/im.exec(sdp)?.[1];
   if (!opus || sdp.includes(`a=rtcp-fb:${opus} nack`)) return sdp;
@@ -742,7 +744,7 @@ async function post(options, sdp, start) {
   const said = body.detail ?? `${options.url} answered ${response.status}`;
   const after = Number(response.headers?.get("retry-after")) * 1e3 || void 0;
   const code = body.code !== void 0 && ABOUT_CALLER.has(body.code) ? body.code : "transport_unavailable";
-  throw new AntiphonError(code, said, response.status >= 500, after, void 0, body.reason);
+  throw new AntiphonError(code, said, response.status >= 500, after, void 0, body.reason, body.url);
 }
 var WebRtcCarrier = class {
   constructor(peer, audio, events) {
@@ -1464,7 +1466,7 @@ async function connect(options, environment = {}) {
     (environment.openAudio ?? openAudio)(options)
   );
   try {
-    const open = opener(options, offered, audio, environment);
+    const open = follower(options, offered, audio, environment);
     const session = new Session({
       open,
       audio,
@@ -1499,6 +1501,19 @@ function startOf(options) {
   if (options.metadata !== void 0) start.metadata = options.metadata;
   if (options.setup !== void 0) start.setup = options.setup;
   return start;
+}
+function follower(options, offered, audio, environment) {
+  let open = opener(options, offered, audio, environment);
+  return async (start, events) => {
+    try {
+      return await open(start, events);
+    } catch (error) {
+      if (!(error instanceof AntiphonError) || error.code !== "misdirected" || error.url === void 0) throw error;
+      const there = await fetchEndpoints(error.url, environment.fetch ?? ((input, init) => fetch(input, init)));
+      open = opener({ ...options, url: error.url }, there, audio, environment);
+      return open(start, events);
+    }
+  };
 }
 function opener(options, offered, audio, environment) {
   const Peer = environment.RTCPeerConnection ?? globalThis.RTCPeerConnection;

@@ -7,6 +7,7 @@ use tokio::sync::mpsc::error::TrySendError;
 
 use super::authorize::{Authorized, authorize};
 use super::credentials::{self, Known};
+use super::elsewhere;
 use super::limits;
 use super::websocket::Head;
 use crate::auth::{Principal, Use};
@@ -38,7 +39,7 @@ pub(super) struct Caller {
 #[derive(Debug)]
 pub(super) struct Refused {
     /// What it is told, if it is still there.
-    pub(super) error: Option<Error>,
+    pub(super) error: Option<Box<Error>>,
     pub(super) close_code: u16,
     pub(super) refusal: Refusal,
     /// The limit that is reached.
@@ -88,11 +89,12 @@ impl From<Error> for Refused {
         let refusal = match error.code {
             ErrorCode::Unauthorized | ErrorCode::Forbidden => Refusal::Auth,
             ErrorCode::NotFound | ErrorCode::ResumeFailed => Refusal::NoRoute,
+            ErrorCode::Misdirected => Refusal::OtherNode,
             ErrorCode::RateLimited => Refusal::Limit,
             ErrorCode::Overloaded | ErrorCode::AgentUnavailable | ErrorCode::AgentError => Refusal::Overload,
             _ => Refusal::BadRequest,
         };
-        Refused { close_code: error.code.close_code(), refusal, error: Some(error), limit: None }
+        Refused { close_code: error.code.close_code(), refusal, error: Some(Box::new(error)), limit: None }
     }
 }
 
@@ -103,6 +105,7 @@ pub(super) fn secret() -> String {
 
 /// The link as the session sees it, its formats checked.
 pub(super) fn link(
+    node: &Node,
     start: &Start,
     audio: AudioFormats,
     (transport, carriage): (Transport, Carriage),
@@ -110,7 +113,8 @@ pub(super) fn link(
     for (format, field) in [(audio.uplink, "audio.in"), (audio.downlink, "audio.out")] {
         format.check().map_err(|error| Refused::new(ErrorCode::BadFormat, error.to_string()).field(Some(field)))?;
     }
-    Ok(LinkInfo { transport, carriage, audio, resume_token: secret(), have: start.have })
+    let resume_token = elsewhere::resume_token(node);
+    Ok(LinkInfo { transport, carriage, audio, resume_token, have: start.have })
 }
 
 /// A right to come back to a session.
@@ -128,6 +132,10 @@ pub(super) async fn can_resume(node: &Node, caller: &Caller, start: &Start, toke
         node.telemetry.node().record_resume(ResumeOutcome::Refused);
         refused
     };
+    if let Some(peer) = elsewhere::owner(node, &token) {
+        node.telemetry.node().record_resume(ResumeOutcome::OtherNode);
+        return Err(elsewhere::moved(&peer));
+    }
     let known = caller.identify(node, start.token.as_deref(), Use::Resume).await.map_err(refused)?;
     let principal = known.principal.name();
     let found = node.registry.can_resume(&token, &principal);

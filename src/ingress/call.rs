@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use super::admit::{self, Caller, Refused};
+use super::elsewhere;
+use crate::config::settings::Elsewhere;
 use crate::dialect::Dialect;
 use crate::message::{AudioFormats, CloseReason, Error, ErrorCode, Start, ToClient};
 use crate::runtime::line::Line;
@@ -10,7 +12,7 @@ use crate::runtime::node::Node;
 use crate::runtime::registry::NewLink;
 use crate::runtime::worker::Worker;
 use crate::session::{Carriage, Transport};
-use crate::telemetry::Refusal;
+use crate::telemetry::{Refusal, ResumeOutcome};
 
 /// A line on which `start` was said.
 pub(super) struct Opened {
@@ -28,7 +30,7 @@ pub(super) async fn refuse(node: &Node, mut line: Line, mut dialect: Box<dyn Dia
     let mut why = refused.refusal.label().to_owned();
     if let Some(error) = refused.error {
         why = error.reason.clone().unwrap_or(why);
-        let _ = line.try_push(dialect.as_mut(), None, &ToClient::Error(error));
+        let _ = line.try_push(dialect.as_mut(), None, &ToClient::Error(*error));
     }
     line.close(refused.close_code, &why).await;
 }
@@ -40,13 +42,35 @@ pub(super) fn draining() -> Refused {
     Refused::from(error).with(CloseReason::Draining.code(), Refusal::Draining)
 }
 
+/// Serves the client through here where another node has its session and the operator wants it so; gives the line back
+/// where it is not so, or that node cannot be reached.
+async fn hand_on(node: &Node, worker: &Worker, caller: &Caller, start: &Start, line: Line) -> Option<Line> {
+    let peer = start.resume.as_deref().and_then(|token| elsewhere::owner(node, token));
+    let wanted = node.in_force.load().settings.node.elsewhere == Elsewhere::Forward;
+    match (line, peer.filter(|_| wanted)) {
+        (Line::WebSocket(client), Some(peer)) => {
+            let Some(other) = elsewhere::connect(node, worker.index, &peer, &caller.head, start).await else {
+                return Some(Line::WebSocket(client));
+            };
+            node.telemetry.node().record_resume(ResumeOutcome::OtherNode);
+            elsewhere::hand_on(node, client, other).await;
+            None
+        }
+        (line, _) => Some(line),
+    }
+}
+
 /// Begins a session and runs it to its end, or brings the link to the session that it resumes.
 pub(super) async fn run(node: &Arc<Node>, worker: Arc<Worker>, caller: Caller, start: Start, opened: Opened) {
     let Opened { line, dialect, carriage, audio, admission } = opened;
     if node.is_draining() {
         return refuse(node, line, dialect, draining()).await;
     }
-    let info = match admit::link(&start, audio, carriage) {
+    let line = match hand_on(node, &worker, &caller, &start, line).await {
+        Some(line) => line,
+        None => return,
+    };
+    let info = match admit::link(node, &start, audio, carriage) {
         Ok(info) => info,
         Err(refused) => return refuse(node, line, dialect, refused).await,
     };

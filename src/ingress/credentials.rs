@@ -74,6 +74,11 @@ impl Shown {
         self.0.iter().any(|(place, _)| *place == Place::Header)
     }
 
+    /// A token that stands in the request, for the node that has to look at it.
+    pub(super) fn handed_on(&self) -> Option<String> {
+        self.0.first().map(|(_, token)| token.expose_secret().to_owned())
+    }
+
     /// The one token that is shown, in the request or in the first message.
     fn token(&self, first: Option<&str>) -> Result<Option<(Place, SecretString)>, Denied> {
         let first = first.map(|token| (Place::Message, SecretString::from(token.to_owned())));

@@ -336,7 +336,7 @@ pub(super) fn busy(code: &str, detail: &str) -> Answer {
 /// A refusal as an HTTP answer, counted.
 pub(super) fn refusal_of(shared: &Shared, refused: &Refused) -> Answer {
     shared.node.telemetry.node().record_refusal(refused.refusal);
-    let error = refused.error.as_ref().map(refusal);
+    let error = refused.error.as_deref().map(refusal);
     error.unwrap_or_else(|| problem(StatusCode::BAD_REQUEST, "bad_message", "the request cannot be served"))
 }
 
@@ -346,6 +346,7 @@ pub(super) const fn status_of(code: ErrorCode) -> StatusCode {
         ErrorCode::Unauthorized => StatusCode::UNAUTHORIZED,
         ErrorCode::Forbidden | ErrorCode::NotPermitted => StatusCode::FORBIDDEN,
         ErrorCode::NotFound | ErrorCode::ResumeFailed => StatusCode::NOT_FOUND,
+        ErrorCode::Misdirected => StatusCode::MISDIRECTED_REQUEST,
         ErrorCode::RateLimited => StatusCode::TOO_MANY_REQUESTS,
         ErrorCode::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
         ErrorCode::AgentUnavailable | ErrorCode::AgentError => StatusCode::BAD_GATEWAY,
@@ -361,7 +362,7 @@ pub(super) fn refusal(error: &Error) -> Answer {
     let mut body = serde_json::json!({
         "title": title, "status": status.as_u16(), "code": error.code.label(), "detail": error.message,
     });
-    for (name, value) in [("reason", &error.reason), ("field", &error.field)] {
+    for (name, value) in [("reason", &error.reason), ("field", &error.field), ("url", &error.url)] {
         if let Some(value) = value {
             body[name] = value.as_str().into();
         }

@@ -8,6 +8,7 @@ mod authorize;
 mod call;
 mod connection;
 mod credentials;
+mod elsewhere;
 mod gate;
 mod http;
 mod limits;

@@ -55,6 +55,8 @@ pub enum ErrorCode {
     NotFound,
     /// The resume token is unknown, used or too old.
     ResumeFailed,
+    /// Another node has the session.
+    Misdirected,
     /// A state change that the state table does not allow.
     InvalidTransition,
     /// A field that the route does not let clients set.
@@ -117,6 +119,7 @@ impl ErrorCode {
             ErrorCode::InvalidTransition | ErrorCode::NotPermitted | ErrorCode::Unsupported => 4400,
             ErrorCode::Unauthorized | ErrorCode::Forbidden => 4401,
             ErrorCode::NotFound | ErrorCode::ResumeFailed => 4404,
+            ErrorCode::Misdirected => 4421,
             ErrorCode::RateLimited => 4429,
             ErrorCode::Overloaded | ErrorCode::AgentUnavailable | ErrorCode::AgentError => 1013,
             ErrorCode::Internal => 4500,

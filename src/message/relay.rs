@@ -350,12 +350,16 @@ pub struct Error {
     /// When.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after_ms: Option<u64>,
+    /// `misdirected`: the base of the HTTP URLs of the node that has the session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
 }
 
 impl Error {
     /// An error that says nothing but what happened, and that trying again does not mend.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Error {
-        Error { code, message: message.into(), reason: None, field: None, retryable: false, retry_after_ms: None }
+        let message = message.into();
+        Error { code, message, reason: None, field: None, retryable: false, retry_after_ms: None, url: None }
     }
 
     /// What happened, for people: with the reason in brackets, if there is one.

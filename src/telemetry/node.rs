@@ -34,6 +34,8 @@ pub enum Refusal {
     Auth,
     /// No route or agent for it.
     NoRoute,
+    /// Another node has the session.
+    OtherNode,
     /// A limit was reached.
     Limit,
     /// The node drains.
@@ -46,7 +48,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every reason.
-    pub const ALL: [Refusal; 14] = [
+    pub const ALL: [Refusal; 15] = [
         Refusal::Connections,
         Refusal::Address,
         Refusal::Handshakes,
@@ -57,6 +59,7 @@ impl Refusal {
         Refusal::Origin,
         Refusal::Auth,
         Refusal::NoRoute,
+        Refusal::OtherNode,
         Refusal::Limit,
         Refusal::Draining,
         Refusal::Overload,
@@ -76,6 +79,7 @@ impl Refusal {
             Refusal::Origin => "origin",
             Refusal::Auth => "auth",
             Refusal::NoRoute => "no_route",
+            Refusal::OtherNode => "other_node",
             Refusal::Limit => "limit",
             Refusal::Draining => "draining",
             Refusal::Overload => "overload",
@@ -181,19 +185,23 @@ pub enum ResumeOutcome {
     SameWorker,
     /// The link arrived on another worker and is polled across.
     OtherWorker,
+    /// Another node has the session: the client was told, or served through here.
+    OtherNode,
     /// The token was unknown, used, too old or of another principal.
     Refused,
 }
 
 impl ResumeOutcome {
     /// Every outcome.
-    pub const ALL: [ResumeOutcome; 3] = [ResumeOutcome::SameWorker, ResumeOutcome::OtherWorker, ResumeOutcome::Refused];
+    pub const ALL: [ResumeOutcome; 4] =
+        [ResumeOutcome::SameWorker, ResumeOutcome::OtherWorker, ResumeOutcome::OtherNode, ResumeOutcome::Refused];
 
     /// The metric label.
     pub const fn label(self) -> &'static str {
         match self {
             ResumeOutcome::SameWorker => "same_worker",
             ResumeOutcome::OtherWorker => "other_worker",
+            ResumeOutcome::OtherNode => "other_node",
             ResumeOutcome::Refused => "refused",
         }
     }

@@ -232,6 +232,73 @@ async fn a_node_says_that_it_goes_on_alone_and_that_it_does_no_more() {
     assert!(body.contains("[+]redis ok"), "{body}");
 }
 
+/// Two nodes that say where they are, and a call on the first whose link is lost; gives its resume token.
+async fn lost_call(server: &RedisServer, elsewhere: &str) -> (Vec<Daemon>, String) {
+    let text = format!("{}[node]\nelsewhere = \"{elsewhere}\"\n", config(Some(&server.url()), &[LINKS], ""));
+    let mut nodes = Vec::new();
+    for _ in 0..2 {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let (listen, url) = (format!("127.0.0.1:{port}"), format!("http://127.0.0.1:{port}"));
+        let own = [("ANTIPHON_LISTEN__HTTP", listen.as_str()), ("ANTIPHON_NODE__URL", url.as_str())];
+        nodes.push(Daemon::start_with(Some(&text), &own).await);
+    }
+    for node in &nodes {
+        while node.metric("antiphon_cluster_nodes", "").await < 2.0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    let (caller, started) = Caller::call(&nodes[0], "echo").await;
+    drop(caller);
+    (nodes, started["resume_token"].as_str().unwrap().to_owned())
+}
+
+const LINKS: (&str, &str) = ("links", "unit = \"connections\"\nrate = \"1000/60s\"");
+
+#[tokio::test]
+async fn a_client_that_resumes_on_another_node_is_told_where_its_session_is() {
+    let server = RedisServer::start(&[]).await;
+    let (nodes, token) = lost_call(&server, "redirect").await;
+    let format = json!({ "codec": "pcm16", "rate": 16000 });
+    let start = json!({ "type": "start", "resume": token, "have": 0, "audio": { "in": format, "out": format } });
+    let mut caller = Caller::connect(&nodes[1]).await;
+    caller.say(start.clone()).await;
+    let error = caller.hear_type("error").await;
+    let url = format!("http://{}", nodes[0].http);
+    assert_eq!((error["code"].as_str(), error["url"].as_str()), (Some("misdirected"), Some(url.as_str())), "{error}");
+    assert_eq!(caller.hear_out().await.1, 4421);
+    let offer = json!({ "sdp": Peer::offer().await.5, "start": { "resume": token } }).to_string();
+    let json = ["content-type: application/json"];
+    let (status, _, body) = ask(nodes[1].http, "POST", "/v1/session/webrtc", &json, &offer).await;
+    assert_eq!((status, serde_json::from_str::<Value>(&body).unwrap()["url"].as_str()), (421, Some(url.as_str())));
+    let mut caller = Caller::connect(&nodes[0]).await;
+    caller.say(start).await;
+    assert_eq!(caller.hear_type("started").await["resumed"], true);
+}
+
+#[tokio::test]
+async fn a_client_that_resumes_on_another_node_is_served_through_it_where_that_is_wanted() {
+    let server = RedisServer::start(&[]).await;
+    let (nodes, token) = lost_call(&server, "forward").await;
+    let format = json!({ "codec": "pcm16", "rate": 16000 });
+    let mut caller = Caller::connect(&nodes[1]).await;
+    caller.say(json!({ "type": "start", "resume": token, "have": 0, "audio": { "in": format, "out": format } })).await;
+    assert_eq!(caller.hear_type("started").await["resumed"], true);
+    for _ in 0..30 {
+        caller.speak(Bytes::from(vec![7; 640])).await;
+    }
+    let mut heard = 0;
+    while heard < 20 * 640 {
+        if let Heard::Audio(bytes) = caller.hear().await {
+            heard += bytes.iter().filter(|byte| **byte == 7).count();
+        }
+    }
+    assert_eq!(nodes[1].metric("antiphon_resumes_total", "other_node").await, 1.0);
+    caller.say(json!({ "type": "end" })).await;
+    let (messages, code) = caller.hear_out().await;
+    assert_eq!((messages.last().unwrap()["reason"].as_str(), code), (Some("client_hangup"), 1000));
+    while nodes[0].metric("antiphon_sessions_active", "").await > 0.0 {}
+}
+
 // ---------------------------------------------------------------------------------------------------------- chaos
 
 /// Calls at once; what a debug build of daemon and clients bears beside other tests.

@@ -54,7 +54,7 @@ export async function connect(options: ConnectOptions, environment: Environment 
     (environment.openAudio ?? openAudio)(options),
   );
   try {
-    const open = opener(options, offered, audio, environment);
+    const open = follower(options, offered, audio, environment);
     const session = new Session({
       open,
       audio,
@@ -92,6 +92,21 @@ function startOf(options: ConnectOptions): Start {
   if (options.metadata !== undefined) start.metadata = options.metadata;
   if (options.setup !== undefined) start.setup = options.setup;
   return start;
+}
+
+/** As `opener`; goes where the relay says that the session is. */
+function follower(options: ConnectOptions, offered: Endpoints, audio: AudioEngine, environment: Environment): Open {
+  let open = opener(options, offered, audio, environment);
+  return async (start, events) => {
+    try {
+      return await open(start, events);
+    } catch (error) {
+      if (!(error instanceof AntiphonError) || error.code !== 'misdirected' || error.url === undefined) throw error;
+      const there = await fetchEndpoints(error.url, environment.fetch ?? ((input, init) => fetch(input, init)));
+      open = opener({ ...options, url: error.url }, there, audio, environment);
+      return open(start, events);
+    }
+  };
 }
 
 /** Tries the transports in order; what failed for another reason than its transport is not tried again elsewhere. */

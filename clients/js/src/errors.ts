@@ -25,14 +25,16 @@ export class AntiphonError extends Error {
     readonly field?: string,
     /** Why a caller was not let in, such as `token_expired` (docs/errors.md). */
     readonly reason?: string,
+    /** `misdirected`: the HTTP base of the node that has the session. */
+    readonly url?: string,
   ) {
     super(message);
   }
 
   /** Of an `error` message. */
   static of(error: RelayError): AntiphonError {
-    const { code, message, retryable, retry_after_ms, field, reason } = error;
-    return new AntiphonError(code, message, retryable ?? false, retry_after_ms, field, reason);
+    const { code, message, retryable, retry_after_ms, field, reason, url } = error;
+    return new AntiphonError(code, message, retryable ?? false, retry_after_ms, field, reason, url);
   }
 
   /** Of a close without an `error` message before it. */

@@ -137,6 +137,8 @@ export interface RelayError {
   field?: string;
   retryable?: boolean;
   retry_after_ms?: number;
+  /** `misdirected`: the HTTP base of the node that has the session. */
+  url?: string;
 }
 
 export interface Ended {

@@ -16,7 +16,7 @@ const INTERRUPTED_MS = 4000;
 /** A connection that was lost is closed when its session was resumed or is given up. */
 const LINGER_MS = 30_000;
 /** Refusals that another transport would only repeat. */
-const ABOUT_CALLER = new Set(['unauthorized', 'forbidden', 'not_found', 'rate_limited', 'resume_failed', 'bad_message']);
+const ABOUT_CALLER = new Set(['unauthorized', 'forbidden', 'not_found', 'rate_limited', 'resume_failed', 'bad_message', 'misdirected']);
 
 export interface WebRtcOptions {
   /** Where offers are posted. */
@@ -77,13 +77,13 @@ async function post(options: WebRtcOptions, sdp: string, start: Start): Promise<
     body: JSON.stringify({ sdp, start: { ...rest, audio: FORMATS } }),
     signal: AbortSignal.timeout(CONNECT_MS),
   });
-  const body = (await response.json().catch(() => ({}))) as Partial<Answer> & { code?: string; detail?: string; reason?: string };
+  const body = (await response.json().catch(() => ({}))) as Partial<Answer> & { code?: string; detail?: string; reason?: string; url?: string };
   if (response.ok && body.sdp) return body as Answer;
   const said = body.detail ?? `${options.url} answered ${response.status}`;
   const after = Number(response.headers?.get('retry-after')) * 1000 || undefined;
   // What the relay holds against the caller it holds against him elsewhere too; anything else may be this path's fault.
   const code = body.code !== undefined && ABOUT_CALLER.has(body.code) ? body.code : 'transport_unavailable';
-  throw new AntiphonError(code, said, response.status >= 500, after, undefined, body.reason);
+  throw new AntiphonError(code, said, response.status >= 500, after, undefined, body.reason, body.url);
 }
 
 class WebRtcCarrier implements Carrier {

@@ -277,6 +277,24 @@ test('a relay that refuses the offer is called over WebSocket, unless it is the 
   }
 });
 
+test('a session that another node has is followed there', async () => {
+  const asked: string[] = [];
+  const get = async (input: unknown, init?: RequestInit) => {
+    const url = String(input);
+    asked.push(`${init?.method ?? 'GET'} ${url}`);
+    const { origin } = new URL(url);
+    if (url.endsWith('/endpoints')) return Response.json({ webrtc: `${origin}/rtc` });
+    if (origin === 'http://near') return Response.json({ code: 'misdirected', detail: 'there', url: 'http://far' }, { status: 421 });
+    return Response.json({ sdp: 'answer', started: started() });
+  };
+  StubPeer.path = 'connected';
+  const environment = { fetch: get as typeof fetch, RTCPeerConnection: Peer, openAudio: async () => new StubAudio() };
+  const session = await connect({ url: 'http://near', transport: ['webrtc'] }, environment);
+  assert.deepEqual(asked.map((line) => line.replace('/v1/endpoints', '')), ['GET http://near', 'POST http://near/rtc', 'GET http://far', 'POST http://far/rtc']);
+  assert.equal(session.transport, 'webrtc');
+  await session.end();
+});
+
 test('on a secure page addresses are secure, whatever the relay behind its proxy believes', async () => {
   const { fetch } = relay({ '/v1/endpoints': { websocket: 'ws://relay/v1/session', webrtc: 'http://relay/v1/session/webrtc' } });
   const found = await fetchEndpoints('https://relay', fetch);

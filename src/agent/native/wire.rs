@@ -162,7 +162,7 @@ pub(super) fn class_of_code(code: &str) -> FailureClass {
     match code {
         "unauthorized" | "forbidden" => FailureClass::Auth,
         "rate_limited" | "overloaded" => FailureClass::Limit,
-        "agent_unavailable" => FailureClass::Unreachable,
+        "agent_unavailable" | "misdirected" => FailureClass::Unreachable,
         "resume_failed" => FailureClass::Expired,
         "bad_message" | "bad_audio" | "bad_format" | "not_found" | "invalid_transition" | "not_permitted"
         | "unsupported" => FailureClass::BadRequest,

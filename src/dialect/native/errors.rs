@@ -7,7 +7,7 @@ use crate::message::{CloseReason, ErrorCode, FailureClass};
 
 impl ErrorCode {
     /// Every code, in the order of the documentation.
-    pub const ALL: [ErrorCode; 15] = [
+    pub const ALL: [ErrorCode; 16] = [
         ErrorCode::BadMessage,
         ErrorCode::BadAudio,
         ErrorCode::BadFormat,
@@ -15,6 +15,7 @@ impl ErrorCode {
         ErrorCode::Forbidden,
         ErrorCode::NotFound,
         ErrorCode::ResumeFailed,
+        ErrorCode::Misdirected,
         ErrorCode::InvalidTransition,
         ErrorCode::NotPermitted,
         ErrorCode::RateLimited,
@@ -35,6 +36,7 @@ impl ErrorCode {
             ErrorCode::Forbidden => "forbidden",
             ErrorCode::NotFound => "not_found",
             ErrorCode::ResumeFailed => "resume_failed",
+            ErrorCode::Misdirected => "misdirected",
             ErrorCode::InvalidTransition => "invalid_transition",
             ErrorCode::NotPermitted => "not_permitted",
             ErrorCode::RateLimited => "rate_limited",
@@ -50,7 +52,8 @@ impl ErrorCode {
     pub const fn retryable(self) -> bool {
         matches!(
             self,
-            ErrorCode::RateLimited
+            ErrorCode::Misdirected
+                | ErrorCode::RateLimited
                 | ErrorCode::Overloaded
                 | ErrorCode::AgentError
                 | ErrorCode::AgentUnavailable
@@ -70,6 +73,7 @@ impl ErrorCode {
             ErrorCode::Forbidden => "The caller is known, but may not do this.",
             ErrorCode::NotFound => "No route, agent or conversation matches.",
             ErrorCode::ResumeFailed => "The resume token is unknown, already used, or its window has passed.",
+            ErrorCode::Misdirected => "The session that is to be resumed is on another node.",
             ErrorCode::InvalidTransition => "`state` asks for a change that the state table does not allow.",
             ErrorCode::NotPermitted => "The route does not let clients set this field.",
             ErrorCode::RateLimited => "A declared limit was reached.",
@@ -99,6 +103,9 @@ impl ErrorCode {
             ErrorCode::Forbidden => "Use credentials that may; the operator's route and token claims decide.",
             ErrorCode::NotFound => "Check `agent` and `conversation_id`; `antiphon route explain` shows what matches.",
             ErrorCode::ResumeFailed => "Start a new session with a plain `start`; pass `conversation_id` to go on.",
+            ErrorCode::Misdirected => {
+                "Resume there: `url` is the base of that node's HTTP URLs; ask it for `/v1/endpoints`."
+            }
             ErrorCode::InvalidTransition => "Look at the last `state`; only its neighbours can be entered.",
             ErrorCode::NotPermitted => {
                 "Leave the field out, or ask the operator to list it in the route's `client_may`."

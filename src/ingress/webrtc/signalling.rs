@@ -17,8 +17,8 @@ use crate::ids::AgentName;
 use crate::ingress::admit::{self, Caller, Refused};
 use crate::ingress::connection::Shared;
 use crate::ingress::http::{Answer, busy, json, problem, read_body, refusal};
-use crate::ingress::limits;
 use crate::ingress::websocket::Head;
+use crate::ingress::{elsewhere, limits};
 use crate::message::{AudioFormats, Error, ErrorCode, Start, Started};
 use crate::route::plan::{GapMode, Policy};
 use crate::runtime::peer::switchboard::{Inbound, Resource, Route};
@@ -228,7 +228,7 @@ async fn answer(shared: &Shared, webrtc: &Webrtc, caller: &Caller, offered: Offe
         transport: Transport::Webrtc,
         carriage: Carriage::Rtp,
         audio: AudioFormats { uplink: format, downlink: format, flow: start.audio.and_then(|audio| audio.flow) },
-        resume_token: admit::secret(),
+        resume_token: elsewhere::resume_token(node),
         have: start.have,
     };
     let (purpose, started, wishes) = match start.resume.clone() {

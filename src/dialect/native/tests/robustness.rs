@@ -245,9 +245,9 @@ fn session_message() -> impl Strategy<Value = ToClient> {
             ToClient::Draining(Draining { reconnect_after_ms, deadline_ms })
         }),
         (reason(), any::<u64>()).prop_map(|(reason, in_ms)| ToClient::Ending(Ending { reason, in_ms })),
-        (code, text(), option::of(text()), option::of(text()), any::<bool>(), any::<Option<u64>>()).prop_map(
-            |(code, message, reason, field, retryable, retry_after_ms)| {
-                ToClient::Error(Error { code, message, reason, field, retryable, retry_after_ms })
+        (code, text(), [(); 3].map(|()| option::of(text())), any::<bool>(), any::<Option<u64>>()).prop_map(
+            |(code, message, [reason, field, url], retryable, retry_after_ms)| {
+                ToClient::Error(Error { code, message, reason, field, retryable, retry_after_ms, url })
             }
         ),
         (reason(), any::<(u64, u64)>(), stats()).prop_map(|(reason, (duration_ms, messages), stats)| {
