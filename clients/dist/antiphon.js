@@ -388,10 +388,15 @@ var Session = class extends Emitter {
     this.send({ type: "message", id, text });
     return id;
   }
-  /** Silences the agent's present answer: here at once, and at the relay as soon as it hears of it. */
-  interrupt() {
-    const report = this.carrier?.playback.stop();
-    this.send(report ? { type: "interrupt", pos: report.pos >>> 0 } : { type: "interrupt" });
+  /**
+   * Silences the agent's present answer: here at once, and at the relay as soon as it hears of it. On a route where
+   * interruptions can be taken back, `pause` silences it for the moment; `confirm` makes that final, and `resume` lets it go on
+   * where it was heard last.
+   */
+  interrupt(action) {
+    const goesOn = action === "confirm" || action === "resume";
+    const report = goesOn ? void 0 : this.carrier?.playback.stop();
+    this.send({ type: "interrupt", ...report && { pos: report.pos >>> 0 }, ...action && { action } });
   }
   /** Changes the agent's set-up, as far as the route allows; a field that is refused comes as an `error` event. */
   update(setup) {

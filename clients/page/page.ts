@@ -102,15 +102,21 @@ function sentence(text: string): string {
 /** Shows a session until it ends. */
 function follow(live: Session): void {
   const name = display(live.agent);
+  /** The agent's voice is held, and may go on. */
+  let held = false;
   transcript.note(`Connected to ${name} over ${TRANSPORTS[live.transport!]}.`);
   status('listening', 'Connected');
   inUse(live.transport);
   live.on('state', ({ to }) => {
     const [lamp, text] = STATES[to] ?? ['listening', to];
+    if (held && to === 'listening') return status(lamp, `${name} waits: is it you who speaks?`);
     status(lamp, to === 'speaking' || to === 'processing' ? `${name}: ${text.toLowerCase()}` : text);
   });
   live.on('transcript', (said) => transcript.on(said, said.role === 'user' ? 'You' : name));
+  live.on('flush', ({ pause }) => void (held = pause ?? false));
+  live.on('turn', ({ phase }) => void (held &&= phase !== 'start'));
   live.on('heard', (heard) => {
+    held = false;
     transcript.onHeard(heard);
     $('heard').textContent = `${heard.ms} of ${heard.of_ms} ms`;
     $('basis').textContent = basis(heard);

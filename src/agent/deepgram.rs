@@ -220,8 +220,9 @@ impl Deepgram {
             answer.over = true;
         }
         self.carry.clear();
-        self.tell(FromAgent::Speech(SpeechEvent::Started));
+        // What stops the voice goes first.
         self.tell(FromAgent::Interrupted);
+        self.tell(FromAgent::Speech(SpeechEvent::Started));
     }
 
     /// The answer that is being given, which begins here if there is none.

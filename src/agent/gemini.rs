@@ -24,7 +24,7 @@ use crate::dialect::native::codec;
 use crate::media::format::Format;
 use crate::message::{
     AgentAudio, AgentAudioOut, AgentEnd, AgentError, AgentStart, AgentTranscript, FailureClass, FromAgent, Input,
-    InputAction, Ready, Setup, ToAgent, ToolCall, ToolResult,
+    InputAction, Ready, Setup, ToAgent, ToolCall, ToolResult, TurnDetection,
 };
 use crate::time::Micros;
 
@@ -72,7 +72,10 @@ pub struct Gemini {
     vendor: Value,
     stage: Stage,
     start: Option<AgentStart>,
-    manual: bool,
+    /// Who else than the vendor says when the caller has finished.
+    manual: Option<TurnDetection>,
+    /// Audio between the caller's turns, where the relay finds these; none is open.
+    onset: Option<Kept>,
     downlink: Format,
     carry: Carry,
     turns: Turns,
@@ -97,13 +100,14 @@ impl Gemini {
             vendor,
             stage: Stage::Opening,
             start: None,
-            manual: false,
+            manual: None,
+            onset: None,
             downlink: DOWNLINK,
             carry: Carry::default(),
             turns: Turns::default(),
             handle: None,
             leave_by: None,
-            kept: Kept::default(),
+            kept: Kept::new(keep::MOST),
             waiting: VecDeque::new(),
             said: Memory::default(),
             calls: VecDeque::new(),
@@ -141,6 +145,8 @@ impl Gemini {
         let Some(start) = &self.start else { return };
         let opening = opening::opening(&self.settings, start, &self.vendor, self.handle.as_deref());
         self.manual = opening.manual;
+        let relay = self.manual == Some(TurnDetection::Relay);
+        self.onset = relay.then(|| Kept::new(keep::ONSET));
         self.out.push_back(AgentOutput::Wire(Wire::Text(opening.message.to_string())));
         self.not_apply(opening.missing);
     }
@@ -213,17 +219,18 @@ impl Gemini {
     }
 
     fn handle_content(&mut self, content: Content<'_>, now: Micros) {
+        // What stops the voice goes first.
+        if content.interrupted {
+            self.carry.clear();
+            self.turns.interrupted(now);
+            self.tell(FromAgent::Interrupted);
+        }
         if let Some(piece) = content.input_transcription {
             let text = piece.text.map(|text| text.0).unwrap_or_default();
             if !text.is_empty() || piece.finished {
                 let line = self.turns.said(&text, true, piece.finished);
                 self.transcribe(line);
             }
-        }
-        if content.interrupted {
-            self.carry.clear();
-            self.turns.interrupted(now);
-            self.tell(FromAgent::Interrupted);
         }
         if let Some(text) = content.output_transcription.and_then(|piece| piece.text) {
             let (begun, line) = self.turns.text(&text.0, now);
@@ -322,7 +329,10 @@ impl Gemini {
 
     fn hear(&mut self, audio: AgentAudioOut) {
         match self.stage {
-            Stage::Ready => self.send(&audio),
+            Stage::Ready => match &mut self.onset {
+                Some(onset) => onset.push(audio),
+                None => self.send(&audio),
+            },
             Stage::Resuming { .. } => self.kept.push(audio),
             Stage::Opening | Stage::Ended => {}
         }
@@ -340,10 +350,18 @@ impl Gemini {
             // What was said cannot be taken back.
             InputAction::Commit | InputAction::Clear => "activityEnd",
         };
-        if self.manual {
-            self.say(&json!({ "realtimeInput": { mark: {} } }));
-        } else {
+        let Some(manual) = self.manual else {
             self.ignored += 1;
+            return;
+        };
+        self.say(&json!({ "realtimeInput": { mark: {} } }));
+        if input.action != InputAction::Start {
+            self.onset = (manual == TurnDetection::Relay).then(|| Kept::new(keep::ONSET));
+        } else if let Some(mut onset) = self.onset.take() {
+            // What the vendor is not told to listen to, it does not hear.
+            while let Some(audio) = onset.pop() {
+                self.hear(audio);
+            }
         }
     }
 

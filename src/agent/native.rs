@@ -329,7 +329,7 @@ impl NativeAgent {
         let Some((turn, received)) = self.turns.cut(truncate.item.as_ref(), heard) else { return };
         if self.flushes.is_empty() {
             let pos = Some(self.position(received));
-            self.say(&FromClient::Interrupt(Interrupt { turn, pos }));
+            self.say(&FromClient::Interrupt(Interrupt { turn, pos, action: None }));
         } else {
             self.answer_flushes(received, Duration::ZERO);
         }
@@ -388,7 +388,7 @@ impl Agent for NativeAgent {
             ToAgent::Truncate(truncate) => self.handle_truncate(&truncate),
             ToAgent::Cancel(_) => {
                 let turn = self.turns.current();
-                self.say(&FromClient::Interrupt(Interrupt { turn, pos: None }));
+                self.say(&FromClient::Interrupt(Interrupt { turn, ..Interrupt::default() }));
             }
             ToAgent::Message(message) => self.say(&FromClient::Message(message)),
             ToAgent::Typing(typing) => self.say(&FromClient::Typing(typing)),

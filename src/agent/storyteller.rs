@@ -137,10 +137,11 @@ impl Storyteller {
             SpeechEvent::Started => {
                 let speaking = matches!(self.phase, Phase::Telling(_));
                 self.stop(Phase::Listening);
-                self.events.push_back(FromAgent::Speech(event));
+                // What stops the voice goes first.
                 if speaking {
                     self.events.push_back(FromAgent::Interrupted);
                 }
+                self.events.push_back(FromAgent::Speech(event));
             }
             SpeechEvent::Stopped => {
                 self.events.push_back(FromAgent::Speech(event));

@@ -1,6 +1,6 @@
 //! `antiphon call`: one call from the command line, with real speech, paced in real time, and what it showed.
 
-mod carrier;
+pub mod carrier;
 mod connect;
 mod conversation;
 mod meter;
@@ -9,7 +9,7 @@ mod narrator;
 pub mod player;
 mod quic;
 mod recorder;
-mod report;
+pub mod report;
 mod script;
 mod webrtc;
 
@@ -25,13 +25,14 @@ use crate::media::clip::Clip;
 use crate::media::format::{Codec, Format};
 use crate::message::{AudioFormats, Start};
 use carrier::Carrier;
-use conversation::{Called, Conversation};
+use conversation::Conversation;
 use microphone::MicrophoneSource;
 use narrator::Narrator;
 use recorder::Recorder;
-use report::Report;
+use report::{Report, StagesMs};
 
 pub use connect::{ConnectError, connect, session_url};
+pub use conversation::Called;
 pub use meter::EchoMeter;
 pub use microphone::FRAME;
 
@@ -176,15 +177,10 @@ pub async fn run(args: CallArgs) -> ExitCode {
 }
 
 fn prepare(args: &CallArgs) -> Result<Prepared, String> {
-    let mut url = session_url(&args.url).map_err(|error| error.to_string())?;
+    let url = endpoint(args.transport, &args.url).map_err(|error| error.to_string())?;
     let format = args.format();
-    if args.transport == CallTransport::Webrtc {
-        url = webrtc::endpoint(&url).map_err(|error| error.to_string())?;
-        if ![Format::OPUS, Format::PCMU, Format::PCMA].contains(&format) {
-            return Err(format!(
-                "WebRTC carries opus at 48000 Hz, pcmu and pcma, not {format}; see --codec and --rate"
-            ));
-        }
+    if args.transport == CallTransport::Webrtc && ![Format::OPUS, Format::PCMU, Format::PCMA].contains(&format) {
+        return Err(format!("WebRTC carries opus at 48000 Hz, pcmu and pcma, not {format}; see --codec and --rate"));
     }
     format.check().map_err(|error| format!("{error}; see --codec and --rate"))?;
     if format.codec == Codec::Pcm16 && !format.rate.is_multiple_of(50) {
@@ -224,53 +220,59 @@ async fn call(args: &CallArgs, prepared: Prepared, report: &mut Report) {
         // There is no header that it could stand in.
         start.token = args.token.as_ref().map(|token| token.0.clone());
     }
-    match dial(args, &url, &start, format, report).await {
+    let token = args.token.as_ref().map(|token| token.0.as_str());
+    match dial(args.transport, &url, token, &start, &mut report.stages_ms).await {
         Ok(called) => Conversation::new(called, format, microphone, recorder, &narrator).run(&start, report).await,
         Err(error) => report.error = Some(error.to_string()),
     }
     narrator.finish();
 }
 
-/// Connects by the transport that was asked for.
-async fn dial(
-    args: &CallArgs,
-    url: &Url,
-    start: &Start,
-    format: Format,
-    report: &mut Report,
-) -> Result<Called, ConnectError> {
-    let ms = |stage: Duration| Some(stage.as_micros() as f64 / 1e3);
-    let token = args.token.as_ref().map(|token| token.0.as_str());
-    match args.transport {
-        CallTransport::Websocket => {
-            let (socket, stages) = connect(url, token).await?;
-            report.stages_ms.connect = ms(stages.connect);
-            report.stages_ms.upgrade = ms(stages.upgrade);
-            Ok(Called { carrier: Carrier::WebSocket(Box::new(socket)), begun: Instant::now(), started: None })
-        }
-        CallTransport::Webrtc => {
-            let webrtc::Connected { peer, offered, started, stages } =
-                webrtc::connect(url, token, start, format).await?;
-            report.stages_ms.connect = ms(stages.connect);
-            report.stages_ms.admission = ms(stages.admission);
-            report.stages_ms.media = ms(stages.media);
-            Ok(Called { carrier: Carrier::Webrtc(Box::new(peer)), begun: offered, started: Some(started) })
-        }
-        CallTransport::Quic => dial_quic(quic::Kind::Quic, url, token, format, report).await,
-        CallTransport::Webtransport => dial_quic(quic::Kind::WebTransport, url, token, format, report).await,
-    }
+/// Where [`dial`] connects by this transport, given the base URL.
+///
+/// # Errors
+/// [`ConnectError::Url`].
+pub fn endpoint(transport: CallTransport, base: &str) -> Result<Url, ConnectError> {
+    let url = session_url(base)?;
+    if transport == CallTransport::Webrtc { webrtc::endpoint(&url) } else { Ok(url) }
 }
 
-async fn dial_quic(
-    kind: quic::Kind,
+/// Connects by this transport at its [`endpoint`]. `start` is sent only where it is part of connecting; its formats are
+/// those of the call. How long each stage took goes to `stages`.
+///
+/// # Errors
+/// [`ConnectError`], each with what to do about it.
+pub async fn dial(
+    transport: CallTransport,
     url: &Url,
     token: Option<&str>,
-    format: Format,
-    report: &mut Report,
+    start: &Start,
+    stages: &mut StagesMs,
 ) -> Result<Called, ConnectError> {
-    let (call, stages) = quic::connect(kind, url, token, format).await?;
-    report.stages_ms.endpoints = Some(stages.endpoints.as_micros() as f64 / 1e3);
-    report.stages_ms.connect = Some(stages.connect.as_micros() as f64 / 1e3);
+    let ms = |stage: Duration| Some(stage.as_micros() as f64 / 1e3);
+    let format = start.audio.map_or(Format::OPUS, |audio| audio.uplink);
+    let kind = match transport {
+        CallTransport::Websocket => {
+            let (socket, took) = connect(url, token).await?;
+            stages.connect = ms(took.connect);
+            stages.upgrade = ms(took.upgrade);
+            let carrier = Carrier::WebSocket(Box::new(socket));
+            return Ok(Called { carrier, begun: Instant::now(), started: None });
+        }
+        CallTransport::Webrtc => {
+            let webrtc::Connected { peer, offered, started, stages: took } =
+                webrtc::connect(url, token, start, format).await?;
+            stages.connect = ms(took.connect);
+            stages.admission = ms(took.admission);
+            stages.media = ms(took.media);
+            return Ok(Called { carrier: Carrier::Webrtc(Box::new(peer)), begun: offered, started: Some(started) });
+        }
+        CallTransport::Quic => quic::Kind::Quic,
+        CallTransport::Webtransport => quic::Kind::WebTransport,
+    };
+    let (call, took) = quic::connect(kind, url, token, format).await?;
+    stages.endpoints = ms(took.endpoints);
+    stages.connect = ms(took.connect);
     Ok(Called { carrier: Carrier::Quic(Box::new(call)), begun: Instant::now(), started: None })
 }
 

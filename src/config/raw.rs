@@ -236,6 +236,7 @@ pub struct RawRoute {
     pub zone: Option<String>,
     pub taps: Vec<RawTap>,
     pub audio: RawAudio,
+    pub barge_in: RawBargeIn,
     pub limits: OneOrMany<String>,
     pub admit: Option<String>,
     pub client_may: Vec<ClientField>,
@@ -334,6 +335,20 @@ pub struct RawOpus {
 pub struct RawEndOfSpeech {
     pub level_dbov: Option<i8>,
     pub hangover_ms: Option<u64>,
+}
+
+#[derive(Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawBargeIn {
+    pub relay: Option<bool>,
+    pub threshold: Option<f64>,
+    pub min_speech_ms: Option<u64>,
+    pub silence_ms: Option<u64>,
+    pub echo_guard_db: Option<i8>,
+    pub warmup_ms: Option<u64>,
+    pub reversible: Option<bool>,
+    pub confirm_ms: Option<u64>,
+    pub resume_ms: Option<u64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

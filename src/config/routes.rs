@@ -7,13 +7,13 @@ use std::time::Duration;
 use serde_json::Value as Json;
 
 use crate::config::checker::Checker;
-use crate::config::raw::{ClientField, RawAudio, RawGap, RawMatch, RawRoute, RawTap, RawTarget};
+use crate::config::raw::{ClientField, RawAudio, RawBargeIn, RawGap, RawMatch, RawRoute, RawTap, RawTarget};
 use crate::config::settings::{AgentKind, AgentSettings, Settings};
 use crate::config::setup;
 use crate::config::shape::OneOrMany;
 use crate::ids::{AgentName, RouteName};
 use crate::media::announcement::Announcement;
-use crate::route::plan::{ClientMay, GapMode, IdlePolicy, OpusSettings, Policy};
+use crate::route::plan::{BargeInPolicy, ClientMay, GapMode, IdlePolicy, OpusSettings, Policy, Reversible};
 use crate::route::rule::{Choice, Match, Rule, Slo, Tap, Target};
 
 /// What a route may name.
@@ -222,6 +222,7 @@ fn policy(index: &str, raw: &RawRoute, names: &Names<'_>, check: &mut Checker<'_
         hedge: millis(raw.hedge_ms, default.hedge),
         answer_within: millis(raw.answer_within_ms, default.answer_within),
         client_may,
+        barge_in: barge_in(&raw.barge_in),
         fallback_notice: match raw.fallback_notice.as_deref() {
             None | Some("none") => None,
             Some("clip") => Announcement::moment().ok().map(Arc::new),
@@ -259,6 +260,23 @@ fn audio(raw: &RawAudio, default: Policy) -> Policy {
         speech_threshold_dbov: raw.end_of_speech.level_dbov.unwrap_or(default.speech_threshold_dbov),
         speech_hangover: millis(raw.end_of_speech.hangover_ms, default.speech_hangover),
         ..default
+    }
+}
+
+fn barge_in(raw: &RawBargeIn) -> BargeInPolicy {
+    let default = BargeInPolicy::default();
+    let millis = |value: Option<u64>, default: Duration| value.map_or(default, Duration::from_millis);
+    BargeInPolicy {
+        relay: raw.relay.unwrap_or(default.relay),
+        threshold: raw.threshold.map_or(default.threshold, |threshold| threshold as f32),
+        min_speech: millis(raw.min_speech_ms, default.min_speech),
+        silence: millis(raw.silence_ms, default.silence),
+        echo_guard_db: raw.echo_guard_db.unwrap_or(default.echo_guard_db),
+        warmup: millis(raw.warmup_ms, default.warmup),
+        reversible: raw.reversible.unwrap_or(false).then_some(Reversible {
+            confirm: millis(raw.confirm_ms, Reversible::default().confirm),
+            resume: millis(raw.resume_ms, Reversible::default().resume),
+        }),
     }
 }
 

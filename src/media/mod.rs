@@ -14,6 +14,7 @@ pub mod playout;
 pub mod resample;
 pub mod rtp;
 pub mod transcode;
+pub mod voice;
 
 #[cfg(test)]
 pub(crate) mod fixture;

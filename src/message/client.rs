@@ -141,7 +141,7 @@ pub struct Typing {
     pub who: Option<Role>,
 }
 
-/// `interrupt`: stop the agent's present turn.
+/// `interrupt`: stop the agent's present turn, or take that back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Interrupt {
     /// The turn meant; if it is not the present one, nothing happens.
@@ -150,6 +150,21 @@ pub struct Interrupt {
     /// The sample that was leaving the speaker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pos: Option<u32>,
+    /// How: for good, if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub action: Option<InterruptAction>,
+}
+
+/// What `interrupt` does on a route whose interruptions can be taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum InterruptAction {
+    /// Stop the agent's voice for the moment. On other routes it is `confirm`.
+    Pause,
+    /// The turn ends here: what was paused goes no further.
+    Confirm,
+    /// It was none: what was paused goes on from the heard position.
+    Resume,
 }
 
 /// `input`: manual turns.

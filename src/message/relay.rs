@@ -235,6 +235,9 @@ pub struct Flush {
     pub turn: TurnId,
     /// Audio from this position on is valid.
     pub valid_from: u32,
+    /// The turn may go on: `heard` follows if it does not, and `turn` `start` if it does.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pause: bool,
 }
 
 /// `heard`: how much of an interrupted turn the caller heard.

@@ -172,6 +172,8 @@ pub struct Policy {
     pub speech_threshold_dbov: i8,
     /// `audio.end_of_speech`: unvoiced time after which speech has ended.
     pub speech_hangover: Duration,
+    /// `barge_in`.
+    pub barge_in: BargeInPolicy,
     /// `max_s`.
     pub max: Duration,
     /// `idle`.
@@ -190,6 +192,54 @@ pub struct Policy {
     pub client_may: ClientMay,
     /// `fallback_notice`: what the caller hears while another agent takes over, once in a call.
     pub fallback_notice: Option<Arc<Announcement>>,
+}
+
+/// How the caller interrupts the agent, beside what agent and client tell.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BargeInPolicy {
+    /// `relay`: the relay's own detection of voice interrupts the agent.
+    pub relay: bool,
+    /// `threshold`: score, 0 to 1, from which audio counts as voice.
+    pub threshold: f32,
+    /// `min_speech_ms`: so much voice is speech.
+    pub min_speech: Duration,
+    /// `silence_ms`: so much silence ends the caller's turn where the relay decides (`turns.detect = "relay"`).
+    pub silence: Duration,
+    /// `echo_guard_db`: what is further below the agent's audio at the caller's ear is taken for its echo; negative.
+    pub echo_guard_db: i8,
+    /// `warmup_ms`: in so much of the agent's first speech the relay's detection does not interrupt it.
+    pub warmup: Duration,
+    /// `reversible`: interruptions begin as a pause.
+    pub reversible: Option<Reversible>,
+}
+
+/// When a pause becomes an interruption, and when it is taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reversible {
+    /// `confirm_ms`: the caller has spoken for so long.
+    pub confirm: Duration,
+    /// `resume_ms`: the caller has been silent for so long before that.
+    pub resume: Duration,
+}
+
+impl Default for BargeInPolicy {
+    fn default() -> Self {
+        Self {
+            relay: false,
+            threshold: 0.7,
+            min_speech: Duration::from_millis(96),
+            silence: Duration::from_millis(600),
+            echo_guard_db: -12,
+            warmup: Duration::from_millis(1000),
+            reversible: None,
+        }
+    }
+}
+
+impl Default for Reversible {
+    fn default() -> Self {
+        Self { confirm: Duration::from_millis(600), resume: Duration::from_millis(400) }
+    }
 }
 
 /// What happens when neither side speaks.
@@ -238,6 +288,7 @@ impl Default for Policy {
             opus: OpusSettings::default(),
             speech_threshold_dbov: -45,
             speech_hangover: Duration::from_millis(300),
+            barge_in: BargeInPolicy::default(),
             max: Duration::from_secs(3600),
             idle: IdlePolicy { after: Duration::from_secs(120), prompt: None, grace: Duration::from_secs(15) },
             resume_window: Duration::from_secs(30),

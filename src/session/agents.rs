@@ -9,6 +9,7 @@ use crate::message::{
 use crate::session::clients::merge;
 use crate::session::downlink::Cut;
 use crate::session::event::{Measure, Output, Queue, UpstreamRole};
+use crate::session::turn::Interrupter;
 use crate::session::{MAX_WAITING_MESSAGES, NO_AGENT, Session, Timer};
 use crate::time::Micros;
 
@@ -29,10 +30,11 @@ impl Session {
                 self.prepare_answer();
             }
             FromAgent::TurnEnded => self.downlink.on_turn_ended(),
-            FromAgent::Interrupted => self.barge_in(true, now),
+            FromAgent::Interrupted => self.barge_in(Interrupter::Agent, now),
             FromAgent::Transcript(text) => {
                 self.touch(now);
-                self.flush_downlink_news(now);
+                // Turns that have begun are taken up first, so that texts find them.
+                self.settle_downlink(now);
                 let turn = self.downlink.turn_of(text.item.as_ref());
                 let line = self.transcript.on_text(text, turn, now);
                 self.say(ToClient::Transcript(line));
@@ -47,7 +49,7 @@ impl Session {
                 self.outputs.push_back(Output::Measure(dropped));
             }
             FromAgent::Words(words) => {
-                self.flush_downlink_news(now);
+                self.settle_downlink(now);
                 let turn = self.downlink.turn_of(words.item.as_ref());
                 self.transcript.on_words(words.item, turn, words.words, now);
             }
@@ -59,6 +61,7 @@ impl Session {
                 self.say(ToClient::Message(message));
             }
             FromAgent::Typing(on) => self.say(ToClient::Typing(Typing { on, who: Some(Role::Agent) })),
+            FromAgent::Speech(_) if self.turn.decides() => {}
             FromAgent::Speech(event) => self.user_speaks(event, now),
             FromAgent::Thinking => self.prepare_answer(),
             FromAgent::ToolCall(call) => self.call_tool(upstream, call, now),
@@ -178,9 +181,11 @@ impl Session {
         if let Err(reason) = self.downlink.set_agent(ready.downlink, capabilities.endless) {
             return self.lose_upstream(Some(protocol_error(reason.to_string())), now);
         }
+        self.forget_pause();
         let uplink = ready.uplink;
         let took = self.upstreams.on_ready(ready, now);
         self.uplink.set_agent(Some((uplink, capabilities.continuous)), now);
+        self.fit_ear();
         self.timers.clear(Timer::AgentReady);
         if again {
             return;
@@ -311,7 +316,7 @@ impl Session {
             }
         }
         let told_by_agent = self.upstreams.ready().is_some_and(|(_, capabilities)| capabilities.server_vad);
-        if !told_by_agent {
+        if !told_by_agent && !self.turn.listens() {
             self.user_speaks(event, now);
         }
     }
@@ -378,13 +383,6 @@ impl Session {
             severity: "warning".into(),
             data: serde_json::json!({ "turn": turn }),
         }));
-    }
-
-    /// Takes up turns that have begun, so that texts find them.
-    fn flush_downlink_news(&mut self, now: Micros) {
-        while let Some(output) = self.downlink.take_queued() {
-            self.handle_downlink(output, now);
-        }
     }
 }
 

@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use crate::ids::LinkId;
 use crate::message::{
-    AgentInfo, AgentState, AgentStatus, CloseReason, ErrorCode, FromClient, History, Input, InputAction, Interrupt,
-    Playout, SetState, Setup, SpeechEvent, Started, State, StateChange, TextMessage, ToAgent, ToClient,
-    Transcript as Line, Update,
+    AgentInfo, AgentState, AgentStatus, CloseReason, ErrorCode, FromClient, History, Input, InputAction, Playout,
+    SetState, Setup, SpeechEvent, Started, State, StateChange, TextMessage, ToAgent, ToClient, Transcript as Line,
+    Update,
 };
 use crate::message::{AgentTranscript, Granted, Role};
 use crate::route::plan::ClientMay;
 use crate::session::event::{Carriage, LinkInfo, Measure, Output, Transport};
-use crate::session::{MAX_WAITING_MESSAGES, Session, Timer, error, means, unsupported};
+use crate::session::turn::Interrupter;
+use crate::session::{MAX_WAITING_MESSAGES, Session, Timer, error, unsupported};
 use crate::time::Micros;
 
 /// Utterances kept that the client told of; the oldest go first.
@@ -67,17 +68,6 @@ impl Session {
         }
     }
 
-    fn client_interrupts(&mut self, interrupt: Interrupt, now: Micros) {
-        let present = self.downlink.present_turn();
-        if !means(interrupt.turn, present) {
-            return;
-        }
-        if let Some(pos) = interrupt.pos {
-            self.downlink.on_report(Playout { pos, buffered_ms: 0, flush: None }, now);
-        }
-        self.barge_in(false, now);
-    }
-
     fn take_input(&mut self, input: Input, now: Micros) {
         self.touch(now);
         let manual = self.upstreams.ready().is_none_or(|(_, capabilities)| capabilities.manual_turns);
@@ -86,7 +76,7 @@ impl Session {
         }
         match input.action {
             InputAction::Start => {
-                self.barge_in(false, now);
+                self.barge_in(Interrupter::Client, now);
                 self.user_speaks(SpeechEvent::Started, now);
             }
             InputAction::Commit => self.user_speaks(SpeechEvent::Stopped, now),
@@ -138,6 +128,7 @@ impl Session {
         }
         if allowed != Setup::default() {
             self.setup = merge(&self.setup, &allowed);
+            self.fit_ear();
             self.tell(ToAgent::Update(allowed));
         }
     }
@@ -163,24 +154,6 @@ impl Session {
         error.field = Some(at);
         self.outputs.push_back(Output::Measure(Measure::Refused));
         self.say(ToClient::Error(error));
-    }
-
-    /// Stops the agent's voice because the caller interrupts. The flush goes out before anything else.
-    pub(super) fn barge_in(&mut self, by_agent: bool, now: Micros) {
-        let (queued, answers) = (self.outputs.len(), self.downlink.has_answer());
-        let Some(turn) = self.downlink.interrupt(by_agent, now) else { return };
-        while let Some(output) = self.downlink.take_queued() {
-            self.handle_downlink(output, now);
-        }
-        self.outputs.rotate_left(queued);
-        self.totals.interruptions += 1;
-        self.awaited = false;
-        self.outputs.push_back(Output::Measure(Measure::Interruption));
-        if !by_agent && answers {
-            self.tell(ToAgent::Cancel(turn));
-        }
-        self.move_to(State::Listening);
-        self.touch(now);
     }
 
     /// The first link, or the next one of a resumed session.
@@ -267,9 +240,8 @@ impl Session {
     fn lose_speaker(&mut self, now: Micros) {
         self.uplink.set_link(None, now);
         self.downlink.detach(now);
-        while let Some(output) = self.downlink.take_queued() {
-            self.handle_downlink(output, now);
-        }
+        self.forget_pause();
+        self.settle_downlink(now);
     }
 }
 

@@ -14,8 +14,10 @@ use crate::message::{
     AgentError, AgentInfo, AudioFormats, Basis, CloseReason, FailureClass, Start, Started, ToAgent, ToClient,
 };
 use crate::route::plan::Plan;
+use crate::session::ear::Ignored;
 use crate::session::load::Load;
 use crate::session::record::CallRecord;
+use crate::session::turn::Interrupter;
 use crate::time::Micros;
 
 /// What a session is made of.
@@ -402,7 +404,17 @@ pub enum Measure {
         basis: Basis,
     },
     /// The caller interrupted the agent.
-    Interruption,
+    Interruption {
+        /// Who found that.
+        by: Interrupter,
+    },
+    /// The relay's own detection heard a voice and did not let it interrupt the agent.
+    BargeInIgnored(Ignored),
+    /// An interruption that could be taken back is settled.
+    PauseEnded {
+        /// Whether it was one.
+        confirmed: bool,
+    },
     /// An upstream failed.
     UpstreamFailed {
         /// How.

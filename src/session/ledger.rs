@@ -76,8 +76,8 @@ pub struct Ledger {
     valid_from: u64,
     /// A flush that the client has not answered.
     flushing: bool,
-    /// What the earliest possible speaker can have played of the void audio.
-    void_limit: u64,
+    /// The earliest possible speaker of the void audio: from when and from which position it played.
+    void: (Micros, u64),
     /// The estimate at the last flush.
     before_flush: Figure,
 }
@@ -100,7 +100,7 @@ impl Ledger {
             granted: now,
             valid_from: 0,
             flushing: false,
-            void_limit: 0,
+            void: (now, 0),
             before_flush: Figure { pos: 0, basis: Basis::Paced, error: Duration::ZERO },
         }
     }
@@ -110,7 +110,8 @@ impl Ledger {
         self.plays_itself = true;
     }
 
-    fn ticks(&self, span: Duration) -> u64 {
+    /// Ticks that `span` takes.
+    pub fn ticks(&self, span: Duration) -> u64 {
         span.as_micros() as u64 * u64::from(self.clock) / 1_000_000
     }
 
@@ -190,8 +191,12 @@ impl Ledger {
     /// What the earliest possible speaker has played: no honest report lies beyond it. Sound cards run up to a
     /// thousandth fast.
     fn earliest(&self, now: Micros) -> u64 {
-        let elapsed = now - self.base;
-        (self.base_pos + self.ticks(elapsed + elapsed / 1000)).min(self.handed)
+        self.played_since(self.base, self.base_pos, now).min(self.handed)
+    }
+
+    fn played_since(&self, base: Micros, pos: u64, now: Micros) -> u64 {
+        let elapsed = now - base;
+        pos + self.ticks(elapsed + elapsed / 1000)
     }
 
     /// Whether the next frame may be handed over, `send_ahead` of what the caller hears. `live`: hardly any audio waits,
@@ -254,7 +259,12 @@ impl Ledger {
     fn believable(&self, pos: u32, now: Micros) -> u64 {
         let last = self.report.map_or(0, |(pos, _)| pos);
         let claimed = self.extend(pos);
-        let possible = if claimed < self.valid_from { self.void_limit } else { self.earliest(now) };
+        // A flush may take its time to the client, which plays on meanwhile.
+        let (void, void_pos) = self.void;
+        let possible = match claimed < self.valid_from {
+            true => self.played_since(void, void_pos, now).min(self.valid_from),
+            false => self.earliest(now),
+        };
         claimed.min(possible).max(last).min(self.handed)
     }
 
@@ -267,8 +277,7 @@ impl Ledger {
 
     /// Declares void what was handed over and not played; gives the position from which audio is valid.
     pub fn flush(&mut self, now: Micros) -> u64 {
-        let on_its_way = if self.rtt.is_zero() { Duration::from_secs(1) } else { self.rtt * 2 };
-        self.void_limit = self.earliest(now + on_its_way + 2 * GRAIN);
+        self.void = (self.base, self.base_pos);
         self.before_flush = self.heard(now);
         self.valid_from = self.handed;
         self.flushing = true;
@@ -320,6 +329,23 @@ impl Ledger {
         }
     }
 
+    /// What leaves the client's speaker now, as far as is known.
+    pub fn audible(&self, now: Micros) -> Figure {
+        let Some((pos, at)) = self.report else { return self.heard(now) };
+        // It was the truth when the report set out.
+        let pos = (pos + self.ticks(now - at + self.rtt / 2)).min(self.earliest(now + self.rtt));
+        Figure { pos, basis: Basis::Reported, error: self.reported_error() + self.rtt / 2 }
+    }
+
+    /// Audio from `pos` on that was handed over before the last flush has not been heard and never will be.
+    pub fn void_from(&mut self, pos: u64) {
+        let valid_from = self.valid_from;
+        for segment in self.segments.iter_mut().filter(|segment| segment.pos < valid_from) {
+            segment.ticks = segment.ticks.min(pos.saturating_sub(segment.pos));
+        }
+        self.segments.retain(|segment| segment.ticks > 0);
+    }
+
     /// What had been heard of audio that was flushed at `at`, for want of the client's own word.
     pub fn heard_before_flush(&self) -> Figure {
         self.before_flush
@@ -356,9 +382,9 @@ impl Ledger {
         Some((last.turn, last.start + self.span((pos - last.pos).min(last.ticks))))
     }
 
-    /// Forgets segments that end before `pos`, all but the last.
+    /// Forgets segments before the one that `pos` is in or behind: it tells what was heard until the next one begins.
     pub fn forget_before(&mut self, pos: u64) {
-        while self.segments.len() > 1 && self.segments.front().is_some_and(|first| first.pos + first.ticks < pos) {
+        while self.segments.get(1).is_some_and(|next| next.pos <= pos) {
             self.segments.pop_front();
         }
     }
@@ -484,6 +510,20 @@ mod tests {
         ledger.base_pos = (1 << 32) - 9_600;
         assert_eq!(ledger.on_report(100, ms(600)), (1 << 32) + 100);
         assert_eq!(ledger.extend(u32::MAX), (1 << 32) - 1);
+    }
+
+    #[test]
+    fn what_was_heard_before_a_gap_is_not_forgotten_in_it() {
+        let mut ledger = Ledger::new(48_000, Carriage::Rtp, false, ms(0));
+        ledger.hand_over(FRAME * 5, TurnId(1), Duration::ZERO, ms(0));
+        ledger.run_on(ms(150));
+        ledger.hand_over(FRAME, TurnId(1), Duration::from_millis(100), ms(150));
+        for pos in [48 * 90, 48 * 120] {
+            ledger.forget_before(pos);
+            assert_eq!(ledger.heard_of(TurnId(1), pos), Duration::from_micros((pos * 1000 / 48).min(100_000)));
+        }
+        ledger.forget_before(48 * 155);
+        assert_eq!(ledger.heard_of(TurnId(1), 48 * 155), Duration::from_millis(105));
     }
 
     #[test]

@@ -86,6 +86,8 @@ impl Session {
             }
             Timer::Rollover => self.rollover_due(now),
             Timer::RolloverBy => self.rollover_by(now),
+            Timer::CallerSilent => self.caller_silent(now),
+            Timer::Pause => self.judge_pause(now),
         }
     }
 
@@ -176,6 +178,7 @@ impl Session {
             agent_audio_heard_ms: ms(self.downlink.heard()),
             turns: self.totals.turns,
             interruptions: self.totals.interruptions,
+            barge_in: self.totals.barge_in,
             messages: self.transcript.len(),
             agent_ready_ms: self.totals.agent_ready_ms,
             first_audio_ms: self.totals.first_audio_ms.clone(),

@@ -7,6 +7,7 @@
 mod agents;
 mod clients;
 pub mod downlink;
+mod ear;
 mod event;
 pub mod ledger;
 mod lifetime;
@@ -19,6 +20,7 @@ pub mod state;
 mod tool_calls;
 mod tools;
 pub mod transcript;
+mod turn;
 pub mod uplink;
 mod upstreams;
 
@@ -36,6 +38,7 @@ use crate::route::plan::Plan;
 use crate::time::{Micros, TimerName, Timers};
 
 use downlink::{Downlink, DownlinkOutput};
+pub use ear::Ignored;
 pub use event::{
     Carriage, Command, Direction, LinkChange, LinkInfo, Measure, Output, Queue, SessionParams, ToolAnswer, ToolOutcome,
     ToolPost, ToolRunner, Transport, UpstreamChange, UpstreamRole,
@@ -45,10 +48,12 @@ use links::Links;
 use load::Load;
 pub use record::{AgentEntry, CallRecord, Codecs, Cost, ToolEntry};
 
-use record::{MAX_FIRST_AUDIO, Totals};
+use record::Totals;
 use state::Conversation;
 use tools::Tools;
 use transcript::Transcript;
+pub use turn::Interrupter;
+use turn::TurnTaking;
 use uplink::{Uplink, UplinkOutput};
 use upstreams::Upstreams;
 
@@ -82,6 +87,10 @@ enum Timer {
     Rollover,
     /// It takes over now at the latest.
     RolloverBy,
+    /// The caller has been silent for as long as ends a turn.
+    CallerSilent,
+    /// A pause of the agent's voice is settled now at the latest.
+    Pause,
 }
 
 impl TimerName for Timer {
@@ -98,6 +107,8 @@ impl TimerName for Timer {
         Timer::Answer,
         Timer::Rollover,
         Timer::RolloverBy,
+        Timer::CallerSilent,
+        Timer::Pause,
     ];
     fn index(self) -> usize {
         self as usize
@@ -119,6 +130,8 @@ impl Timer {
             Timer::Answer => "answer",
             Timer::Rollover => "rollover",
             Timer::RolloverBy => "rollover_by",
+            Timer::CallerSilent => "caller_silent",
+            Timer::Pause => "pause",
         }
     }
 }
@@ -146,8 +159,9 @@ pub struct Session {
     uplink: Uplink,
     downlink: Downlink,
     conversation: Conversation,
+    turn: TurnTaking,
     transcript: Transcript,
-    timers: Timers<Timer, 12>,
+    timers: Timers<Timer, 14>,
     tools: Tools,
     /// Text messages that wait for an agent.
     waiting: VecDeque<TextMessage>,
@@ -193,6 +207,7 @@ impl Session {
             downlink: Downlink::new(&plan.policy, budget, load.clone()),
             load,
             conversation: Conversation::default(),
+            turn: TurnTaking::default(),
             transcript: Transcript::new(now),
             timers: Timers::default(),
             tools: Tools::default(),
@@ -371,6 +386,7 @@ impl Session {
                 }
             }
             UplinkOutput::Speech(event, at) => self.hear_speech(event, at, now),
+            UplinkOutput::Voice(window, at) => self.hear_voice(window, at, now),
             UplinkOutput::Measure(measure) => self.outputs.push_back(Output::Measure(measure)),
             UplinkOutput::BadAudio(message) => {
                 self.outputs.push_back(Output::Measure(Measure::Refused));
@@ -419,17 +435,6 @@ impl Session {
         }
     }
 
-    /// The first audio of an answer is handed over.
-    fn answer_heard(&mut self, now: Micros) {
-        let spoke = self.unanswered.take().or_else(|| self.voiced_since.and(self.uplink.last_voiced()));
-        let Some(since) = spoke else { return };
-        let took = now - since;
-        if self.totals.first_audio_ms.len() < MAX_FIRST_AUDIO {
-            self.totals.first_audio_ms.push(took.as_millis() as u64);
-        }
-        self.outputs.push_back(Output::Measure(Measure::FirstAudio(took)));
-    }
-
     /// Says something to the client, or keeps it for when it is back.
     fn say(&mut self, message: ToClient) {
         if matches!(&message, ToClient::Transcript(line) if !line.is_final) && self.load.spares_optional() {
@@ -458,6 +463,7 @@ impl Session {
     fn check_invariants(&self) {
         assert!(self.tools.running() <= tools::MAX_RUNNING && self.waiting.len() <= MAX_WAITING_MESSAGES);
         assert_eq!(self.closed, self.conversation.state() == State::Ended, "a closed session has ended");
+        assert!(self.closed || self.turn.is_paused() == self.downlink.is_paused(), "a pause is one of the voice");
         let resumable = self.timers.deadline(Timer::Resume).is_some();
         assert!(self.closed || resumable == self.links.attached().is_none(), "somebody is here or awaited");
     }

@@ -7,7 +7,9 @@ use serde::Serialize;
 use crate::ids::{ConversationId, RouteName, SessionId};
 use crate::media::format::Format;
 use crate::message::{CloseReason, Stats};
+use crate::session::ear::Ignored;
 use crate::session::event::{ToolOutcome, ToolRunner, Transport};
+use crate::session::turn::Interrupter;
 
 /// Everything about a finished call; the driver adds what only it knows and writes it as one JSON line.
 #[derive(Clone, Debug, Serialize)]
@@ -43,6 +45,8 @@ pub struct CallRecord {
     pub turns: u32,
     /// Turns that the caller cut off.
     pub interruptions: u32,
+    /// Who found these, and what was taken back or ignored.
+    pub barge_in: BargeIns,
     /// Utterances and text messages of both sides.
     pub messages: u64,
     /// From admission to the first agent's readiness.
@@ -94,6 +98,7 @@ impl CallRecord {
             agent_audio_heard_ms: 0,
             turns: 0,
             interruptions: 0,
+            barge_in: BargeIns::default(),
             messages: 0,
             agent_ready_ms: None,
             first_audio_ms: Vec::new(),
@@ -156,6 +161,42 @@ pub struct Cost {
     pub amount: f64,
 }
 
+/// How the agent was interrupted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct BargeIns {
+    /// By the agent's own detection.
+    pub by_agent: u32,
+    /// By the client.
+    pub by_client: u32,
+    /// By the relay's detection of voice.
+    pub by_relay: u32,
+    /// Of all stops of the agent's voice, those that could be taken back, and those that were.
+    pub paused: u32,
+    /// See [`BargeIns::paused`].
+    pub resumed: u32,
+    /// Voices that were taken for the agent's echo.
+    pub ignored_echo: u32,
+    /// Voices in the beginning of the agent's first speech.
+    pub ignored_warm_up: u32,
+}
+
+impl BargeIns {
+    pub(super) fn count(&mut self, by: Interrupter) {
+        *match by {
+            Interrupter::Agent => &mut self.by_agent,
+            Interrupter::Client => &mut self.by_client,
+            Interrupter::Relay => &mut self.by_relay,
+        } += 1;
+    }
+
+    pub(super) fn ignore(&mut self, why: Ignored) {
+        *match why {
+            Ignored::Echo => &mut self.ignored_echo,
+            Ignored::WarmUp => &mut self.ignored_warm_up,
+        } += 1;
+    }
+}
+
 /// The longest list of first-audio times that is kept.
 pub const MAX_FIRST_AUDIO: usize = 200;
 
@@ -170,6 +211,8 @@ pub struct Totals {
     pub turns: u32,
     /// Cut turns.
     pub interruptions: u32,
+    /// How they came about.
+    pub barge_in: BargeIns,
     /// First readiness.
     pub agent_ready_ms: Option<u64>,
     /// First-audio times.

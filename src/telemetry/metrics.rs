@@ -10,7 +10,7 @@ use super::names;
 use super::registry::{Registry, SecondsCounter};
 use crate::ids::{AgentName, RouteName};
 use crate::message::{Basis, CloseReason, Usage};
-use crate::session::{Direction, Measure, Queue, ToolOutcome, Transport};
+use crate::session::{Direction, Interrupter, Measure, Queue, ToolOutcome, Transport};
 use crate::upstream::breaker::BreakerState;
 
 /// What the series of a session are told apart by. All values come from the configuration or a closed list.
@@ -153,7 +153,7 @@ struct AgentHandles {
     added: [[Histogram; 2]; 2],
     first_audio: Histogram,
     bargein_stop: Histogram,
-    interruptions: Counter,
+    interruptions: [Counter; Interrupter::ALL.len()],
     upstream_connect: Histogram,
     upstream_ready: Histogram,
 }
@@ -171,7 +171,7 @@ impl AgentHandles {
             added,
             first_audio: registry.histogram(&names::FIRST_AUDIO, &[agent, labels.route.as_str(), split]),
             bargein_stop: registry.histogram(&names::BARGEIN_STOP, &[transport, agent]),
-            interruptions: registry.counter(&names::INTERRUPTIONS, &[agent]),
+            interruptions: Interrupter::ALL.map(|by| registry.counter(&names::INTERRUPTIONS, &[agent, by.label()])),
             upstream_connect: registry.histogram(&names::UPSTREAM_CONNECT, &[agent]),
             upstream_ready: registry.histogram(&names::UPSTREAM_READY, &[agent]),
         }
@@ -347,7 +347,16 @@ impl SessionMetrics {
             Measure::CodecDelay { direction, delay } => self.record_codec_delay(direction, delay),
             Measure::EncoderComplexity(complexity) => self.record_encoder_complexity(complexity),
             Measure::Heard { basis } => self.heard[slot_of_basis(basis)].increment(1),
-            Measure::Interruption => self.agent.interruptions.increment(1),
+            Measure::Interruption { by } => self.agent.interruptions[by as usize].increment(1),
+            Measure::BargeInIgnored(why) => {
+                let values = [self.labels.agent.as_str(), why.label()];
+                self.registry.counter(&names::BARGEIN_IGNORED, &values).increment(1);
+            }
+            Measure::PauseEnded { confirmed } => {
+                let outcome = if confirmed { "confirmed" } else { "resumed" };
+                let values = [self.labels.agent.as_str(), outcome];
+                self.registry.counter(&names::BARGEIN_PAUSES, &values).increment(1);
+            }
             Measure::UpstreamFailed { class } => {
                 let values = [self.labels.agent.as_str(), class.label()];
                 self.registry.counter(&names::UPSTREAM_FAILURES, &values).increment(1);

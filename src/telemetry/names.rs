@@ -130,8 +130,12 @@ metrics! {
         "Detection of an interruption to the flush handed over.";
     SESSION_SETUP = "antiphon_session_setup_seconds", Kind::Histogram(SETUP), Seconds, ["stage", "transport"],
         "Time of each stage of a session's set-up; stage=\"total\" runs from the accepted connection to started.";
-    INTERRUPTIONS = "antiphon_interruptions_total", Kind::Counter, Count, ["agent"],
-        "Interruptions of the agent by the caller.";
+    INTERRUPTIONS = "antiphon_interruptions_total", Kind::Counter, Count, ["agent", "by"],
+        "Interruptions of the agent by the caller; by is who found that: agent, client, relay.";
+    BARGEIN_IGNORED = "antiphon_bargein_ignored_total", Kind::Counter, Count, ["agent", "reason"],
+        "Voices that the relay's detection heard and did not let interrupt the agent: taken for its echo, or in its warm_up.";
+    BARGEIN_PAUSES = "antiphon_bargein_pauses_total", Kind::Counter, Count, ["agent", "outcome"],
+        "Reversible interruptions that were settled: confirmed, or resumed because they were none.";
     HEARD = "antiphon_heard_total", Kind::Counter, Count, ["basis"],
         "Figures of heard audio that were fixed, by what they rest on.";
 

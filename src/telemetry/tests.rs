@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::names::{self, Kind};
 use super::*;
 use crate::message::{Basis, CloseReason, FailureClass};
-use crate::session::{Direction, Measure, Queue, ToolOutcome, Transport};
+use crate::session::{Direction, Ignored, Interrupter, Measure, Queue, ToolOutcome, Transport};
 
 fn labels() -> SessionLabels {
     SessionLabels {
@@ -61,7 +61,9 @@ fn eventful(telemetry: &Telemetry) {
         Measure::UplinkSkew(span),
         Measure::PlayoutDepth(span),
         Measure::Heard { basis: Basis::Marked },
-        Measure::Interruption,
+        Measure::Interruption { by: Interrupter::Relay },
+        Measure::BargeInIgnored(Ignored::Echo),
+        Measure::PauseEnded { confirmed: false },
         Measure::UpstreamFailed { class: FailureClass::Lost },
         Measure::Fallback,
         Measure::Rollover,

@@ -61,6 +61,8 @@ pub struct WorldBuilder {
     pub network: Impairment,
     /// The policy of the route.
     pub policy: Policy,
+    /// The set-up in force.
+    pub setup: Setup,
     /// Names of the agents, best first; one that begins with `-` cannot be reached.
     pub agents: Vec<&'static str>,
     /// How many of them are equals.
@@ -96,6 +98,7 @@ impl Default for WorldBuilder {
             },
             network: Impairment { delay: Duration::from_millis(20), ordered: true, ..Impairment::default() },
             policy: Policy::default(),
+            setup: Setup::default(),
             agents: vec!["agent"],
             pool: 1,
             tools: BTreeMap::new(),
@@ -162,7 +165,7 @@ pub struct World {
 impl World {
     fn new(build: WorldBuilder) -> World {
         let now = Micros::from_millis(5_000);
-        let rungs = build.agents.iter().map(|name| rung(name, &build.tools, build.token_price)).collect();
+        let rungs = build.agents.iter().map(|name| rung(name, &build)).collect();
         let mut plan = Plan { pool: build.pool, ..Plan::new("test", rungs, build.policy.clone()) };
         plan.tools = Arc::new(build.tools.clone());
         let load = Arc::<Load>::default();
@@ -460,7 +463,7 @@ fn meters(limits: &[LimitSettings], now: Micros) -> Meters {
     Limits::new(&settings, None).of(&["all".into()], &subject, &Limiter::new(100), now).meters
 }
 
-fn rung(name: &str, tools: &BTreeMap<String, ToolSettings>, token_price: Option<f64>) -> Rung {
+fn rung(name: &str, build: &WorldBuilder) -> Rung {
     let agent = AgentSettings {
         name: name.into(),
         kind: AgentKind::Storyteller,
@@ -470,10 +473,10 @@ fn rung(name: &str, tools: &BTreeMap<String, ToolSettings>, token_price: Option<
         zone: None,
         max_sessions: None,
         session_max: None,
-        price: token_price.map(|each| Price { currency: "USD".into(), units: [("tokens".into(), each)].into() }),
+        price: build.token_price.map(|each| Price { currency: "USD".into(), units: [("tokens".into(), each)].into() }),
     };
-    let named = tools.keys().map(String::as_str).chain([END_CALL]).map(Tool::from).collect();
-    Rung { agent: Arc::new(agent), setup: Setup { tools: Some(named), ..Setup::default() } }
+    let named = build.tools.keys().map(String::as_str).chain([END_CALL]).map(Tool::from).collect();
+    Rung { agent: Arc::new(agent), setup: Setup { tools: Some(named), ..build.setup.clone() } }
 }
 
 fn link_info(build: &WorldBuilder, token: u32, have: Option<u64>) -> LinkInfo {

@@ -4,6 +4,7 @@
 pub mod agent;
 pub mod forward;
 pub mod peer;
+pub mod phone;
 pub mod program;
 pub mod quic;
 pub mod redis;

@@ -49,13 +49,16 @@ export interface Playout {
   flush?: number;
 }
 
+/** What an interruption does on a route where it can be taken back; elsewhere `pause` is `confirm`. */
+export type InterruptAction = 'pause' | 'confirm' | 'resume';
+
 /** Everything that a client sends. */
 export type ToRelay =
   | Start
   | Playout
   | { type: 'message'; id: string; text: string }
   | { type: 'typing'; on: boolean }
-  | { type: 'interrupt'; turn?: number; pos?: number }
+  | { type: 'interrupt'; turn?: number; pos?: number; action?: InterruptAction }
   | { type: 'input'; action: 'start' | 'commit' | 'clear' }
   | { type: 'mic'; on: boolean }
   | { type: 'dtmf'; digits: string }
@@ -127,6 +130,8 @@ export interface Flush {
   id: number;
   turn: number;
   valid_from: number;
+  /** The answer may go on: `heard` follows if it does not, and `turn` `start` if it does. */
+  pause?: boolean;
 }
 
 export interface RelayError {

@@ -6,7 +6,7 @@ import type { Carrier, CarrierEvents, Open, Report, Transport } from './carrier.
 import { Emitter } from './emitter.js';
 import { AntiphonError, isResumable } from './errors.js';
 import { Lifeline, PING_MS } from './lifeline.js';
-import type { Ended, FromRelay, RelayStats, Setup, Start, Started, ToRelay } from './messages.js';
+import type { Ended, FromRelay, InterruptAction, RelayStats, Setup, Start, Started, ToRelay } from './messages.js';
 import type { SessionEvents, SessionStats } from './session_events.js';
 
 /** What a session is made of. */
@@ -82,10 +82,15 @@ export class Session extends Emitter<SessionEvents> {
     return id;
   }
 
-  /** Silences the agent's present answer: here at once, and at the relay as soon as it hears of it. */
-  interrupt(): void {
-    const report = this.carrier?.playback.stop();
-    this.send(report ? { type: 'interrupt', pos: report.pos >>> 0 } : { type: 'interrupt' });
+  /**
+   * Silences the agent's present answer: here at once, and at the relay as soon as it hears of it. On a route where
+   * interruptions can be taken back, `pause` silences it for the moment; `confirm` makes that final, and `resume` lets it go on
+   * where it was heard last.
+   */
+  interrupt(action?: InterruptAction): void {
+    const goesOn = action === 'confirm' || action === 'resume';
+    const report = goesOn ? undefined : this.carrier?.playback.stop();
+    this.send({ type: 'interrupt', ...(report && { pos: report.pos >>> 0 }), ...(action && { action }) });
   }
 
   /** Changes the agent's set-up, as far as the route allows; a field that is refused comes as an `error` event. */

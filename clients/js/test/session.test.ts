@@ -52,6 +52,22 @@ test('an interruption silences the speaker before the relay knows of it', async 
   await end(call);
 });
 
+test('an interruption that can be taken back silences the speaker once', async () => {
+  const call = await talk();
+  call.session.interrupt('pause');
+  assert.equal(call.link().playback.stopped, true);
+  assert.deepEqual(call.link().sent.at(-1), { type: 'interrupt', pos: 4800, action: 'pause' });
+  call.link().say({ type: 'flush', id: 3, turn: 1, valid_from: 9600, pause: true });
+  assert.deepEqual(call.seen.at(-1), ['flush', { id: 3, turn: 1, valid_from: 9600, pause: true }]);
+  call.link().playback.stopped = false;
+  for (const action of ['resume', 'confirm'] as const) {
+    call.session.interrupt(action);
+    assert.deepEqual(call.link().sent.at(-1), { type: 'interrupt', action });
+  }
+  assert.equal(call.link().playback.stopped, false);
+  await end(call);
+});
+
 test('a lost link is resumed with its token and what was received', async () => {
   const call = await talk();
   call.link().say({ type: 'state', from: 'idle', to: 'listening', seq: 41 });

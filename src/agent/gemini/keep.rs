@@ -7,16 +7,19 @@ use crate::ids::ItemId;
 use crate::media::format::Format;
 use crate::message::{AgentAudioOut, AgentTranscript, ContextItem};
 
-/// The caller's audio that is kept; the oldest is dropped.
-const MOST: Duration = Duration::from_secs(3);
+/// The caller's audio that is kept while there is no connection; the oldest is dropped.
+pub(super) const MOST: Duration = Duration::from_secs(3);
+/// What is kept of it between the caller's turns: voice is found only after it has begun.
+pub(super) const ONSET: Duration = Duration::from_millis(600);
 /// Utterances that are kept; the oldest are forgotten.
 const MAX_ITEMS: usize = 40;
 /// Longest text of one of them, in bytes.
 const MAX_TEXT: usize = 4096;
 
-/// The caller's audio while there is no connection.
-#[derive(Debug, Default)]
+/// The caller's audio that is not wanted yet.
+#[derive(Debug)]
 pub(super) struct Kept {
+    most: Duration,
     frames: VecDeque<AgentAudioOut>,
     ticks: u64,
     /// What was dropped, in all.
@@ -24,12 +27,17 @@ pub(super) struct Kept {
 }
 
 impl Kept {
+    /// Nothing yet, and at most this.
+    pub fn new(most: Duration) -> Kept {
+        Kept { most, frames: VecDeque::new(), ticks: 0, dropped: Duration::ZERO }
+    }
+
     /// Keeps a frame.
     pub fn push(&mut self, frame: AgentAudioOut) {
         let format: Format = super::UPLINK;
         self.ticks += u64::from(frame.ticks);
         self.frames.push_back(frame);
-        while self.ticks > format.time_to_ticks(MOST) {
+        while self.ticks > format.time_to_ticks(self.most) {
             let Some(oldest) = self.frames.pop_front() else { break };
             self.ticks -= u64::from(oldest.ticks);
             self.dropped += format.ticks_to_time(u64::from(oldest.ticks));

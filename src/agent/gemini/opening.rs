@@ -30,7 +30,7 @@ pub(super) struct Opening {
     /// Fields of the set-up that it cannot carry.
     pub missing: Vec<String>,
     /// The client says when the caller speaks.
-    pub manual: bool,
+    pub manual: Option<TurnDetection>,
 }
 
 /// `setup`, the operator's own fields merged into it. With `handle` an earlier session goes on.
@@ -61,12 +61,12 @@ pub(super) fn opening(settings: &VendorAgent, start: &AgentStart, vendor: &Value
         setup["inputAudioTranscription"] = json!({});
     }
     let detect = turns.map(|turns| turns.detect);
-    let manual = detect == Some(TurnDetection::Manual);
+    let manual = detect.filter(|detect| matches!(detect, TurnDetection::Manual | TurnDetection::Relay));
     match detect {
-        Some(TurnDetection::Manual) => {
+        Some(TurnDetection::Manual | TurnDetection::Relay) => {
             setup["realtimeInputConfig"] = json!({ "automaticActivityDetection": { "disabled": true } });
         }
-        Some(TurnDetection::Semantic | TurnDetection::Relay) => missing.push("turns".to_owned()),
+        Some(TurnDetection::Semantic) => missing.push("turns".to_owned()),
         Some(TurnDetection::Server) | None => {}
     }
     let functions: Vec<Value> = settings.tools(&start.setup).into_iter().map(function).collect();

@@ -107,6 +107,44 @@ fn a_manual_turn_is_marked_and_audio_kept_over_a_new_connection_is_bounded() {
     assert_eq!(agent.dropped(), Duration::from_secs(1));
 }
 
+#[test]
+fn where_the_relay_finds_the_turns_their_beginning_is_heard_and_what_is_between_them_is_not() {
+    let mut agent = agent();
+    let setup = serde_json::from_value(json!({"turns": {"detect": "relay"}})).unwrap();
+    agent.handle_session(ToAgent::Start(start(setup)), Micros(0));
+    agent.handle_wire(Wire::Text(r#"{"setupComplete":{}}"#.into()), Micros(0));
+    let mut sent = vec![];
+    let mut drain = |agent: &mut Gemini| {
+        loop {
+            match agent.poll(Micros(0)) {
+                AgentOutput::Audio { .. } => sent.push("audio"),
+                AgentOutput::Wire(Wire::Text(text)) if text.contains("activityStart") => sent.push("start"),
+                AgentOutput::Wire(Wire::Text(text)) if text.contains("activityEnd") => sent.push("end"),
+                AgentOutput::Idle { .. } => return sent.split_off(0),
+                _ => {}
+            }
+        }
+    };
+    let hear = |agent: &mut Gemini, frames: u64| {
+        for n in 0..frames {
+            let payload = vec![n as u8; 640].into();
+            let frame = AgentAudioOut { pos: n * 320, ticks: 320, ready: Micros(0), filled: false, payload };
+            agent.handle_session(ToAgent::Audio(frame), Micros(0));
+        }
+    };
+    let input = |agent: &mut Gemini, action| agent.handle_session(ToAgent::Input(Input { action }), Micros(0));
+    hear(&mut agent, 100);
+    assert!(drain(&mut agent).is_empty());
+    input(&mut agent, InputAction::Start);
+    hear(&mut agent, 5);
+    let sent = drain(&mut agent);
+    assert_eq!((sent[0], sent[1..].len()), ("start", 30 + 5), "the last 600 ms, and what follows");
+    input(&mut agent, InputAction::Commit);
+    hear(&mut agent, 5);
+    assert_eq!(drain(&mut agent), ["end"]);
+    assert_eq!(agent.dropped(), Duration::ZERO, "nothing of a turn");
+}
+
 fn start(setup: Setup) -> AgentStart {
     AgentStart {
         setup,

@@ -3,7 +3,9 @@
 use serde_json::Value;
 
 use crate::dialect::native::codec;
-use crate::message::{AgentStart, AudioFormats, ContextItem, FromClient, Greeting, History, Start};
+use crate::message::{
+    AgentStart, AudioFormats, ContextItem, FromClient, Greeting, History, Start, TurnDetection, Turns,
+};
 
 /// Room that is left for what a server may add when it passes a `start` on.
 const MAX_BYTES: usize = codec::MAX_CONTROL_BYTES - 4096;
@@ -12,6 +14,10 @@ const MAX_BYTES: usize = codec::MAX_CONTROL_BYTES - 4096;
 /// may be, the oldest utterances are left out.
 pub(crate) fn opening(start: AgentStart, audio: AudioFormats, vendor: &Value) -> String {
     let mut setup = start.setup;
+    if setup.turns.is_some_and(|turns| turns.detect == TurnDetection::Relay) {
+        // We are the relay, and say so by `input`.
+        setup.turns = Some(Turns { detect: TurnDetection::Manual });
+    }
     if !start.greet {
         setup.greeting = Some(Greeting::None);
     }

@@ -113,6 +113,15 @@ fn playout(played_ms: u64, flush: Option<u32>) -> ToAgent {
 }
 
 #[test]
+fn a_server_is_asked_for_manual_turns_where_the_relay_decides_on_them() {
+    let mut agent = NativeAgent::new(&settings(WebsocketProtocol::Native), Value::Null);
+    let mut start = agent_start();
+    start.setup.turns = serde_json::from_value(json!({"detect": "relay"})).unwrap();
+    let opening: Value = serde_json::from_str(&said(&mut agent, ToAgent::Start(start))[0]).unwrap();
+    assert_eq!(opening["setup"]["turns"], json!({"detect": "manual"}));
+}
+
+#[test]
 fn the_opening_carries_formats_setup_history_and_the_vendor_table() {
     let vendor = json!({"metadata": {"tier": "gold"}, "setup": {"mood": "calm"}});
     let mut agent = NativeAgent::new(&settings(WebsocketProtocol::Native), vendor);

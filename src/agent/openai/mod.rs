@@ -137,14 +137,13 @@ impl OpenaiAgent {
             self.downlink = self.settings.downlink.or(Some(downlink).filter(is_g711)).unwrap_or(self.downlink);
         }
         let setup = &start.setup;
-        self.manual = setup.turns.is_some_and(|turns| turns.detect == TurnDetection::Manual);
+        // Whoever says when the caller has finished, this vendor hears it by `commit`.
+        self.manual =
+            setup.turns.is_some_and(|turns| matches!(turns.detect, TurnDetection::Manual | TurnDetection::Relay));
         let tools = self.settings.tools(setup);
         let session = opening::session(self.uplink, self.downlink, setup, &tools, &self.vendor);
         self.say(&json!({"type": "session.update", "event_id": OPENING, "session": session}));
         let mut not_applied = Vec::new();
-        if setup.turns.is_some_and(|turns| turns.detect == TurnDetection::Relay) {
-            not_applied.push("turns".to_owned());
-        }
         if setup.model.is_some() && setup.model != self.model {
             not_applied.push("model".to_owned());
         }
@@ -311,11 +310,12 @@ impl OpenaiAgent {
     }
 
     fn handle_speech_started(&mut self) {
-        self.tell(FromAgent::Speech(SpeechEvent::Started));
+        // What stops the voice goes first.
         if self.interrupts {
             self.silenced = self.busy;
             self.end_turn(true);
         }
+        self.tell(FromAgent::Speech(SpeechEvent::Started));
     }
 
     /// The present item is not spoken any more; `told`: the session is told that the agent stopped by itself.

@@ -63,9 +63,9 @@ pub fn session_fields(setup: &Setup, tools: &[ToolDefinition]) -> Value {
     if let Some(turns) = setup.turns {
         let automatic = |kind: &str| json!({"type": kind, "create_response": true, "interrupt_response": true});
         session["audio"]["input"]["turn_detection"] = match turns.detect {
-            TurnDetection::Server | TurnDetection::Relay => automatic("server_vad"),
+            TurnDetection::Server => automatic("server_vad"),
             TurnDetection::Semantic => automatic("semantic_vad"),
-            TurnDetection::Manual => Value::Null,
+            TurnDetection::Manual | TurnDetection::Relay => Value::Null,
         };
     }
     if setup.tools.is_some() {

@@ -150,7 +150,7 @@ fn audio_not_yet_sent_is_never_sent_after_an_interruption() {
     while let AgentOutput::Event(event) = agent.poll(Micros::ZERO) {
         left.push(event);
     }
-    assert!(matches!(left[..], [FromAgent::Speech(SpeechEvent::Started), FromAgent::Interrupted]), "{left:?}");
+    assert!(matches!(left[..], [FromAgent::Interrupted, FromAgent::Speech(SpeechEvent::Started)]), "{left:?}");
 }
 
 #[test]

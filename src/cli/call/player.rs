@@ -321,7 +321,7 @@ mod tests {
     }
 
     fn flush(valid_from: u32) -> ToClient {
-        ToClient::Flush(Flush { id: FlushId(3), turn: TurnId(1), valid_from })
+        ToClient::Flush(Flush { id: FlushId(3), turn: TurnId(1), valid_from, pause: false })
     }
 
     /// Runs the player until `end`, each deadline in its turn.

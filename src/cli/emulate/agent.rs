@@ -197,10 +197,13 @@ impl EmulatedAgent {
         let bytes: Vec<u8> = pcm.iter().flat_map(|sample| sample.to_le_bytes()).collect();
         let Some(event) = detector.on_pcm16(&bytes) else { return };
         self.log.push_back(json!({ "event": "speech", "what": event }));
+        // What stops the voice goes first.
+        if event == SpeechEvent::Started {
+            self.stop();
+        }
         self.say(&ToClient::Speech(Speech { who: Role::User, event }));
-        match event {
-            SpeechEvent::Started => self.stop(),
-            SpeechEvent::Stopped => self.speak(1),
+        if event == SpeechEvent::Stopped {
+            self.speak(1);
         }
     }
 
@@ -270,7 +273,7 @@ impl EmulatedAgent {
         self.flushes = self.flushes.next();
         if self.native {
             let valid_from = self.sent_ticks as u32;
-            self.say(&ToClient::Flush(Flush { id: self.flushes, turn: self.turn, valid_from }));
+            self.say(&ToClient::Flush(Flush { id: self.flushes, turn: self.turn, valid_from, pause: false }));
         } else {
             self.out.push_back(Out::Control(json!({ "type": "interrupt" }).to_string()));
         }

@@ -86,8 +86,8 @@ async fn a_talking_agent_is_interrupted_by_speech_and_answers_it() {
     for _ in 0..40 {
         peer.socket.send(frame(&[0; 320])).await.expect("sends");
     }
-    assert_eq!(peer.until("speech").await.0["event"], "started");
     assert_eq!(peer.until("flush").await.0["turn"], 1);
+    assert_eq!(peer.until("speech").await.0["event"], "started");
     assert_eq!(peer.until("turn").await.0["turn"], 2);
     peer.send(r#"{"type":"playout","pos":5,"flush":1}"#).await;
     peer.send(r#"{"type":"message","id":"m","text":"hi"}"#).await;

@@ -60,7 +60,7 @@ impl Openai {
             "response.cancel" => self.handle_cancel(&event),
             "output_audio_buffer.clear" => {
                 self.cancelled = true;
-                self.hear(FromClient::Interrupt(Interrupt { turn: None, pos: None }));
+                self.hear(FromClient::Interrupt(Interrupt::default()));
             }
             "" => self.refuse(&event, "missing_required_parameter", Some("type"), "an event has a `type`"),
             other => {
@@ -219,7 +219,7 @@ impl Openai {
             return self.refuse(event, "response_cancel_not_active", None, message);
         }
         self.cancelled = true;
-        self.hear(FromClient::Interrupt(Interrupt { turn: None, pos: None }));
+        self.hear(FromClient::Interrupt(Interrupt::default()));
     }
 
     fn handle_truncate(&mut self, event: &Value) {

@@ -109,7 +109,7 @@ fn an_interruption_cancels_the_response_and_a_truncation_is_a_position_in_the_au
     }
     let speech = say(&mut dialect, &ToClient::Speech(Speech { who: Role::User, event: SpeechEvent::Started }));
     assert_eq!(speech[0]["type"], "input_audio_buffer.speech_started");
-    let flush = Flush { id: FlushId(7), turn: TurnId(1), valid_from: 9600 };
+    let flush = Flush { id: FlushId(7), turn: TurnId(1), valid_from: 9600, pause: false };
     let done = say(&mut dialect, &ToClient::Flush(flush)).pop().unwrap();
     assert_eq!(
         (&done["response"]["status"], &done["response"]["status_details"]["reason"]),

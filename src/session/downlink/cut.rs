@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Cut, Downlink, DownlinkOutput, FLUSHED_ITEMS, OWN, OpenTurn, Pending};
+use super::{Cut, Downlink, DownlinkOutput, OWN, OpenTurn, Pending};
 use crate::ids::TurnId;
-use crate::message::{Basis, Flush};
+use crate::message::Basis;
 use crate::session::Measure;
 use crate::session::ledger::Figure;
 use crate::time::Micros;
@@ -14,9 +14,15 @@ const ANSWER_SLACK: Duration = Duration::from_millis(60);
 /// The longest wait for the answer to a flush.
 const MAX_HEARD_WAIT: Duration = Duration::from_secs(1);
 
+/// How long the answer to a flush is awaited: a client that is far away gets the time that it needs.
+pub(super) fn heard_wait(least: Duration, rtt: Duration) -> Duration {
+    least.max((rtt + ANSWER_SLACK).min(MAX_HEARD_WAIT))
+}
+
 impl Downlink {
     /// The session ends: the turns that are open are cut where they are heard now.
     pub fn settle(&mut self, now: Micros) {
+        self.settle_pause(None, now);
         self.finish_heard(now);
         self.resolve(None, now);
         let turns: Vec<OpenTurn> = self.turns.drain(..).collect();
@@ -32,37 +38,14 @@ impl Downlink {
     /// Stops the agent's voice: everything that was not heard is void. `by_agent`: it has stopped by itself, so what
     /// comes without an item id is new. Gives the turn that is cut, if there is one.
     pub fn interrupt(&mut self, by_agent: bool, now: Micros) -> Option<TurnId> {
+        if self.pause.is_some() {
+            return self.confirm(by_agent, now);
+        }
         self.finish_heard(now);
-        let newest = self.turns.back()?;
-        let (newest_id, speaks_on) = (newest.id, !newest.ended && !by_agent && newest.item.is_none());
+        let audible = self.turns.front()?.id;
         self.resolve(None, now);
-        self.generation = self.generation.next();
-        if speaks_on {
-            self.stale = Some(now);
-        }
-        let turns: Vec<OpenTurn> = self.turns.drain(..).collect();
-        for item in turns.iter().filter_map(|turn| turn.item.clone()) {
-            if self.flushed.len() == FLUSHED_ITEMS {
-                self.flushed.pop_front();
-            }
-            self.flushed.push_back(item);
-        }
-        self.store.discard_through(newest_id);
-        let audible = turns.first().map_or(newest_id, |turn| turn.id);
-        // A client that is far away gets the time that its answer needs.
-        let rtt = self.speaker.as_ref().map_or(Duration::ZERO, |speaker| speaker.ledger.rtt());
-        let wait = self.heard_wait.max((rtt + ANSWER_SLACK).min(MAX_HEARD_WAIT));
-        let (flush, deadline) = (self.next_flush, now + wait);
-        self.next_flush = flush.next();
-        if let Some(speaker) = &mut self.speaker {
-            if let Some(framer) = &mut speaker.framer {
-                framer.reset();
-            }
-            let valid_from = speaker.ledger.flush(now) as u32;
-            speaker.announced = None;
-            speaker.tail_at = now;
-            self.outputs.push_back(DownlinkOutput::Flush(Flush { id: flush, turn: audible, valid_from }));
-        }
+        let (flush, deadline) = self.flush_speaker(false, now);
+        let turns = self.take_turns(by_agent, now);
         self.pending = Some(Pending { flush, turns, at: now, deadline });
         if self.speaker.is_none() {
             self.resolve(None, now);
@@ -73,24 +56,30 @@ impl Downlink {
 
     /// Settles a pending interruption: with the client's own figure, or with the best estimate.
     pub(super) fn resolve(&mut self, exact: Option<Figure>, now: Micros) {
-        let Some(pending) = self.pending.take() else { return };
+        let Some(at) = self.pending.as_ref().map(|pending| pending.at) else { return };
         let none = Figure { pos: 0, basis: Basis::Paced, error: Duration::ZERO };
         let figure = match (&self.speaker, exact) {
             (Some(_), Some(figure)) => figure,
             (Some(speaker), None) => speaker.ledger.heard_before_flush(),
             (None, _) => none,
         };
+        self.settle_turns(figure);
+        let Some(speaker) = &mut self.speaker else { return };
+        speaker.ledger.on_flushed(now);
+        if exact.is_some() {
+            let stop = (now - at).saturating_sub(speaker.ledger.rtt() / 2);
+            self.outputs.push_back(DownlinkOutput::Measure(Measure::BargeInStop(stop)));
+        }
+    }
+
+    /// Ends the turns of an interruption where `figure` says.
+    pub(super) fn settle_turns(&mut self, figure: Figure) {
+        let Some(pending) = self.pending.take() else { return };
         for turn in pending.turns {
             let heard = self.speaker.as_ref().map_or(Duration::ZERO, |s| s.ledger.heard_of(turn.id, figure.pos));
             let cut = self.cut(turn, heard, figure);
             self.outputs.push_back(DownlinkOutput::Measure(Measure::Heard { basis: figure.basis }));
             self.outputs.push_back(DownlinkOutput::Cut(cut));
-        }
-        let Some(speaker) = &mut self.speaker else { return };
-        speaker.ledger.on_flushed(now);
-        if exact.is_some() {
-            let stop = (now - pending.at).saturating_sub(speaker.ledger.rtt() / 2);
-            self.outputs.push_back(DownlinkOutput::Measure(Measure::BargeInStop(stop)));
         }
     }
 
@@ -103,6 +92,9 @@ impl Downlink {
 
     /// Ends the turns that were heard to their end, and forgets audio that was heard.
     pub(super) fn finish_heard(&mut self, now: Micros) {
+        if self.pause_deadline().is_some() {
+            return;
+        }
         let Some(speaker) = &mut self.speaker else { return };
         let figure = speaker.ledger.heard_now(now);
         if let Some((turn, offset)) = speaker.ledger.at(figure.pos) {

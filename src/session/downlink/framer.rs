@@ -7,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 use super::loss::Setting;
 use crate::ids::TurnId;
 use crate::media::format::{Codec, Format};
+use crate::media::level::level;
 use crate::media::playout::Playout;
 use crate::media::transcode::{Decoder, Encoder, MediaError, payload_ticks, same_wire, working_rate};
 use crate::route::plan::OpusSettings;
@@ -29,6 +30,8 @@ pub struct Frame {
     pub ticks: u32,
     /// When the last byte that it was made of arrived.
     pub arrival: Micros,
+    /// Its level in -dBov, where it is measured.
+    pub level: Option<u8>,
     /// The coded audio.
     pub payload: Bytes,
 }
@@ -53,6 +56,14 @@ pub struct Framer {
     to: Format,
     carriage: Carriage,
     coder: Option<Box<Coder>>,
+    meter: Option<Box<Meter>>,
+}
+
+/// Finds the level of frames that pass through untouched.
+#[derive(Debug)]
+struct Meter {
+    decoder: Decoder,
+    pcm: Vec<i16>,
 }
 
 #[derive(Debug)]
@@ -68,6 +79,22 @@ struct Coder {
     opus: OpusSettings,
     /// What the encoder uses.
     complexity: u8,
+    /// Whether the level of each frame is found.
+    levels: bool,
+}
+
+impl Meter {
+    fn new(format: Format) -> Option<Box<Meter>> {
+        // Opus is decoded for less at a low rate, and most of a voice is below 4 kHz.
+        let rate = if format.codec == Codec::Opus { 8_000 } else { format.rate };
+        let decoder = Decoder::new(format, rate).ok()?;
+        Some(Box::new(Meter { decoder, pcm: Vec::new() }))
+    }
+
+    fn level(&mut self, payload: &[u8]) -> Option<u8> {
+        self.pcm.clear();
+        self.decoder.decode(payload, &mut self.pcm).ok().map(|()| level(&self.pcm))
+    }
 }
 
 impl Framer {
@@ -91,14 +118,23 @@ impl Framer {
                 buffer: BytesMut::with_capacity(16 * 1024),
                 opus: *opus,
                 complexity: opus.complexity,
+                levels: false,
             }))
         };
-        Ok(Framer { from, to, carriage, coder })
+        Ok(Framer { from, to, carriage, coder, meter: None })
     }
 
     /// The format that it reads.
     pub fn from(&self) -> Format {
         self.from
+    }
+
+    /// Whether the level of each frame is found.
+    pub fn measure_levels(&mut self, on: bool) {
+        match &mut self.coder {
+            Some(coder) => coder.levels = on,
+            None => self.meter = Some(self.from).filter(|_| on).and_then(Meter::new),
+        }
     }
 
     /// Whether frames pass through untouched.
@@ -185,6 +221,7 @@ impl Framer {
                     start: self.from.ticks_to_time(piece.start),
                     ticks: piece.ticks,
                     arrival: piece.arrival,
+                    level: self.meter.as_mut().and_then(|meter| meter.level(&piece.payload)),
                     payload: piece.payload,
                 }),
                 None => Next::Empty,
@@ -260,6 +297,7 @@ impl Coder {
     fn frame(&mut self, to: Format, length: usize) -> Next {
         let span = Duration::from_micros(length as u64 * 1_000_000 / u64::from(self.rate));
         let (turn, start, arrival) = (self.turn, self.start, self.arrival);
+        let level = self.levels.then(|| level(&self.pcm[..length]));
         self.start += span;
         let payload = self.encoder.encode(&self.pcm[..length], &mut self.buffer);
         self.pcm.copy_within(length.., 0);
@@ -267,7 +305,7 @@ impl Coder {
         match payload {
             Ok(payload) => {
                 let ticks = payload_ticks(&to, &payload).unwrap_or(0);
-                Next::Frame(Frame { turn, start, ticks, arrival, payload })
+                Next::Frame(Frame { turn, start, ticks, arrival, level, payload })
             }
             Err(_) => {
                 if let Ok(encoder) = Encoder::new(to, self.rate, &self.opus) {

@@ -1,10 +1,13 @@
 //! Agent to client: keep everything once, hand it over at the pace of the ear, know what was heard.
 
+mod audible;
 mod cut;
 mod framer;
 mod intake;
 mod loss;
 mod pace;
+mod pause;
+mod reports;
 #[cfg(test)]
 mod tests;
 
@@ -16,15 +19,17 @@ use crate::ids::{FlushId, Generation, ItemId, TurnId};
 use crate::media::format::Format;
 use crate::media::playout::{Budget, Playout};
 use crate::media::transcode::MediaError;
-use crate::message::{AgentPlayout, AudioOut, Flush, Playout as Report, Turn};
+use crate::message::{AudioOut, Flush, Turn};
 use crate::route::plan::{OpusSettings, Policy};
 use crate::session::ledger::{Figure, Ledger};
 use crate::session::load::Load;
 use crate::session::{Carriage, Direction, Measure, Queue};
 use crate::time::Micros;
 
+use audible::Audible;
 use framer::Framer;
 use loss::LossResponse;
+use pause::Pause;
 
 /// An agent without item ids that was interrupted and pauses so long has begun a new answer.
 const STALE_PAUSE: Duration = Duration::from_millis(400);
@@ -132,6 +137,7 @@ struct Speaker {
     /// Frames of silence that the voice still has to end with, and when the next of them is due.
     tail: u8,
     tail_at: Micros,
+    audible: Audible,
 }
 
 /// The agent's audio on its way to the caller's ear.
@@ -154,6 +160,7 @@ pub struct Downlink {
     generation: Generation,
     next_flush: FlushId,
     pending: Option<Pending>,
+    pause: Option<Pause>,
     /// Items that were flushed.
     flushed: VecDeque<ItemId>,
     /// An agent without item ids still speaks a flushed turn: when it was heard last.
@@ -166,6 +173,7 @@ pub struct Downlink {
     outputs: VecDeque<DownlinkOutput>,
     wake: Option<Micros>,
     loss: LossResponse,
+    measures_levels: bool,
 }
 
 impl Downlink {
@@ -187,6 +195,7 @@ impl Downlink {
             generation: Generation(0),
             next_flush: FlushId(1),
             pending: None,
+            pause: None,
             flushed: VecDeque::with_capacity(FLUSHED_ITEMS),
             stale: None,
             received: Duration::ZERO,
@@ -195,6 +204,7 @@ impl Downlink {
             outputs: VecDeque::with_capacity(16),
             wake: None,
             loss: LossResponse::new(policy.opus.bitrate),
+            measures_levels: false,
         }
     }
 
@@ -224,7 +234,16 @@ impl Downlink {
     /// If the agent's format cannot be brought into the client's.
     pub fn attach(&mut self, format: Format, carriage: Carriage, acks: bool, now: Micros) -> Result<(), MediaError> {
         let ledger = Ledger::new(format.clock(), carriage, acks, now);
-        self.speaker = Some(Speaker { ledger, format, carriage, framer: None, announced: None, tail: 0, tail_at: now });
+        self.speaker = Some(Speaker {
+            ledger,
+            format,
+            carriage,
+            framer: None,
+            announced: None,
+            tail: 0,
+            tail_at: now,
+            audible: Audible::default(),
+        });
         self.loss = LossResponse::new(self.opus.bitrate);
         match self.store.next_format().or(self.agent) {
             Some(format) => self.make_framer(format),
@@ -242,6 +261,8 @@ impl Downlink {
     /// The link is gone: playback goes on from the last reported position on the next one.
     pub fn detach(&mut self, now: Micros) {
         self.resolve(None, now);
+        self.settle_pause(None, now);
+        self.pause = None;
         let Some(speaker) = self.speaker.take() else { return };
         let heard = speaker.ledger.last_reported(now);
         let Some((turn, offset)) = speaker.ledger.at(heard) else { return };
@@ -278,6 +299,7 @@ impl Downlink {
         let mut framer = Framer::new(from, speaker.format, speaker.carriage, &self.opus)?;
         framer.follow(self.loss.setting());
         framer.limit_complexity(self.load.max_complexity());
+        framer.measure_levels(self.measures_levels);
         let measure = |measure| DownlinkOutput::Measure(measure);
         self.outputs.push_back(measure(Measure::CodecDelay { direction: Direction::Down, delay: framer.delay() }));
         if let Some(complexity) = framer.complexity() {
@@ -312,6 +334,15 @@ impl Downlink {
         self.speaker.as_ref().map_or(Duration::ZERO, |speaker| speaker.ledger.span(ticks.into()))
     }
 
+    /// The flush that waits to be sent: nothing goes before it.
+    pub fn take_flush(&mut self) -> Option<Flush> {
+        let at = self.outputs.iter().rposition(|output| matches!(output, DownlinkOutput::Flush(_)))?;
+        match self.outputs.remove(at) {
+            Some(DownlinkOutput::Flush(flush)) => Some(flush),
+            _ => None,
+        }
+    }
+
     /// What is queued already, without handing over more.
     pub fn take_queued(&mut self) -> Option<DownlinkOutput> {
         self.outputs.pop_front()
@@ -335,58 +366,6 @@ impl Downlink {
         self.turns.iter().any(|turn| turn.speaker != OWN)
     }
 
-    /// The client reports what its speaker plays. Gives what that means in the agent's own audio; nothing while a flush
-    /// waits for its figure, as that is told by the [`Cut`].
-    pub fn on_report(&mut self, report: Report, now: Micros) -> Option<AgentPlayout> {
-        let speaker = self.speaker.as_mut()?;
-        let answers = self.pending.as_ref().is_some_and(|pending| report.flush == Some(pending.flush));
-        let pos = match answers {
-            true => speaker.ledger.on_answer(report.pos, now),
-            false => speaker.ledger.on_report(report.pos, now),
-        };
-        if self.pending.is_some() {
-            if answers {
-                let figure = speaker.ledger.exact(pos);
-                self.resolve(Some(figure), now);
-            }
-            self.check();
-            return None;
-        }
-        let speaker = self.speaker.as_mut()?;
-        let at = speaker.ledger.at(pos);
-        let mut turns = self.turns.iter().filter(|open| open.speaker == self.agents);
-        let played = match at.and_then(|(turn, offset)| Some((turns.clone().find(|open| open.id == turn)?, offset))) {
-            Some((open, offset)) => open.before + offset.min(open.length()),
-            None => turns.next().map_or(self.received, |open| open.before),
-        };
-        self.check();
-        Some(AgentPlayout { played, buffered: self.received.saturating_sub(played), flush: None })
-    }
-
-    /// The client's transport library has taken everything before `pos`.
-    pub fn on_acked(&mut self, pos: u32, now: Micros) {
-        if let Some(speaker) = &mut self.speaker {
-            speaker.ledger.on_acked(pos, now);
-        }
-    }
-
-    /// A measured round trip.
-    pub fn on_round_trip(&mut self, rtt: Duration) {
-        if let Some(speaker) = &mut self.speaker {
-            speaker.ledger.on_round_trip(rtt);
-        }
-    }
-
-    /// The client reports that it lost this share (0 to 1) of what it was sent since its last report.
-    pub fn on_loss(&mut self, share: f32, now: Micros) {
-        let before = self.loss.setting();
-        self.loss.on_report(share, now);
-        let framer = self.speaker.as_mut().and_then(|speaker| speaker.framer.as_mut());
-        if let Some(framer) = framer.filter(|_| self.loss.setting() != before) {
-            framer.follow(self.loss.setting());
-        }
-    }
-
     /// The next output; `None` until something happens or [`Downlink::deadline`] passes.
     pub fn poll(&mut self, now: Micros) -> Option<DownlinkOutput> {
         if let Some(output) = self.outputs.pop_front() {
@@ -399,6 +378,13 @@ impl Downlink {
                 return self.outputs.pop_front();
             }
             self.wake = Some(pending.deadline);
+        }
+        if let Some(deadline) = self.pause_deadline() {
+            if deadline <= now {
+                self.settle_pause(None, now);
+            } else {
+                self.wake_at(deadline);
+            }
         }
         self.finish_heard(now);
         if self.outputs.is_empty() {

@@ -20,6 +20,9 @@ const TAIL_EARLY: Duration = Duration::from_millis(1);
 
 impl Downlink {
     pub(super) fn hand_over(&mut self, now: Micros) {
+        if self.pause.is_some() {
+            return self.hand_over_silence(true, now);
+        }
         self.follow_format();
         let Some(speaker) = &mut self.speaker else { return };
         let (Some(framer), store) = (&mut speaker.framer, &mut self.store) else { return };
@@ -89,6 +92,9 @@ impl Downlink {
                 phase: TurnPhase::Start,
                 pos,
             }));
+        }
+        if let Some(level) = frame.level {
+            speaker.audible.on_frame(speaker.ledger.handed(), frame.ticks.into(), level);
         }
         speaker.ledger.hand_over(frame.ticks.into(), frame.turn, frame.start, now);
         // What goes out well before its time has waited for nothing but the frame before it.

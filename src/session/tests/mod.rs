@@ -1,5 +1,6 @@
 //! Scenarios in virtual time.
 
+mod bargein;
 mod conversation;
 mod failover;
 mod heard;

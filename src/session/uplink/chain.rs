@@ -15,6 +15,8 @@ use crate::session::uplink::UplinkOutput;
 use crate::session::uplink::line::{AgentLine, FRAME};
 use crate::time::Micros;
 
+/// Opus that passes through untouched is decoded at this rate where somebody listens to the samples.
+const METER_RATE: u32 = 16_000;
 /// Beyond this a decoder's concealment has faded out: the rest is plain silence.
 const MAX_PLC: Duration = Duration::from_millis(200);
 /// Silent frames that an Opus encoder still encodes, so that it fades out; after them the same one is repeated.
@@ -45,7 +47,7 @@ pub(super) enum Chain {
 #[derive(Debug)]
 pub(super) struct Pass {
     client: Format,
-    /// For the level of formats that are decoded at almost no cost.
+    /// For the level of formats that are decoded at almost no cost, and of all where somebody listens to the samples.
     meter: Option<Decoder>,
     pcm: Vec<i16>,
     /// The packet that waits for [`Chain::commit`], with its length in ticks.
@@ -100,6 +102,27 @@ impl Chain {
             encoder_stale: false,
             buffer: BytesMut::new(),
         })))
+    }
+
+    /// Decodes what passes through untouched too, for [`Chain::samples`].
+    pub fn give_samples(&mut self) {
+        if let Chain::Pass(pass) = self
+            && pass.meter.is_none()
+        {
+            pass.meter = Decoder::new(pass.client, METER_RATE).ok();
+        }
+    }
+
+    /// The samples of what was taken last and is not committed yet, and their rate, where they are known.
+    pub fn samples(&self) -> Option<(&[i16], u32)> {
+        match self {
+            Chain::Pass(pass) => {
+                pass.meter.as_ref()?;
+                let rate = if pass.client.codec == Codec::Opus { METER_RATE } else { pass.client.rate };
+                Some((&pass.pcm, rate))
+            }
+            Chain::Coded(coded) => Some((&coded.pcm[coded.committed..], coded.rate)),
+        }
     }
 
     /// Delay of decoder, resampler and encoder together.

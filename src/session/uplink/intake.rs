@@ -122,7 +122,7 @@ impl Uplink {
         if payload.is_empty() {
             return self.conceal(span, arrival);
         }
-        let Some((chain, line, out)) = self.parts() else { return };
+        let Some((chain, _, out)) = self.parts() else { return };
         let level = match chain.take(&payload, ticks) {
             Ok(found) => level.or(found),
             Err(error) => {
@@ -131,6 +131,8 @@ impl Uplink {
                 return self.conceal(span, arrival);
             }
         };
+        self.listen(arrival);
+        let Some((chain, line, out)) = self.parts() else { return };
         let dtx = format.codec == Codec::Opus && payload.len() <= DTX_BYTES;
         let quiet = dtx || level.is_some_and(|level| level >= QUIET);
         let first = line.is_untouched();
@@ -150,6 +152,14 @@ impl Uplink {
         }
         self.last = Some((now, span, dtx));
         self.await_audio(now);
+    }
+
+    /// Looks for voice in the packet that was taken.
+    fn listen(&mut self, arrival: Micros) {
+        let chain = self.path.as_ref().and_then(|path| path.chain.as_ref());
+        let (Some(voice), Some((pcm, rate))) = (&mut self.voice, chain.and_then(Chain::samples)) else { return };
+        let out = &mut self.out;
+        voice.hear(pcm, rate, |window| out.push_back(UplinkOutput::Voice(window, arrival)));
     }
 
     /// What audio passes through, while an agent listens and there is a link.

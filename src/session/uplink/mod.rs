@@ -24,6 +24,7 @@ use std::time::Duration;
 use crate::media::format::Format;
 use crate::media::level::{SpeechChange, SpeechDetector};
 use crate::media::order::{Order, OrderCounters};
+use crate::media::voice::{VoiceDetector, VoiceWindow};
 use crate::message::{AgentAudioOut, AudioIn, SpeechEvent};
 use crate::route::plan::Policy;
 use crate::session::{Carriage, Direction, Measure, Queue};
@@ -47,6 +48,8 @@ pub enum UplinkOutput {
     Audio(AgentAudioOut),
     /// The caller began or stopped speaking, by the relay's own finding, at this instant.
     Speech(SpeechEvent, Micros),
+    /// What the relay's own detection of voice found in a stretch of audio that ended at this instant.
+    Voice(VoiceWindow, Micros),
     /// A figure.
     Measure(Measure),
     /// A frame that cannot be decoded; the reason for the client.
@@ -87,6 +90,8 @@ pub struct Uplink {
     preroll: Backlog,
     hold: Option<Hold>,
     speech: SpeechDetector,
+    /// There where somebody asks for it.
+    voice: Option<Box<VoiceDetector>>,
     /// When the next silence is made up, if nothing comes.
     fill_at: Option<Micros>,
     /// Arrival and length of the last audio on the present link, and whether the sender said that it pauses.
@@ -114,6 +119,7 @@ impl Uplink {
             preroll: Backlog::new(policy.preroll),
             hold: None,
             speech: SpeechDetector::new(policy.speech_threshold_dbov, policy.speech_hangover),
+            voice: None,
             fill_at: None,
             last: None,
             reported_skew: (0, now),
@@ -253,6 +259,21 @@ impl Uplink {
         self.shortened
     }
 
+    /// Whether voice is looked for in the caller's audio ([`UplinkOutput::Voice`]).
+    pub fn detect_voice(&mut self, on: bool) {
+        if on != self.voice.is_some() {
+            self.voice = on.then(Box::default);
+        }
+        self.give_samples();
+    }
+
+    fn give_samples(&mut self) {
+        let chain = self.path.as_mut().and_then(|path| path.chain.as_mut());
+        if let Some(chain) = chain.filter(|_| self.voice.is_some()) {
+            chain.give_samples();
+        }
+    }
+
     /// Encoder complexity towards an Opus agent, 0 to 10 (load governor).
     pub fn set_complexity(&mut self, complexity: u8) {
         self.complexity = Some(complexity);
@@ -288,6 +309,7 @@ impl Uplink {
                 let measure = Measure::CodecDelay { direction: Direction::Up, delay: chain.delay() };
                 self.out.push_back(UplinkOutput::Measure(measure));
                 path.chain = Some(chain);
+                self.give_samples();
             }
             Err(error) => self.out.push_back(UplinkOutput::BadAudio(error.to_string())),
         }

@@ -49,7 +49,7 @@ fn from_client() -> Vec<FromClient> {
     vec![
         FromClient::Message(text),
         FromClient::Typing(Typing { on: true, who: None }),
-        FromClient::Interrupt(Interrupt { turn: Some(TurnId(3)), pos: Some(72_000) }),
+        FromClient::Interrupt(Interrupt { turn: Some(TurnId(3)), pos: Some(72_000), action: None }),
         FromClient::Input(Input { action: InputAction::Commit }),
         FromClient::Mic(Mic { on: false }),
         FromClient::Dtmf(Dtmf { digits: "42#".into() }),
@@ -126,7 +126,7 @@ fn to_client() -> Vec<(Option<u64>, ToClient)> {
         (Some(5), ToClient::Typing(Typing { on: true, who: Some(Role::Agent) })),
         (Some(6), ToClient::Speech(Speech { who: Role::User, event: SpeechEvent::Started })),
         (None, ToClient::Turn(Turn { turn, generation: Generation(0), item, phase: start, pos: 0 })),
-        (None, ToClient::Flush(Flush { id: FlushId(1), turn, valid_from: 57_600 })),
+        (None, ToClient::Flush(Flush { id: FlushId(1), turn, valid_from: 57_600, pause: false })),
         (Some(9), ToClient::Heard(Heard { turn, ms: 900, of_ms: 2400, basis: Basis::Reported, error_ms: 20 })),
         (Some(10), ToClient::Agent(agent)),
         (Some(11), ToClient::ToolCall(call)),

@@ -136,6 +136,10 @@ prop_compose! {
     }
 }
 
+fn interrupt_action() -> impl Strategy<Value = InterruptAction> {
+    prop::sample::select(vec![InterruptAction::Pause, InterruptAction::Confirm, InterruptAction::Resume])
+}
+
 fn from_client() -> impl Strategy<Value = FromClient> {
     let action = prop::sample::select(vec![InputAction::Start, InputAction::Commit, InputAction::Clear]);
     let recording = prop_oneof![Just(Granted::Granted), Just(Granted::Refused)];
@@ -146,8 +150,9 @@ fn from_client() -> impl Strategy<Value = FromClient> {
             role
         })),
         (any::<bool>(), option::of(role())).prop_map(|(on, who)| FromClient::Typing(Typing { on, who })),
-        any::<(Option<u32>, Option<u32>)>()
-            .prop_map(|(turn, pos)| FromClient::Interrupt(Interrupt { turn: turn.map(TurnId), pos })),
+        (any::<(Option<u32>, Option<u32>)>(), option::of(interrupt_action())).prop_map(|((turn, pos), action)| {
+            FromClient::Interrupt(Interrupt { turn: turn.map(TurnId), pos, action })
+        }),
         action.prop_map(|action| FromClient::Input(Input { action })),
         any::<bool>().prop_map(|on| FromClient::Mic(Mic { on })),
         "[0-9*#A-D]{1,64}".prop_map(|digits| FromClient::Dtmf(Dtmf { digits })),
@@ -214,8 +219,8 @@ fn media_message() -> impl Strategy<Value = ToClient> {
             let (turn, generation) = (TurnId(turn), Generation(generation));
             ToClient::Turn(Turn { turn, generation, item: item.map(Into::into), phase, pos })
         }),
-        any::<(u32, u32, u32)>().prop_map(|(id, turn, valid_from)| {
-            ToClient::Flush(Flush { id: FlushId(id), turn: TurnId(turn), valid_from })
+        any::<(u32, u32, u32, bool)>().prop_map(|(id, turn, valid_from, pause)| {
+            ToClient::Flush(Flush { id: FlushId(id), turn: TurnId(turn), valid_from, pause })
         }),
         (any::<(u32, u64, u64, u32)>(), basis).prop_map(|((turn, ms, of_ms, error_ms), basis)| {
             ToClient::Heard(Heard { turn: TurnId(turn), ms, of_ms, basis, error_ms })
