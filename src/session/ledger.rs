@@ -370,7 +370,7 @@ impl Ledger {
     /// How much of `turn` lies before `pos`: the offset in it that `pos` falls on.
     pub fn heard_of(&self, turn: TurnId, pos: u64) -> Duration {
         let mut heard = Duration::ZERO;
-        for segment in self.segments.iter().filter(|segment| segment.turn == turn && segment.pos < pos) {
+        for segment in self.segments.iter().filter(|segment| segment.turn == turn && segment.pos <= pos) {
             heard = heard.max(segment.start + self.span((pos - segment.pos).min(segment.ticks)));
         }
         heard
@@ -518,7 +518,7 @@ mod tests {
         ledger.hand_over(FRAME * 5, TurnId(1), Duration::ZERO, ms(0));
         ledger.run_on(ms(150));
         ledger.hand_over(FRAME, TurnId(1), Duration::from_millis(100), ms(150));
-        for pos in [48 * 90, 48 * 120] {
+        for pos in [48 * 90, 48 * 120, 48 * 150] {
             ledger.forget_before(pos);
             assert_eq!(ledger.heard_of(TurnId(1), pos), Duration::from_micros((pos * 1000 / 48).min(100_000)));
         }
