@@ -10,6 +10,7 @@ pub mod deepgram;
 pub mod echo;
 pub mod elevenlabs;
 pub mod gemini;
+pub mod live;
 pub mod native;
 pub mod openai;
 pub mod pipecat;
@@ -287,10 +288,7 @@ fn build_vendor(settings: &AgentSettings, vendor: &VendorAgent, setup: &Setup) -
         VendorKind::Gemini => Box::new(gemini::Gemini::new(vendor, own)),
         VendorKind::Openai => Box::new(openai::OpenaiAgent::new(vendor, own, setup.model.clone())),
         VendorKind::Pipecat => Box::new(pipecat::Pipecat::new(vendor, own)),
-        VendorKind::Live => {
-            let kind = vendor.kind.label().to_owned();
-            return Err(BuildError::NotBuilt { agent: settings.name.to_string(), kind });
-        }
+        VendorKind::Live => Box::new(live::LiveAgent::new(vendor, own, setup.model.clone())),
     })
 }
 

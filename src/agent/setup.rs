@@ -15,7 +15,7 @@ pub fn table(kind: VendorKind) -> &'static [SetupRow] {
         VendorKind::Openai => crate::agent::openai::opening::SETUP,
         VendorKind::Pipecat => crate::agent::pipecat::SETUP,
         VendorKind::Chat => crate::agent::chat::SETUP,
-        VendorKind::Live => &[],
+        VendorKind::Live => crate::agent::live::opening::SETUP,
     }
 }
 

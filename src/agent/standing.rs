@@ -12,18 +12,27 @@ use crate::config::vendor::VendorKind;
 pub struct Standing {
     /// The version of the wire.
     pub wire: &'static str,
-    /// The vendor's own library, with its version, that holds full sessions with the emulator; `None`: the kind is
-    /// built from documents alone.
+    /// The vendor's own libraries, with their versions, that hold full sessions with the emulator; `None`: there is
+    /// none.
     pub verified_by: Option<&'static str>,
+    /// What is built from documents alone, because no library shows it: the kind is experimental; `None`: nothing is.
+    pub from_documents: Option<&'static str>,
     /// When the vendor itself was called; `None`: not yet.
     pub live: Option<&'static str>,
 }
 
 /// What `kind` rests on.
 pub const fn of(kind: VendorKind) -> Standing {
+    let from_documents = match kind {
+        VendorKind::Live => Some(
+            "that its voice is one stream at the pace of speech, silence included, and what its model makes of texts, \
+             are known from documents alone",
+        ),
+        _ => None,
+    };
     let (wire, verified_by) = match kind {
         VendorKind::Openai => ("Realtime, GA, WebSocket", Some("openai==3.51.0, openai-agents==0.24.0")),
-        VendorKind::Live => ("Live, WebSocket", None),
+        VendorKind::Live => ("Live (GPT-Live), WebSocket", Some("openai==3.51.0")),
         VendorKind::Elevenlabs => ("Conversational AI v1, WebSocket", Some("elevenlabs==2.78.0")),
         VendorKind::Deepgram => ("Voice Agent v1, WebSocket", Some("deepgram-sdk==7.16.0")),
         VendorKind::Gemini => ("Live API v1beta, WebSocket", Some("google-genai==3.3.0")),
@@ -32,21 +41,27 @@ pub const fn of(kind: VendorKind) -> Standing {
         }
         VendorKind::Chat => ("chat completions with SSE, HTTP", Some("openai==3.51.0")),
     };
-    Standing { wire, verified_by, live: None }
+    Standing { wire, verified_by, from_documents, live: None }
 }
 
-/// Whether a kind is built from documents alone.
-pub const fn is_experimental(kind: VendorKind) -> bool {
-    of(kind).verified_by.is_none()
+/// Why a kind is experimental, if it is.
+pub const fn experimental(kind: VendorKind) -> Option<&'static str> {
+    match of(kind) {
+        Standing { from_documents: Some(what), .. } => Some(what),
+        Standing { verified_by: None, .. } => Some("it is built from the vendor's documents alone"),
+        _ => None,
+    }
 }
 
 /// The table of the README.
 pub fn table() -> String {
     let mut out = "| `kind` | Wire | Its emulator is verified by | Called live |\n|---|---|---|---|\n".to_owned();
     for kind in SERVED {
-        let Standing { wire, verified_by, live } = of(*kind);
-        let verified =
-            verified_by.map_or("nobody: **experimental**".to_owned(), |by| format!("`{by}`").replace(", ", "`, `"));
+        let Standing { wire, verified_by, live, .. } = of(*kind);
+        let mut verified = verified_by.map_or("nobody".to_owned(), |by| format!("`{by}`").replace(", ", "`, `"));
+        if experimental(*kind).is_some() {
+            verified += "; **experimental**";
+        }
         let _ = writeln!(out, "| `{}` | {wire} | {verified} | {} |", kind.label(), live.unwrap_or("**not yet**"));
     }
     out
@@ -64,8 +79,8 @@ pub fn page() -> String {
     out.push_str(&table());
     for kind in SERVED {
         let _ = write!(out, "\n## `{}`\n\n", kind.label());
-        if is_experimental(*kind) {
-            out.push_str("Experimental: built from the vendor's documents alone.\n\n");
+        if let Some(why) = experimental(*kind) {
+            let _ = write!(out, "Experimental: {why}.\n\n");
         }
         if let Some(url) = kind.default_url() {
             let _ = write!(out, "Reached at `{url}` unless `url` says otherwise.\n\n");

@@ -124,9 +124,12 @@ fn careless(settings: &Settings) -> Vec<String> {
     warnings
 }
 
-/// Whether an agent's kind is built from documents alone.
-pub fn is_experimental(agent: &AgentSettings) -> bool {
-    matches!(&agent.kind, AgentKind::Vendor(vendor) if standing::is_experimental(vendor.kind))
+/// Why an agent's kind is experimental, if it is.
+pub fn experimental(agent: &AgentSettings) -> Option<&'static str> {
+    match &agent.kind {
+        AgentKind::Vendor(vendor) => standing::experimental(vendor.kind),
+        _ => None,
+    }
 }
 
 /// Set-up fields that an agent's kind has no word for.
@@ -169,9 +172,10 @@ fn summary(settings: &Settings) -> String {
     for warning in warnings(settings) {
         let _ = writeln!(out, "warning: {warning}");
     }
-    for (name, agent) in settings.agents.iter().filter(|(_, agent)| is_experimental(agent)) {
-        let kind = agent.kind.label();
-        let _ = writeln!(out, "agent {name}: kind {kind} is experimental: built from the vendor's documents alone");
+    for (name, agent) in settings.agents.iter() {
+        if let Some(why) = experimental(agent) {
+            let _ = writeln!(out, "agent {name}: kind {} is experimental: {why}", agent.kind.label());
+        }
     }
     if !settings.inert.is_empty() {
         let _ = writeln!(out, "set, and understood, but without effect in this version:");

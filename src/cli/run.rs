@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::cli::answer::ConfigArgs;
-use crate::cli::check::is_experimental;
+use crate::cli::check::experimental;
 use crate::config::settings::{LogFormat, Settings};
 use crate::runtime::node::Bound;
 
@@ -38,7 +38,7 @@ pub fn banner(settings: &Settings, bound: &Bound, took: Duration) -> String {
     let first = settings.agents.contains_key(default).then(|| format!("{default} (default)"));
     let others = settings.agents.iter().filter(|(name, _)| *name != default);
     let others = others.map(|(name, agent)| {
-        let experimental = if is_experimental(agent) { " (experimental)" } else { "" };
+        let experimental = if experimental(agent).is_some() { " (experimental)" } else { "" };
         format!("{name}{experimental}")
     });
     let on: Vec<String> = first.into_iter().chain(others).collect();

@@ -55,6 +55,7 @@ pub const SERVED: &[VendorKind] = &[
     VendorKind::Deepgram,
     VendorKind::Elevenlabs,
     VendorKind::Gemini,
+    VendorKind::Live,
     VendorKind::Openai,
     VendorKind::Pipecat,
 ];

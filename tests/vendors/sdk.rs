@@ -111,3 +111,32 @@ async fn the_deepgram_sdk_holds_a_session() {
     assert_eq!(vendor.heard("FunctionCallResponse")[0]["content"], "sent on Friday");
     let _ = std::fs::remove_dir_all(folder);
 }
+
+#[tokio::test]
+async fn the_openai_sdk_holds_a_live_session() {
+    let folder = harness::folder();
+    let vendor = Vendor::start(VendorKind::Live, Some("secret"), Script { pace: None, ..plays() }).await;
+    let said = script("openai_live.py", &[&format!("http://{}/v1", vendor.host()), &speech(&folder)]).await;
+    let events = &said["events"];
+    assert_eq!((&said["early"][0], &said["hasty"]), (&"early".into(), &"function_call_outputs_required".into()));
+    assert_eq!((&said["voice"], &said["started"], &said["refused"]), (&"cedar".into(), &"start".into(), &401.into()));
+    assert_eq!(said["call"]["name"], "lookup_order");
+    let (speaks, stopped) = (at(events, "speaks")[0], at(events, "stopped")[0]);
+    let voiced = |range: std::ops::Range<usize>| at(events, "voice").iter().any(|index| range.contains(index));
+    assert!(voiced(0..speaks) && voiced(stopped..events.as_array().unwrap().len()), "{events}");
+    let silences = at(events, "silence");
+    assert!(silences[0] < at(events, "voice")[0], "it is silent before it speaks: {events}");
+    assert!(silences.iter().any(|&index| index > stopped), "it falls silent: {events}");
+    assert_eq!(vendor.logged("/event", "stopped").len(), 1, "the caller interrupted it");
+    let heard: String =
+        at(events, "session.input_transcript.delta").iter().filter_map(|&index| events[index][1].as_str()).collect();
+    assert!(
+        "Where is my order?".starts_with(said["heard"].as_str().unwrap()) && heard == "Where is my order?",
+        "{heard}"
+    );
+    assert_eq!((&said["closed"][0], &said["code"]), (&"close_requested".into(), &1000.into()));
+    assert!(said["closed"][1].as_f64() > Some(3.0), "{said}");
+    let results = vendor.logged("/event", "tool_result");
+    assert!(results.len() == 1 && results[0]["known"] == true, "{results:?}");
+    let _ = std::fs::remove_dir_all(folder);
+}

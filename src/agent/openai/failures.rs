@@ -36,12 +36,12 @@ impl OpenaiAgent {
     }
 }
 
-pub(super) fn code_of(error: &Value) -> Option<&str> {
+pub(crate) fn code_of(error: &Value) -> Option<&str> {
     error["code"].as_str().or(error["type"].as_str())
 }
 
 /// The class of an error by its code and type.
-pub(super) fn class_of(error: &Value) -> FailureClass {
+pub(crate) fn class_of(error: &Value) -> FailureClass {
     match (error["code"].as_str().unwrap_or_default(), error["type"].as_str().unwrap_or_default()) {
         ("session_expired", _) => FailureClass::Expired,
         ("rate_limit_exceeded" | "insufficient_quota", _) | (_, "rate_limit_error" | "tokens") => FailureClass::Limit,

@@ -3,7 +3,7 @@
 //! Facts: the client and server events of the Realtime API reference. The server detects the caller's speech and stops
 //! its own answer (`interrupt_response`); what the caller heard of it is told by `conversation.item.truncate`.
 
-mod failures;
+pub(crate) mod failures;
 pub mod items;
 pub mod opening;
 #[cfg(test)]

@@ -1,25 +1,11 @@
 use super::*;
 use crate::agent::audio_json::encode;
-use crate::config::vendor::{PipecatWire, VendorKind};
+use crate::config::vendor::VendorKind;
 
 const T0: Micros = Micros(1);
 
 fn agent() -> OpenaiAgent {
-    let settings = VendorAgent {
-        kind: VendorKind::Openai,
-        url: "wss://api.example.com/v1/realtime".parse().unwrap(),
-        query: Vec::new(),
-        headers: Vec::new(),
-        auth: VendorAuth::Usual,
-        api_key: Some("k".to_owned().into()),
-        agent_id: None,
-        uplink: None,
-        downlink: None,
-        wire: PipecatWire::Protobuf,
-        history: 20,
-        connect_timeout: Duration::from_secs(5),
-        tools: std::sync::Arc::default(),
-    };
+    let settings = VendorAgent::example(VendorKind::Openai);
     OpenaiAgent::new(&settings, Value::Null, Some("gpt-realtime".into()))
 }
 
@@ -37,6 +23,20 @@ fn drain(agent: &mut OpenaiAgent) -> (Vec<Value>, Vec<FromAgent>) {
             _ => return (wires, events),
         }
     }
+}
+
+#[test]
+fn a_call_goes_as_recorded() {
+    let tool = crate::message::ToolDefinition {
+        name: "lookup_order".into(),
+        description: "Find an order".into(),
+        parameters: json!({ "type": "object" }),
+    };
+    let tools = std::sync::Arc::new([("lookup_order".to_owned(), tool)].into_iter().collect());
+    let settings = VendorAgent { tools, ..VendorAgent::example(VendorKind::Openai) };
+    let vendor = json!({ "audio": { "input": { "noise_reduction": { "type": "near_field" } } } });
+    let mut agent = OpenaiAgent::new(&settings, vendor, Some("gpt-realtime".into()));
+    crate::agent::tests::golden::replay("openai/call.txt", &mut agent);
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Recorded conversations with an agent, replayed: what goes in is read from a file, and what comes out must be what
 //! stands there. `WRITE_FIXTURES=1` writes the files anew.
 //!
-//! Each line is one of: `< TEXT`, `< bytes N`, `< close CODE REASON` from the wire (`BASE64(N)`: N zero bytes);
+//! Each line is one of: `< TEXT`, `< bytes N`, `< close CODE REASON` from the wire (`BASE64(N)`: N zero
+//! bytes, `VOICE(N)`: N bytes of a loud tone);
 //! `@ WORD …` from the session; `> …` onto the wire; `= …` to the session; `# …` a comment.
 
 use base64::Engine;
@@ -10,7 +11,7 @@ use serde_json::Value;
 
 use crate::agent::*;
 use crate::message::{
-    AgentAudioOut, AgentStart, App, AudioFormats, ContextItem, Setup, TextMessage, ToolResult, Typing,
+    AgentAudioOut, AgentStart, App, AudioFormats, Basis, ContextItem, Setup, TextMessage, ToolResult, Truncate, Typing,
 };
 
 struct Replay<'a> {
@@ -95,6 +96,7 @@ impl Replay<'_> {
             "tool_result" => ToAgent::ToolResult(serde_json::from_value::<ToolResult>(json()).unwrap()),
             "app" => ToAgent::App(serde_json::from_value::<App>(json()).unwrap()),
             "update" => ToAgent::Update(serde_json::from_value::<Setup>(json()).unwrap()),
+            "truncate" => ToAgent::Truncate(truncate(&json())),
             "cancel" => ToAgent::Cancel(crate::ids::TurnId(1)),
             "end" => ToAgent::End,
             other => panic!("the session says no `{other}`"),
@@ -139,6 +141,18 @@ impl Replay<'_> {
     }
 }
 
+fn truncate(json: &Value) -> Truncate {
+    let ms = |key: &str| Duration::from_millis(json[key].as_u64().unwrap());
+    Truncate {
+        turn: crate::ids::TurnId(1),
+        item: json["item"].as_str().map(Into::into),
+        heard: ms("heard"),
+        of: ms("of"),
+        basis: Basis::Reported,
+        error: Duration::ZERO,
+    }
+}
+
 fn start(json: &Value) -> AgentStart {
     let part = |key: &str| json.get(key).cloned().unwrap_or_default();
     let setup = part("setup");
@@ -155,9 +169,12 @@ fn start(json: &Value) -> AgentStart {
 }
 
 fn with_audio(text: &str) -> String {
-    let Some((before, rest)) = text.split_once("BASE64(") else { return text.to_owned() };
-    let (count, after) = rest.split_once(')').unwrap();
-    format!("{before}{}{after}", STANDARD.encode(vec![0; count.parse().unwrap()]))
+    let audio = |mark: &str, byte: u8| {
+        let (before, rest) = text.split_once(mark)?;
+        let (count, after) = rest.split_once(')').unwrap();
+        Some(format!("{before}{}{after}", STANDARD.encode(vec![byte; count.parse().unwrap()])))
+    };
+    audio("BASE64(", 0).or_else(|| audio("VOICE(", 0x20)).unwrap_or_else(|| text.to_owned())
 }
 
 fn without_audio(text: &str) -> String {

@@ -177,6 +177,9 @@ pub struct Actor {
     answer: Option<Answer>,
     chunk: usize,
     spoken: Duration,
+    /// It sends silence, too: when the next piece of it is due.
+    silence_at: Option<Duration>,
+    streams: bool,
     tool_calls: u32,
     waits_for: Option<String>,
     faults: Faults,
@@ -191,8 +194,8 @@ struct Faults {
 }
 
 impl Actor {
-    /// One that has heard nothing yet.
-    pub fn new(script: &Script) -> Actor {
+    /// One that has heard nothing yet. `streams`: its voice is one stream at the pace of speech, silence included.
+    pub fn new(script: &Script, streams: bool) -> Actor {
         let format = Format::pcm16(24_000);
         Actor {
             says: VecDeque::new(),
@@ -211,6 +214,8 @@ impl Actor {
             answer: None,
             chunk: 0,
             spoken: Duration::ZERO,
+            silence_at: None,
+            streams,
             tool_calls: 0,
             waits_for: None,
             faults: Faults {
@@ -292,13 +297,27 @@ impl Actor {
         while self.next_chunk_at().is_some_and(|at| at <= now) {
             self.say_chunk();
         }
+        self.keep_silence(now);
+    }
+
+    /// Fills the stream where nothing is said.
+    fn keep_silence(&mut self, now: Duration) {
+        if self.answer.is_some() {
+            self.silence_at = Some(now + CHUNK);
+        }
+        while let Some(at) = self.silence_at.filter(|at| *at <= now && self.streams) {
+            let bytes = vec![silent_byte(self.downlink.codec); self.chunk_bytes()];
+            self.silence_at = Some(at + self.time_of(bytes.len()));
+            self.says.push_back(Says::Audio { turn: 0, payload: bytes.into() });
+        }
     }
 
     /// When [`Actor::handle_time`] is to be called next.
     pub fn deadline(&self) -> Option<Duration> {
         let faults = [self.faults.go_away, self.faults.expire];
         let faults = faults.into_iter().flatten().filter_map(|at| Some(self.began? + at));
-        faults.chain(self.next_chunk_at()).min()
+        let silence = self.silence_at.filter(|_| self.streams && self.answer.is_none());
+        faults.chain(self.next_chunk_at()).chain(silence).min()
     }
 
     /// The next thing that it says.
@@ -314,7 +333,7 @@ impl Actor {
         (self.uplink, self.downlink) = (uplink, downlink);
         self.log.push_back(json!({ "event": "begin", "hears": uplink.to_string(), "speaks": downlink.to_string() }));
         if self.began.is_none() {
-            self.began = Some(now);
+            (self.began, self.silence_at) = (Some(now), Some(now));
             if greet {
                 self.speak(now);
             }
@@ -397,7 +416,9 @@ impl Actor {
     fn next_chunk_at(&self) -> Option<Duration> {
         let answer = self.answer.as_ref()?;
         let sent = self.time_of(answer.sent_bytes);
-        Some(answer.begun + self.script.pace().map_or(Duration::ZERO, |pace| sent.div_f64(pace)))
+        let pace =
+            if self.streams { self.script.pace.or(Some(1.0)).filter(|pace| *pace > 0.0) } else { self.script.pace() };
+        Some(answer.begun + pace.map_or(Duration::ZERO, |pace| sent.div_f64(pace)))
     }
 
     fn time_of(&self, bytes: usize) -> Duration {
@@ -471,6 +492,15 @@ impl Actor {
     }
 }
 
+/// What digital silence consists of.
+fn silent_byte(codec: Codec) -> u8 {
+    match codec {
+        Codec::Pcmu => 0xFF,
+        Codec::Pcma => 0xD5,
+        _ => 0,
+    }
+}
+
 /// The story's packets in `format`, as one run.
 fn coded(packets: &[&Bytes], format: Format) -> Result<Bytes, String> {
     let mut decoder = Decoder::new(Format::OPUS, format.rate).map_err(|error| error.to_string())?;
@@ -489,7 +519,7 @@ mod tests {
     const HERE: Duration = Duration::ZERO;
 
     fn begun(script: Script) -> Actor {
-        let mut actor = Actor::new(&script);
+        let mut actor = Actor::new(&script, false);
         let format = Format::pcm16(24_000);
         actor.handle(Heard::Begin { uplink: format, downlink: format, greet: true, listens: true, yields: true }, HERE);
         actor

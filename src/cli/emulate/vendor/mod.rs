@@ -8,6 +8,7 @@ mod chat;
 mod deepgram;
 mod elevenlabs;
 mod gemini;
+mod live;
 mod openai;
 mod pipecat;
 pub mod script;
@@ -102,6 +103,11 @@ pub trait Wiring: Send {
     /// A message of the client. What is not audio is logged by the server.
     fn handle(&mut self, wire: Wire, out: &mut Outbox) -> Vec<Heard>;
 
+    /// Whether it sends audio all the time, at the pace of speech: silence where it says nothing.
+    fn streams(&self) -> bool {
+        false
+    }
+
     /// An answer is about to begin, and this will be its text: for vendors that tell it before the audio.
     fn announce(&mut self, turn: u32, text: &str) {
         let _ = (turn, text);
@@ -137,7 +143,7 @@ fn connect(
         VendorKind::Openai => openai::connect(request),
         VendorKind::Gemini => gemini::connect(request),
         VendorKind::Pipecat => pipecat::connect(),
-        VendorKind::Live => Answered::Http(not_found()),
+        VendorKind::Live => live::connect(request),
     }
 }
 

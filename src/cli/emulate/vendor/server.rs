@@ -220,7 +220,7 @@ impl Conversation {
         args: &VendorArgs,
         tell: Log,
     ) -> Conversation {
-        let (actor, duplicate) = (Actor::new(&args.plays), args.plays.duplicate);
+        let (actor, duplicate) = (Actor::new(&args.plays, wiring.streams()), args.plays.duplicate);
         Conversation { socket, wiring, actor, duplicate, opened: Instant::now(), tell }
     }
 
