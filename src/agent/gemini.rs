@@ -210,8 +210,8 @@ impl Gemini {
             self.calls.retain(|(id, _)| !cancelled.ids.contains(id));
             self.tell(FromAgent::ToolCancelled(cancelled.ids.into_iter().map(Into::into).collect()));
         }
-        if let Some(usage) = said.usage_metadata {
-            self.tell(FromAgent::Usage(usage.amounts()));
+        if let Some(usage) = said.usage_metadata.and_then(|usage| usage.amounts()) {
+            self.tell(FromAgent::Usage(usage));
         }
         if let Some(go_away) = said.go_away {
             self.handle_go_away(go_away.left(), now);

@@ -239,6 +239,9 @@ impl Pipecat {
                 self.end(Some(AgentError { class: FailureClass::Internal, code, message }));
             }
             Said::Error(error) => self.tell_error(FailureClass::Internal, "error", &error.error),
+            Said::Used(metrics) => {
+                self.out.extend(metrics.amounts().map(|usage| AgentOutput::Event(FromAgent::Usage(usage))))
+            }
             Said::Nothing => {}
             Said::Unknown => self.ignored += 1,
         }

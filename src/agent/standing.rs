@@ -6,6 +6,7 @@ use std::fmt::Write;
 use crate::agent::setup;
 use crate::config::SERVED;
 use crate::config::vendor::VendorKind;
+use crate::message::usage::UNITS;
 
 /// What a kind rests on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +78,21 @@ pub fn page() -> String {
          `antiphon emulate KIND` plays the vendor.\n\n",
     );
     out.push_str(&table());
+    out.push_str(
+        "\n## Usage and cost\n\nWhat vendors report as used is told in common units, to clients as `usage`, in the \
+         metric `antiphon_agent_usage_total` and in the call record, for each agent of the call and in sum. Each token is \
+         counted in one unit only: what was cached is not in `input_…` again.\n\n",
+    );
+    out.push_str(&units());
+    out.push_str(
+        "\n`[agent.NAME.price]` is your own contract: `currency`, and the price of one of each unit; `minute` is a minute \
+         in which the agent was in use, from its dial on. Each agent of a call is priced by its own table, and the call \
+         by their sum, in the call record and in `antiphon_agent_cost_total`. A cost is `null`, never 0, where a priced \
+         unit was not reported, where an agent has no table, and where agents are paid in different currencies. What \
+         runs in this process is free, and an agent that never got ready counts as not used. When another agent takes \
+         over, what it is told of the conversation so far is counted apart as `replayed_chars`: its vendor counts the \
+         same text as input.\n",
+    );
     for kind in SERVED {
         let _ = write!(out, "\n## `{}`\n\n", kind.label());
         if let Some(why) = experimental(*kind) {
@@ -85,6 +101,7 @@ pub fn page() -> String {
         if let Some(url) = kind.default_url() {
             let _ = write!(out, "Reached at `{url}` unless `url` says otherwise.\n\n");
         }
+        let _ = write!(out, "{}\n\n", usage(*kind));
         out.push_str("| `setup` | On the wire |\n|---|---|\n");
         for (field, wire) in setup::table(*kind) {
             let _ = writeln!(
@@ -93,6 +110,24 @@ pub fn page() -> String {
                 wire.map_or("not supported".to_owned(), |wire| format!("`{wire}`"))
             );
         }
+    }
+    out
+}
+
+/// What a kind reports as used, in words.
+fn usage(kind: VendorKind) -> String {
+    let units: Vec<String> = kind.units().iter().map(|unit| format!("`{unit}`")).collect();
+    match units.is_empty() {
+        true => "It reports no usage: a price table can name `minute` only.".to_owned(),
+        false => format!("It reports as used: {}.", units.join(", ")),
+    }
+}
+
+/// The common units, as a table.
+fn units() -> String {
+    let mut out = "| Unit | What it counts |\n|---|---|\n".to_owned();
+    for (unit, counts) in UNITS {
+        let _ = writeln!(out, "| `{unit}` | {counts} |");
     }
     out
 }

@@ -16,9 +16,10 @@ use crate::config::defaults;
 use crate::config::error::ConfigError;
 use crate::config::keys;
 use crate::config::layers::{Layers, Spot};
+use crate::config::price;
 use crate::config::raw::{RawAgent, RawProtocol};
 use crate::config::secret;
-use crate::config::settings::{AgentKind, AgentSettings, Price, QuicAgent, WebsocketAgent, WebsocketProtocol};
+use crate::config::settings::{AgentKind, AgentSettings, QuicAgent, WebsocketAgent, WebsocketProtocol};
 use crate::config::setup;
 use crate::config::vendor::{self, VendorKind};
 use crate::ids::AgentName;
@@ -299,7 +300,7 @@ pub fn agent(
         zone: raw.zone.clone(),
         max_sessions: raw.max_sessions,
         session_max: raw.session_max_s.map(Duration::from_secs_f64),
-        price: price(name, raw, check),
+        price: price::price(name, raw, check),
     };
     let by_tenant = credentials.into_iter().map(|(tenant, key)| (tenant, with_key(&settings, &key))).collect();
     let settings = match api_key {
@@ -449,32 +450,4 @@ fn headers(name: &str, raw: &RawAgent, check: &mut Checker<'_>) -> Vec<(String, 
         }
     }
     out
-}
-
-fn price(name: &str, raw: &RawAgent, check: &mut Checker<'_>) -> Option<Price> {
-    if raw.price.is_empty() {
-        return None;
-    }
-    let mut units = BTreeMap::new();
-    for (unit, value) in raw.price.iter().filter(|(unit, _)| *unit != "currency") {
-        match value.as_f64().filter(|amount| *amount >= 0.0) {
-            Some(amount) => drop(units.insert(unit.clone(), amount)),
-            None => {
-                let at = ["agent", name, "price", unit];
-                check.wrong(&at, format!("the price per `{unit}` must be a number, not negative"), None);
-            }
-        }
-    }
-    let currency = raw.price.get("currency").and_then(Json::as_str).unwrap_or_default();
-    if currency.len() == 3 && currency.chars().all(|c| c.is_ascii_uppercase()) {
-        return Some(Price { currency: currency.to_owned(), units });
-    }
-    match raw.price.get("currency") {
-        Some(_) => {
-            let help = "three capital letters (ISO 4217), like \"USD\"".to_owned();
-            check.wrong(&["agent", name, "price", "currency"], "is not a currency", help);
-        }
-        None => check.missing(&["agent", name, "price"], "currency", "add `currency = \"USD\"`"),
-    }
-    None
 }

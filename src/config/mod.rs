@@ -17,6 +17,7 @@ mod layers;
 mod limits;
 pub mod network;
 pub mod overload;
+mod price;
 mod print;
 pub mod quic;
 mod raw;

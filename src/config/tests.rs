@@ -261,6 +261,10 @@ fn a_wrong_value_is_shown_with_a_right_one() {
         &["2:16 \"{claims.sub}\" | stands for nothing | {claim.x}"],
     );
     refused("[agent.echo.price]\nminute = \"x\"\n", &["1:13 price | no `currency`", "2:10 \"x\" | must be a number"]);
+    refused(
+        "[agent.v]\nkind = \"deepgram\"\n[agent.v.price]\ncurrency = \"EUR\"\noutput_tokens = 1\n",
+        &["5:1 output_tokens | reports no `output_tokens`"],
+    );
 }
 
 #[test]

@@ -89,6 +89,41 @@ impl VendorKind {
         }
     }
 
+    /// Units that it reports its usage in; empty for a vendor that reports none.
+    pub const fn units(self) -> &'static [&'static str] {
+        match self {
+            VendorKind::Openai => &[
+                "input_text_tokens",
+                "input_audio_tokens",
+                "input_image_tokens",
+                "cached_text_tokens",
+                "cached_audio_tokens",
+                "output_text_tokens",
+                "output_audio_tokens",
+                "input_tokens",
+                "output_tokens",
+                "transcription_seconds",
+                "transcription_tokens",
+            ],
+            VendorKind::Live => &["session_seconds", "input_text_tokens", "cached_text_tokens", "output_text_tokens"],
+            VendorKind::Gemini => &[
+                "input_text_tokens",
+                "input_audio_tokens",
+                "input_image_tokens",
+                "input_tokens",
+                "cached_text_tokens",
+                "cached_audio_tokens",
+                "output_text_tokens",
+                "output_audio_tokens",
+                "output_tokens",
+                "reasoning_tokens",
+            ],
+            VendorKind::Pipecat => &["input_tokens", "cached_tokens", "output_tokens", "characters"],
+            VendorKind::Chat => &["input_text_tokens", "cached_text_tokens", "output_text_tokens", "reasoning_tokens"],
+            VendorKind::Elevenlabs | VendorKind::Deepgram => &[],
+        }
+    }
+
     /// Keys that only some kinds have, beside [`KEYS`].
     pub const fn own_keys(self) -> &'static [&'static str] {
         match self {

@@ -11,6 +11,7 @@ mod relay;
 #[cfg(test)]
 mod systems;
 mod terms;
+pub mod usage;
 
 pub use agent::*;
 pub use audio::*;
@@ -18,3 +19,4 @@ pub use client::*;
 pub use code::*;
 pub use relay::*;
 pub use terms::*;
+pub use usage::Usage;

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::{
     AgentStatus, App, AudioFormats, AudioOut, Basis, CloseReason, ErrorCode, Ping, Role, State, TextMessage, Typing,
+    Usage,
 };
 use crate::ids::{AgentName, CallId, ConversationId, FlushId, Generation, ItemId, MessageId, SessionId, TurnId};
 
@@ -291,17 +292,6 @@ pub struct ToolStatus {
     pub name: String,
     /// `running`, `done`, `failed`, `timeout` or `cancelled`.
     pub status: String,
-}
-
-/// `usage`: what a turn used, as the agent reported it; absent is unknown.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Usage {
-    /// The turn.
-    #[serde(default)]
-    pub turn: TurnId,
-    /// Amount per unit (`input_audio_tokens`, `output_text_tokens`, `minutes`, …).
-    #[serde(flatten)]
-    pub amounts: std::collections::BTreeMap<String, f64>,
 }
 
 /// `alert`: something that a human should see.

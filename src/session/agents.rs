@@ -74,7 +74,7 @@ impl Session {
             FromAgent::Error(error) => self.report_agent_error(error),
             FromAgent::Ended(end) => match end.failure {
                 None => self.agent_hangs_up(now),
-                Some(_) if self.timers.deadline(Timer::Goodbye).is_some() => self.let_go(),
+                Some(_) if self.timers.deadline(Timer::Goodbye).is_some() => self.let_go(now),
                 Some(error) => self.lose_upstream(Some(error), now),
             },
         }
@@ -111,6 +111,9 @@ impl Session {
         }
         let context = self.conversation_so_far();
         self.upstreams.on_connected(upstream, capabilities, context.clone());
+        if self.upstreams.is_active(upstream) {
+            self.count_replayed(&context);
+        }
         let start = AgentStart {
             setup,
             context,
@@ -214,7 +217,7 @@ impl Session {
 
     /// The agent is gone: the next rung takes over, if there is one.
     pub(super) fn lose_upstream(&mut self, why: Option<AgentError>, now: Micros) {
-        let Some(gone) = self.upstreams.on_gone(why.as_ref()) else { return };
+        let Some(gone) = self.upstreams.on_gone(why.as_ref(), now) else { return };
         for timer in [Timer::AgentReady, Timer::Hedge, Timer::Answer] {
             self.timers.clear(timer);
         }
@@ -270,8 +273,8 @@ impl Session {
     }
 
     /// The agent that has hung up closes the connection, while its last words are played.
-    pub(super) fn let_go(&mut self) {
-        if let Some(gone) = self.upstreams.on_gone(None) {
+    pub(super) fn let_go(&mut self, now: Micros) {
+        if let Some(gone) = self.upstreams.on_gone(None, now) {
             self.outputs.push_back(Output::Hangup { upstream: gone.id });
         }
     }
@@ -341,12 +344,18 @@ impl Session {
 
     fn count_usage(&mut self, mut usage: Usage, now: Micros) {
         usage.turn = self.downlink.present_turn().unwrap_or_default();
-        for (unit, amount) in &usage.amounts {
-            *self.totals.usage.entry(unit.clone()).or_default() += amount;
-        }
         let used: Vec<(String, f64)> = usage.amounts.iter().map(|(unit, amount)| (unit.clone(), *amount)).collect();
+        self.upstreams.on_usage(&usage);
         self.say(ToClient::Usage(usage));
         self.charge(used.iter().map(|(unit, amount)| (unit.as_str(), *amount)), now);
+    }
+
+    /// An agent that took over was told what was said before.
+    pub(super) fn count_replayed(&mut self, told: &[ContextItem]) {
+        let chars = self.upstreams.on_replayed(told);
+        if chars > 0 {
+            self.outputs.push_back(Output::Measure(Measure::Replayed { chars }));
+        }
     }
 
     /// An interrupted turn is settled: client, agent and transcript learn what was heard.

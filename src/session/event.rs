@@ -424,6 +424,11 @@ pub enum Measure {
     Fallback,
     /// A fresh upstream of the same agent took over before the end of the one before.
     Rollover,
+    /// So much of the conversation was told again to an agent that took over.
+    Replayed {
+        /// Characters.
+        chars: u32,
+    },
     /// The agent was ready this long after it was dialled.
     UpstreamReady(Duration),
     /// A tool call is over.

@@ -1,5 +1,6 @@
 //! How a session ends: by its timers, by the operator, by either side.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -10,8 +11,8 @@ use crate::message::{
 };
 use crate::session::event::Output;
 use crate::session::load::Load;
-use crate::session::record::{CallRecord, Codecs, Cost};
-use crate::session::{Session, Timer};
+use crate::session::record::{CallRecord, Codecs};
+use crate::session::{Session, Timer, account};
 use crate::time::Micros;
 
 /// The warning before the end comes so long before, or a tenth of the time.
@@ -131,7 +132,7 @@ impl Session {
         self.settle_cost(now);
         self.closed = true;
         let record = Box::new(self.record(reason, now));
-        if let Some(active) = self.upstreams.on_gone(None) {
+        if let Some(active) = self.upstreams.on_gone(None, now) {
             if active.capabilities.is_some() {
                 self.outputs.push_back(Output::ToAgent { upstream: active.id, message: ToAgent::End });
             }
@@ -163,6 +164,13 @@ impl Session {
     fn record(&self, reason: CloseReason, now: Micros) -> CallRecord {
         let ms = |span: Duration| span.as_millis() as u64;
         let link = self.links.attached().map(|(_, info)| info).or(self.links.last());
+        let mut agents = self.upstreams.entries(now);
+        let rung = |name: &str| self.plan.rungs.iter().find(|rung| rung.name().as_str() == name);
+        let cost = account::price(&mut agents, |name| rung(name).map(|rung| &*rung.agent));
+        let mut usage = BTreeMap::new();
+        for (unit, amount) in agents.iter().flat_map(|entry| &entry.usage) {
+            *usage.entry(unit.clone()).or_default() += amount;
+        }
         CallRecord {
             session_id: self.id.clone(),
             conversation_id: self.conversation_id.clone(),
@@ -170,7 +178,7 @@ impl Session {
             label: self.plan.label.as_deref().map(str::to_owned),
             transport: link.map(|info| info.transport),
             codecs: link.map(|info| Codecs { uplink: info.audio.uplink, downlink: info.audio.downlink }),
-            agents: self.upstreams.entries().to_vec(),
+            agents,
             reason,
             duration_ms: ms(now - self.began),
             talk_ms: ms(self.totals.talk),
@@ -186,27 +194,10 @@ impl Session {
             tools: self.tools.entries().to_vec(),
             resumes: self.totals.resumes,
             not_applied: self.totals.not_applied.clone(),
-            usage: self.totals.usage.clone(),
-            cost: self.cost(now),
+            usage,
+            cost,
             consent: self.totals.consent,
             metadata: self.metadata.clone(),
         }
-    }
-
-    /// What the call cost by the table of its agent: nothing is said if the agent changed, if there is no table, or if
-    /// the agent left out a unit that the table prices.
-    fn cost(&self, now: Micros) -> Option<Cost> {
-        let [only] = self.upstreams.entries() else { return None };
-        let agent = self.plan.rungs.iter().find(|rung| rung.name().as_str() == only.name)?;
-        let price = agent.agent.price.as_ref()?;
-        let mut amount = 0.0;
-        for (unit, each) in &price.units {
-            let used = match unit.as_str() {
-                "minute" => (now - self.began).as_secs_f64() / 60.0,
-                unit => *self.totals.usage.get(unit)?,
-            };
-            amount += used * each;
-        }
-        Some(Cost { currency: price.currency.clone(), amount })
     }
 }

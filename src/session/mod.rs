@@ -4,6 +4,7 @@
 //! drain.
 #![deny(clippy::disallowed_methods, clippy::disallowed_macros)]
 
+mod account;
 mod agents;
 mod clients;
 pub mod downlink;
@@ -293,7 +294,7 @@ impl Session {
             change if self.upstreams.is_standby(upstream) => self.on_standby_change(upstream, change, now),
             _ if !self.upstreams.is_active(upstream) => {}
             UpstreamChange::Connected(capabilities) => self.open_upstream(upstream, capabilities, now),
-            UpstreamChange::Failed(_) if self.timers.deadline(Timer::Goodbye).is_some() => self.let_go(),
+            UpstreamChange::Failed(_) if self.timers.deadline(Timer::Goodbye).is_some() => self.let_go(now),
             UpstreamChange::Failed(error) => self.lose_upstream(Some(error), now),
         }
         self.check_invariants();

@@ -63,9 +63,9 @@ pub struct CallRecord {
     /// Set-up fields that the agent did not apply.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub not_applied: Vec<String>,
-    /// What the agents reported, summed per unit; a unit that was not reported is absent.
+    /// The same of all agents together.
     pub usage: BTreeMap<String, f64>,
-    /// Price by the operator's table; `null` if there is none or something in it is unknown.
+    /// The same; `null` also if the agents are paid in different currencies.
     pub cost: Option<Cost>,
     /// Whether the caller agreed to recording; `null` if never asked.
     pub consent: Option<bool>,
@@ -124,7 +124,7 @@ pub struct Codecs {
 }
 
 /// One agent of the call.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct AgentEntry {
     /// Its name.
     pub name: String,
@@ -132,9 +132,16 @@ pub struct AgentEntry {
     pub from_ms: u64,
     /// How long it took to be ready.
     pub ready_after_ms: Option<u64>,
+    /// How long it was in use, from the dial on.
+    pub lasted_ms: u64,
     /// Why it was left; absent while in use.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ended: Option<String>,
+    /// What it reported, summed per unit, and what of the conversation it was told again; what it did not report is
+    /// absent.
+    pub usage: BTreeMap<String, f64>,
+    /// Price by its own table; `null` if there is none or something in it is unknown.
+    pub cost: Option<Cost>,
 }
 
 /// One tool call.
@@ -221,8 +228,6 @@ pub struct Totals {
     pub resumes: u32,
     /// Fields not applied.
     pub not_applied: Vec<String>,
-    /// Usage per unit.
-    pub usage: BTreeMap<String, f64>,
     /// Consent to recording.
     pub consent: Option<bool>,
 }

@@ -157,6 +157,8 @@ impl Session {
         }
         let Some(id) = self.upstreams.active().map(|active| active.id) else { return };
         self.outputs.push_back(Output::Promote { upstream: id });
+        let told = self.upstreams.active().map(|active| active.told.clone()).unwrap_or_default();
+        self.count_replayed(&told);
         self.outputs.push_back(Output::Measure(if again { Measure::Rollover } else { Measure::Fallback }));
         self.timers.clear(Timer::RolloverBy);
         match self.upstreams.take_ready() {
@@ -174,8 +176,10 @@ impl Session {
         let so_far = self.conversation_so_far();
         let same = so_far.iter().zip(&active.told).take_while(|(now, then)| now == then).count();
         let missed = so_far[same..].to_vec();
+        let upstream = active.id;
         if !missed.is_empty() && active.capabilities.is_some_and(|capabilities| capabilities.context) {
-            self.outputs.push_back(Output::ToAgent { upstream: active.id, message: ToAgent::History(missed) });
+            self.count_replayed(&missed);
+            self.outputs.push_back(Output::ToAgent { upstream, message: ToAgent::History(missed) });
         }
     }
 

@@ -1,10 +1,12 @@
 //! Which agent talks with the caller, which one stands by to take over, and which one would be next.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::agent::Capabilities;
 use crate::ids::UpstreamId;
-use crate::message::{AgentError, ContextItem, Ready};
+use crate::message::{AgentError, ContextItem, Ready, Usage};
+use crate::session::account;
 use crate::session::record::AgentEntry;
 use crate::time::Micros;
 
@@ -39,6 +41,8 @@ pub struct Upstreams {
     next: UpstreamId,
     last_rung: Option<usize>,
     entries: Vec<AgentEntry>,
+    /// When the last entry began.
+    since: Micros,
 }
 
 impl Upstreams {
@@ -53,8 +57,12 @@ impl Upstreams {
             name: name.to_owned(),
             from_ms: now.since(began).as_millis() as u64,
             ready_after_ms: None,
+            lasted_ms: 0,
             ended: None,
+            usage: BTreeMap::new(),
+            cost: None,
         });
+        self.since = now;
     }
 
     /// Dials the agent on `rung`, whose name is for the call record.
@@ -137,14 +145,15 @@ impl Upstreams {
     }
 
     /// The one in use is gone.
-    pub fn on_gone(&mut self, why: Option<&AgentError>) -> Option<Active> {
+    pub fn on_gone(&mut self, why: Option<&AgentError>, now: Micros) -> Option<Active> {
         let failure = |error: &AgentError| format!("{}: {}", error.class.label(), error.message);
-        self.end_active(why.map_or_else(|| "ended".to_owned(), failure))
+        self.end_active(why.map_or_else(|| "ended".to_owned(), failure), now)
     }
 
-    fn end_active(&mut self, why: String) -> Option<Active> {
+    fn end_active(&mut self, why: String, now: Micros) -> Option<Active> {
         let active = self.active.take()?;
         if let Some(entry) = self.entries.last_mut() {
+            entry.lasted_ms = now.since(self.since).as_millis() as u64;
             entry.ended = Some(why);
         }
         Some(active)
@@ -158,7 +167,7 @@ impl Upstreams {
     /// The one that was kept ready is the one in use from now on; gives the one before, if it is still there.
     /// `why` is for the call record.
     pub fn promote(&mut self, name: &str, why: &str, began: Micros, now: Micros) -> Option<Active> {
-        let before = self.end_active(why.to_owned());
+        let before = self.end_active(why.to_owned(), now);
         if let Some(standby) = self.standby.take() {
             self.last_rung = Some(standby.rung);
             self.begin_entry(name, began, now);
@@ -167,8 +176,32 @@ impl Upstreams {
         before
     }
 
+    /// The one in use reports what it used.
+    pub fn on_usage(&mut self, usage: &Usage) {
+        if let Some(entry) = self.entries.last_mut() {
+            account::add(&mut entry.usage, usage);
+        }
+    }
+
+    /// The one in use was told so much of the conversation, which another one had been told before: its length in
+    /// characters; 0 for the first one, to which all is new.
+    pub fn on_replayed(&mut self, told: &[ContextItem]) -> u32 {
+        if self.entries.len() < 2 {
+            return 0;
+        }
+        let chars = told.iter().map(|item| item.text.chars().count() as u32).sum();
+        if let Some(entry) = self.entries.last_mut() {
+            account::add_replayed(&mut entry.usage, chars);
+        }
+        chars
+    }
+
     /// For the call record.
-    pub fn entries(&self) -> &[AgentEntry] {
-        &self.entries
+    pub fn entries(&self, now: Micros) -> Vec<AgentEntry> {
+        let mut entries = self.entries.clone();
+        if let Some(entry) = entries.last_mut().filter(|_| self.active.is_some()) {
+            entry.lasted_ms = now.since(self.since).as_millis() as u64;
+        }
+        entries
     }
 }

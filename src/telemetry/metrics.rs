@@ -7,10 +7,10 @@ use std::time::Duration;
 use metrics::{Counter, Histogram};
 
 use super::names;
-use super::registry::{Registry, SecondsCounter};
+use super::registry::{DecimalCounter, Registry};
 use crate::ids::{AgentName, RouteName};
-use crate::message::{Basis, CloseReason, Usage};
-use crate::session::{Direction, Interrupter, Measure, Queue, ToolOutcome, Transport};
+use crate::message::{Basis, CloseReason, Usage, usage};
+use crate::session::{Cost, Direction, Interrupter, Measure, Queue, ToolOutcome, Transport};
 use crate::upstream::breaker::BreakerState;
 
 /// What the series of a session are told apart by. All values come from the configuration or a closed list.
@@ -136,18 +136,6 @@ fn basis_label(basis: Basis) -> &'static str {
     }
 }
 
-/// Units that are series of their own: the label is closed, whatever an agent sends.
-const USAGE_UNITS: &[&str] = &[
-    "input_audio_tokens",
-    "output_audio_tokens",
-    "input_text_tokens",
-    "output_text_tokens",
-    "cached_tokens",
-    "characters",
-    "seconds",
-    "minutes",
-];
-
 /// Handles that depend on the agent; another set is resolved when another agent takes over.
 struct AgentHandles {
     added: [[Histogram; 2]; 2],
@@ -191,14 +179,14 @@ pub struct SessionMetrics {
     lost: Counter,
     recovered: Counter,
     late: Counter,
-    concealed: SecondsCounter,
-    filled: SecondsCounter,
+    concealed: DecimalCounter,
+    filled: DecimalCounter,
     jitter: [Histogram; 2],
     round_trip: Histogram,
     peer_loss: Histogram,
     uplink_skew: Histogram,
     playout_depth: Histogram,
-    dropped: [SecondsCounter; QUEUES.len()],
+    dropped: [DecimalCounter; QUEUES.len()],
     heard: [Counter; BASES.len()],
     ignored: Counter,
     refused: Counter,
@@ -227,14 +215,14 @@ impl SessionMetrics {
             lost: registry.counter(&names::UPLINK_LOST, &[transport]),
             recovered: registry.counter(&names::UPLINK_RECOVERED, &[transport]),
             late: registry.counter(&names::UPLINK_LATE, &[transport]),
-            concealed: registry.seconds(&names::CONCEALED, &[transport]),
-            filled: registry.seconds(&names::FILLED, &[transport]),
+            concealed: registry.decimal(&names::CONCEALED, &[transport]),
+            filled: registry.decimal(&names::FILLED, &[transport]),
             jitter: DIRECTIONS.map(|direction| registry.histogram(&names::JITTER, &[direction.label(), transport])),
             round_trip: registry.histogram(&names::ROUND_TRIP, &[transport]),
             peer_loss: registry.histogram(&names::PEER_LOSS, &[transport]),
             uplink_skew: registry.histogram(&names::UPLINK_SKEW, &[transport]),
             playout_depth: registry.histogram(&names::QUEUE_DEPTH, &[Queue::Playout.label()]),
-            dropped: QUEUES.map(|queue| registry.seconds(&names::QUEUE_DROPPED_AUDIO, &[queue.label()])),
+            dropped: QUEUES.map(|queue| registry.decimal(&names::QUEUE_DROPPED_AUDIO, &[queue.label()])),
             heard: BASES.map(|basis| registry.counter(&names::HEARD, &[basis_label(basis)])),
             ignored: registry.counter(&names::MESSAGES_IGNORED, &[transport]),
             refused: registry.counter(&names::MESSAGES_REFUSED, &[transport]),
@@ -313,13 +301,17 @@ impl SessionMetrics {
         self.registry.histogram(&names::TOOL_CALL_TIME, &[tool]).record(took.as_secs_f64());
     }
 
-    /// What the agent reported as used.
-    pub fn record_usage(&self, usage: &Usage) {
+    /// What `agent` reported as used.
+    pub fn record_usage(&self, agent: &AgentName, usage: &Usage) {
         for (unit, amount) in &usage.amounts {
-            let unit = USAGE_UNITS.iter().find(|known| *known == unit).copied().unwrap_or("other");
-            let values = [self.labels.agent.as_str(), unit];
-            self.registry.counter(&names::AGENT_USAGE, &values).increment(amount.max(0.0).round() as u64);
+            let values = [agent.as_str(), usage::common(unit)];
+            self.registry.decimal(&names::AGENT_USAGE, &values).add_amount(*amount);
         }
+    }
+
+    /// What an agent's part of a call cost.
+    pub fn record_cost(&self, agent: &str, cost: &Cost) {
+        self.registry.decimal(&names::AGENT_COST, &[agent, &cost.currency]).add_amount(cost.amount);
     }
 
     /// A figure that the session gave.
@@ -367,6 +359,10 @@ impl SessionMetrics {
             }
             Measure::Rollover => {
                 self.registry.counter(&names::ROLLOVERS, &[self.labels.agent.as_str()]).increment(1);
+            }
+            Measure::Replayed { chars } => {
+                let values = [self.labels.agent.as_str(), usage::REPLAYED];
+                self.registry.decimal(&names::AGENT_USAGE, &values).add_amount(f64::from(chars));
             }
             Measure::UpstreamReady(took) => self.agent.upstream_ready.record(took.as_secs_f64()),
             // It has the tool's name: `record_tool`.

@@ -24,4 +24,4 @@ pub use metrics::{Path, SessionLabels, SessionMetrics, SetupStage};
 pub use node::{ActiveSession, NodeMetrics, NodeQueue, OpenConnection, Refusal, ResumeOutcome, WorkerMetrics};
 pub use overload::OverloadMetrics;
 pub use record::{CallRecordSink, CallRecordTarget};
-pub use registry::{SecondsCounter, Telemetry};
+pub use registry::{DecimalCounter, Telemetry};

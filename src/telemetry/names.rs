@@ -9,8 +9,8 @@ use std::fmt::Write;
 pub enum Kind {
     /// Only rises; whole numbers.
     Counter,
-    /// Only rises; a sum of time, kept in microseconds, shown in seconds.
-    SecondsCounter,
+    /// Only rises; exact to a millionth.
+    Decimal,
     /// Goes up and down.
     Gauge,
     /// Read when the metrics are rendered, from the process or the configuration; shown as a counter or a gauge.
@@ -26,7 +26,7 @@ impl Kind {
     /// The type of the exposition format.
     pub const fn exposed(self) -> &'static str {
         match self {
-            Kind::Counter | Kind::SecondsCounter | Kind::Sampled { counter: true } => "counter",
+            Kind::Counter | Kind::Decimal | Kind::Sampled { counter: true } => "counter",
             Kind::Gauge | Kind::Sampled { counter: false } => "gauge",
             Kind::Histogram(_) => "histogram",
         }
@@ -168,15 +168,15 @@ metrics! {
         "Round trip to clients by RTCP, once a second.";
     PEER_LOSS = "antiphon_rtp_peer_loss_ratio", Kind::Histogram(RATIO), Count, ["transport"],
         "Share of our RTP packets that the client has lost since its last report.";
-    CONCEALED = "antiphon_concealed_seconds_total", Kind::SecondsCounter, Seconds, ["transport"],
+    CONCEALED = "antiphon_concealed_seconds_total", Kind::Decimal, Seconds, ["transport"],
         "Audio made up in place of lost packets.";
-    FILLED = "antiphon_filled_seconds_total", Kind::SecondsCounter, Seconds, ["transport"],
+    FILLED = "antiphon_filled_seconds_total", Kind::Decimal, Seconds, ["transport"],
         "Silence made up for time in which a client sent nothing.";
     UPLINK_SKEW = "antiphon_uplink_skew_seconds", Kind::Histogram(DEPTH), Seconds, ["transport"],
         "How far the audio given to the agent is ahead of the caller's real time.";
     QUEUE_DEPTH = "antiphon_queue_depth_seconds", Kind::Histogram(DEPTH), Seconds, ["queue"],
         "Audio waiting in a queue, in seconds of audio.";
-    QUEUE_DROPPED_AUDIO = "antiphon_queue_dropped_audio_seconds_total", Kind::SecondsCounter, Seconds, ["queue"],
+    QUEUE_DROPPED_AUDIO = "antiphon_queue_dropped_audio_seconds_total", Kind::Decimal, Seconds, ["queue"],
         "Audio dropped at a full or stale queue, in seconds of audio.";
     QUEUE_DROPPED = "antiphon_queue_dropped_total", Kind::Counter, Count, ["queue"],
         "Things other than audio dropped or refused at a full queue.";
@@ -188,8 +188,10 @@ metrics! {
         "Dial to an agent that is ready to talk.";
     UPSTREAM_FAILURES = "antiphon_upstream_failures_total", Kind::Counter, Count, ["agent", "class"],
         "Failures of agents, by class.";
-    AGENT_USAGE = "antiphon_agent_usage_total", Kind::Counter, Count, ["agent", "unit"],
-        "What agents reported as used, whole units; units outside of the common ones are counted as other.";
+    AGENT_USAGE = "antiphon_agent_usage_total", Kind::Decimal, Count, ["agent", "unit"],
+        "What agents reported as used; units outside of the common ones are counted as other.";
+    AGENT_COST = "antiphon_agent_cost_total", Kind::Decimal, Count, ["agent", "currency"],
+        "What calls cost by the operator's prices, as far as it is known; counted when a call ends.";
     FALLBACKS = "antiphon_fallbacks_total", Kind::Counter, Count, ["route", "agent"],
         "Times that another agent took over; agent is the one that did.";
     ATTEMPTS = "antiphon_upstream_attempts_total", Kind::Counter, Count, ["agent", "result"],

@@ -16,28 +16,33 @@ use super::node::NodeMetrics;
 use super::process::ProcessSample;
 use super::{SessionLabels, SessionMetrics};
 
-/// A counter of time. The exporter's own counters hold whole numbers only, which are no use for seconds.
+/// A counter of millionths. The exporter's own counters hold whole numbers only, which are no use for seconds or money.
 #[derive(Clone, Debug, Default)]
-pub struct SecondsCounter(Arc<AtomicU64>);
+pub struct DecimalCounter(Arc<AtomicU64>);
 
-impl SecondsCounter {
+impl DecimalCounter {
     /// Adds a span; exact to the microsecond.
     pub fn add(&self, span: Duration) {
         self.0.fetch_add(span.as_micros() as u64, Ordering::Relaxed);
     }
 
-    fn seconds(&self) -> f64 {
+    /// Adds an amount; negative ones are none, and no single one is more than a thousand millions.
+    pub fn add_amount(&self, amount: f64) {
+        self.0.fetch_add((amount.clamp(0.0, 1e9) * 1e6).round() as u64, Ordering::Relaxed);
+    }
+
+    fn value(&self) -> f64 {
         self.0.load(Ordering::Relaxed) as f64 / 1e6
     }
 }
 
-/// Series of one seconds counter by label values.
-type SecondsFamily = BTreeMap<Vec<SharedString>, SecondsCounter>;
+/// Series of one counter of millionths by label values.
+type DecimalFamily = BTreeMap<Vec<SharedString>, DecimalCounter>;
 
 /// Where handles come from. One per process; tests have their own.
 pub(super) struct Registry {
     recorder: PrometheusRecorder,
-    seconds: Mutex<BTreeMap<&'static str, SecondsFamily>>,
+    decimals: Mutex<BTreeMap<&'static str, DecimalFamily>>,
     config_hash: Mutex<Option<String>>,
     started: SystemTime,
 }
@@ -58,10 +63,10 @@ impl Registry {
                 Kind::Counter => recorder.describe_counter(metric.name.into(), None, metric.help.into()),
                 Kind::Gauge => recorder.describe_gauge(metric.name.into(), None, metric.help.into()),
                 Kind::Histogram(_) => recorder.describe_histogram(metric.name.into(), None, metric.help.into()),
-                Kind::SecondsCounter | Kind::Sampled { .. } => {}
+                Kind::Decimal | Kind::Sampled { .. } => {}
             }
         }
-        Self { recorder, seconds: Mutex::default(), config_hash: Mutex::default(), started: SystemTime::now() }
+        Self { recorder, decimals: Mutex::default(), config_hash: Mutex::default(), started: SystemTime::now() }
     }
 
     pub(super) fn counter(&self, metric: &'static Metric, values: &[&str]) -> Counter {
@@ -79,11 +84,11 @@ impl Registry {
         self.recorder.register_histogram(&key(metric, values), &METADATA)
     }
 
-    pub(super) fn seconds(&self, metric: &'static Metric, values: &[&str]) -> SecondsCounter {
-        debug_assert_eq!(metric.kind, Kind::SecondsCounter, "{}", metric.name);
+    pub(super) fn decimal(&self, metric: &'static Metric, values: &[&str]) -> DecimalCounter {
+        debug_assert_eq!(metric.kind, Kind::Decimal, "{}", metric.name);
         assert_eq!(metric.labels.len(), values.len(), "{}: one value per label", metric.name);
         let values = values.iter().map(|&value| SharedString::from(value.to_owned())).collect();
-        let mut families = self.seconds.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut families = self.decimals.lock().unwrap_or_else(PoisonError::into_inner);
         families.entry(metric.name).or_default().entry(values).or_default().clone()
     }
 
@@ -91,12 +96,12 @@ impl Registry {
         *self.config_hash.lock().unwrap_or_else(PoisonError::into_inner) = Some(hash.to_owned());
     }
 
-    /// What the exporter does not keep: counters of time, the configuration's hash and the process.
+    /// What the exporter does not keep: counters of millionths, the configuration's hash and the process.
     fn render_own(&self, out: &mut String) {
-        let families = self.seconds.lock().unwrap_or_else(PoisonError::into_inner);
-        for metric in names::ALL.iter().filter(|metric| metric.kind == Kind::SecondsCounter) {
+        let families = self.decimals.lock().unwrap_or_else(PoisonError::into_inner);
+        for metric in names::ALL.iter().filter(|metric| metric.kind == Kind::Decimal) {
             if let Some(family) = families.get(metric.name) {
-                let series = family.iter().map(|(values, counter)| (values.as_slice(), counter.seconds()));
+                let series = family.iter().map(|(values, counter)| (values.as_slice(), counter.value()));
                 render_family(out, metric, series);
             }
         }

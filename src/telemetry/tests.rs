@@ -67,6 +67,7 @@ fn eventful(telemetry: &Telemetry) {
         Measure::UpstreamFailed { class: FailureClass::Lost },
         Measure::Fallback,
         Measure::Rollover,
+        Measure::Replayed { chars: 120 },
         Measure::UpstreamReady(span),
         Measure::InterimSkipped,
         Measure::Ignored,
@@ -78,10 +79,14 @@ fn eventful(telemetry: &Telemetry) {
     session.record_playout_wait(span);
     session.record_upstream_connect(span);
     session.record_attempt(&"storyteller".into(), "refused", crate::upstream::breaker::BreakerState::Open);
-    session.record_usage(&crate::message::Usage {
-        amounts: [("output_audio_tokens".to_owned(), 12.0), ("moon phases".to_owned(), 1.0)].into(),
-        ..crate::message::Usage::default()
-    });
+    session.record_usage(
+        &"storyteller".into(),
+        &crate::message::Usage {
+            amounts: [("output_audio_tokens".to_owned(), 12.0), ("moon phases".to_owned(), 1.0)].into(),
+            ..crate::message::Usage::default()
+        },
+    );
+    session.record_cost("storyteller", &crate::session::Cost { currency: "EUR".into(), amount: 0.000_25 });
     session.record_encoder_complexity(1);
     session.record_end(CloseReason::ClientHangup, span);
     node.record_refusal(Refusal::Origin);

@@ -75,6 +75,8 @@ pub struct WorldBuilder {
     pub limits: Vec<LimitSettings>,
     /// What one token of its agents costs.
     pub token_price: Option<f64>,
+    /// The price tables of those that have one.
+    pub prices: Vec<(&'static str, Price)>,
 }
 
 impl Default for WorldBuilder {
@@ -105,6 +107,7 @@ impl Default for WorldBuilder {
             token_for: None,
             limits: Vec::new(),
             token_price: None,
+            prices: Vec::new(),
         }
     }
 }
@@ -464,6 +467,8 @@ fn meters(limits: &[LimitSettings], now: Micros) -> Meters {
 }
 
 fn rung(name: &str, build: &WorldBuilder) -> Rung {
+    let by_token = |each| Price { currency: "USD".into(), units: [("tokens".into(), each)].into() };
+    let tokens = build.token_price.map(by_token);
     let agent = AgentSettings {
         name: name.into(),
         kind: AgentKind::Storyteller,
@@ -473,7 +478,7 @@ fn rung(name: &str, build: &WorldBuilder) -> Rung {
         zone: None,
         max_sessions: None,
         session_max: None,
-        price: build.token_price.map(|each| Price { currency: "USD".into(), units: [("tokens".into(), each)].into() }),
+        price: build.prices.iter().find(|(priced, _)| *priced == name).map(|(_, price)| price.clone()).or(tokens),
     };
     let named = build.tools.keys().map(String::as_str).chain([END_CALL]).map(Tool::from).collect();
     Rung { agent: Arc::new(agent), setup: Setup { tools: Some(named), ..build.setup.clone() } }

@@ -1,12 +1,11 @@
 //! A stream of server-sent events (WHATWG HTML section 9.2) with pieces of a completion in them.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 use serde::Deserialize;
 
 use crate::dialect::native::codec;
 use crate::message::Usage;
+use crate::message::usage::without;
 
 /// Longest line; what is longer is dropped.
 const MAX_LINE: usize = 64 << 10;
@@ -76,7 +75,6 @@ struct FunctionIn {
 struct UsageIn {
     prompt_tokens: Option<u64>,
     completion_tokens: Option<u64>,
-    total_tokens: Option<u64>,
     prompt_tokens_details: Option<Details>,
     completion_tokens_details: Option<Details>,
 }
@@ -159,23 +157,20 @@ fn read_chunk(chunk: Chunk, events: &mut Vec<Event>) {
             });
         }
     }
-    events.extend(chunk.usage.map(|usage| Event::Usage(usage.amounts())));
+    events.extend(chunk.usage.and_then(UsageIn::amounts).map(Event::Usage));
 }
 
 impl UsageIn {
-    /// In the vocabulary of all agents; what is not told is left out.
-    fn amounts(self) -> Usage {
-        let prompt = self.prompt_tokens_details.unwrap_or_default();
-        let completion = self.completion_tokens_details.unwrap_or_default();
-        let counts = [
-            ("input_text_tokens", self.prompt_tokens),
-            ("output_text_tokens", self.completion_tokens),
-            ("total_tokens", self.total_tokens),
-            ("cached_tokens", prompt.cached_tokens),
-            ("reasoning_tokens", completion.reasoning_tokens),
-        ];
-        let amounts: BTreeMap<String, f64> =
-            counts.into_iter().filter_map(|(unit, count)| Some((unit.to_owned(), count? as f64))).collect();
-        Usage { amounts, ..Usage::default() }
+    /// In the common units; what is not told is left out.
+    fn amounts(self) -> Option<Usage> {
+        let count = |count: Option<u64>| count.map(|count| count as f64);
+        let cached = count(self.prompt_tokens_details.unwrap_or_default().cached_tokens);
+        let thought = count(self.completion_tokens_details.unwrap_or_default().reasoning_tokens);
+        Usage::of([
+            ("input_text_tokens", without(count(self.prompt_tokens), cached)),
+            ("cached_text_tokens", cached),
+            ("output_text_tokens", without(count(self.completion_tokens), thought)),
+            ("reasoning_tokens", thought),
+        ])
     }
 }

@@ -1,6 +1,5 @@
 //! What a Gemini Live server says, and what its closing means.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -8,6 +7,7 @@ use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use crate::agent::audio_json::{self, Text};
+use crate::message::usage::without;
 use crate::message::{FailureClass, Usage};
 
 /// One message of the server (`BidiGenerateContentServerMessage`): one or more of its parts.
@@ -149,10 +149,12 @@ pub(super) struct Resumption {
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct UsageIn {
+    prompt_token_count: Option<u64>,
+    response_token_count: Option<u64>,
     cached_content_token_count: Option<u64>,
     thoughts_token_count: Option<u64>,
-    total_token_count: Option<u64>,
     prompt_tokens_details: Vec<Modality>,
+    cache_tokens_details: Vec<Modality>,
     tool_use_prompt_tokens_details: Vec<Modality>,
     response_tokens_details: Vec<Modality>,
 }
@@ -165,28 +167,34 @@ struct Modality {
 }
 
 impl UsageIn {
-    /// In the vocabulary of all agents; what is not told is left out.
-    pub fn amounts(&self) -> Usage {
-        let mut amounts = BTreeMap::new();
-        let sides = [
-            ("input", &self.prompt_tokens_details),
-            ("input", &self.tool_use_prompt_tokens_details),
-            ("output", &self.response_tokens_details),
-        ];
-        for (side, details) in sides {
-            for Modality { modality, token_count } in details {
-                let known = matches!(modality.as_str(), "AUDIO" | "TEXT" | "IMAGE" | "VIDEO" | "DOCUMENT");
-                let modality = if known { modality.to_ascii_lowercase() } else { "other".to_owned() };
-                *amounts.entry(format!("{side}_{modality}_tokens")).or_insert(0.0) += *token_count as f64;
-            }
-        }
-        let more = [
-            ("cached_tokens", self.cached_content_token_count),
-            ("reasoning_tokens", self.thoughts_token_count),
-            ("total_tokens", self.total_token_count),
-        ];
-        amounts.extend(more.into_iter().filter_map(|(unit, count)| Some((unit.to_owned(), count? as f64))));
-        Usage { amounts, ..Usage::default() }
+    /// In the common units; what is not told is left out.
+    pub fn amounts(&self) -> Option<Usage> {
+        let sum = |details: &[Modality], modality: &str| {
+            let mut of_it = details.iter().filter(|part| part.modality == modality).peekable();
+            of_it.peek().is_some().then(|| of_it.map(|part| part.token_count as f64).sum::<f64>())
+        };
+        let both = |modality: &str| {
+            let all = [&self.prompt_tokens_details, &self.tool_use_prompt_tokens_details];
+            all.into_iter().filter_map(|details| sum(details, modality)).reduce(|a, b| a + b)
+        };
+        let count = |count: Option<u64>, details: &[Modality]| count.filter(|_| details.is_empty()).map(|n| n as f64);
+        let (input, output) = (&self.prompt_tokens_details, &self.response_tokens_details);
+        let cached_whole = count(self.cached_content_token_count, &self.cache_tokens_details);
+        let (text, audio) = (both("TEXT"), both("AUDIO"));
+        let cached_text = sum(&self.cache_tokens_details, "TEXT").or(cached_whole.zip(text).map(|(n, of)| n.min(of)));
+        let cached_audio = sum(&self.cache_tokens_details, "AUDIO").or(without(cached_whole, cached_text));
+        Usage::of([
+            ("input_text_tokens", without(text, cached_text)),
+            ("input_audio_tokens", without(audio, cached_audio)),
+            ("input_image_tokens", both("IMAGE")),
+            ("input_tokens", count(self.prompt_token_count, input)),
+            ("cached_text_tokens", cached_text),
+            ("cached_audio_tokens", cached_audio),
+            ("output_text_tokens", sum(output, "TEXT")),
+            ("output_audio_tokens", sum(output, "AUDIO")),
+            ("output_tokens", count(self.response_token_count, output)),
+            ("reasoning_tokens", self.thoughts_token_count.map(|count| count as f64)),
+        ])
     }
 }
 

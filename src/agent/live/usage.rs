@@ -1,10 +1,9 @@
 //! Usage as OpenAI Live reports it, in the common units.
 
-use std::collections::BTreeMap;
-
 use serde_json::Value;
 
 use crate::message::Usage;
+use crate::message::usage::without;
 
 /// What a session has used so far, of which the wire tells the sum each time.
 #[derive(Debug, Default)]
@@ -18,20 +17,18 @@ impl Cumulative {
         let seconds = usage["seconds"].as_f64()?;
         let more = seconds - self.seconds;
         self.seconds = self.seconds.max(seconds);
-        (more > 0.0)
-            .then(|| Usage { amounts: BTreeMap::from([("session_seconds".to_owned(), more)]), ..Usage::default() })
+        Usage::of([("session_seconds", Some(more).filter(|more| *more > 0.0))])
     }
 }
 
 /// The tokens of the model behind the session.
 pub fn of_backend(usage: &Value) -> Option<Usage> {
-    let input = usage["input_tokens"].as_f64()?;
     let cached = usage["input_tokens_details"]["cached_tokens"].as_f64();
-    let mut amounts = BTreeMap::from([("input_text_tokens".to_owned(), (input - cached.unwrap_or(0.0)).max(0.0))]);
-    for (unit, amount) in [("cached_text_tokens", cached), ("output_text_tokens", usage["output_tokens"].as_f64())] {
-        amounts.extend(amount.map(|amount| (unit.to_owned(), amount)));
-    }
-    Some(Usage { amounts, ..Usage::default() })
+    Usage::of([
+        ("input_text_tokens", without(usage["input_tokens"].as_f64(), cached)),
+        ("cached_text_tokens", cached),
+        ("output_text_tokens", usage["output_tokens"].as_f64()),
+    ])
 }
 
 #[cfg(test)]

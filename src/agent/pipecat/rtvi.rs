@@ -4,6 +4,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::agent::audio_json::Text;
+use crate::message::Usage;
 
 /// Of every message.
 pub const LABEL: &str = "rtvi-ai";
@@ -36,6 +37,7 @@ pub(super) enum Said<'a> {
         data: Value,
     },
     Error(ErrorData),
+    Used(Metrics),
     /// Known, and of no use to a relay.
     Nothing,
     Unknown,
@@ -90,6 +92,42 @@ pub(super) struct Audio<'a> {
 
 fn one() -> u32 {
     1
+}
+
+/// `metrics`: of them, what is billed.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Metrics {
+    tokens: Vec<Tokens>,
+    characters: Vec<Characters>,
+}
+
+/// Services differ in whether what they count as prompt has what was cached in it, so that it is told as it comes.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Tokens {
+    prompt_tokens: Option<f64>,
+    completion_tokens: Option<f64>,
+    cache_read_input_tokens: Option<f64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Characters {
+    value: Option<f64>,
+}
+
+impl Metrics {
+    /// In the common units; `None` if nothing of it is billed.
+    pub fn amounts(&self) -> Option<Usage> {
+        let sum = |of: fn(&Tokens) -> Option<f64>| self.tokens.iter().filter_map(of).reduce(|a, b| a + b);
+        Usage::of([
+            ("input_tokens", sum(|tokens| tokens.prompt_tokens)),
+            ("cached_tokens", sum(|tokens| tokens.cache_read_input_tokens)),
+            ("output_tokens", sum(|tokens| tokens.completion_tokens)),
+            ("characters", self.characters.iter().filter_map(|one| one.value).reduce(|a, b| a + b)),
+        ])
+    }
 }
 
 /// `error` and `error-response`.
@@ -160,7 +198,8 @@ pub(super) fn read(text: &str) -> Result<Option<Said<'_>>, String> {
             Said::App { name: t, data: d }
         }
         "error" | "error-response" => Said::Error(of(kind, data)?),
-        _ if ["bot-", "user-", "vad-user-", "llm-", "metrics", "system-log", "ui-"]
+        "metrics" => Said::Used(of(kind, data)?),
+        _ if ["bot-", "user-", "vad-user-", "llm-", "system-log", "ui-"]
             .iter()
             .any(|start| kind.starts_with(start)) =>
         {

@@ -223,9 +223,6 @@ impl Driver {
 
     pub(super) fn send_to_client(&mut self, id: LinkId, seq: Option<Seq>, message: &ToClient) {
         let Some(link) = self.links.iter_mut().find(|link| link.id == id) else { return };
-        if let ToClient::Usage(usage) = message {
-            self.around.metrics.record_usage(usage);
-        }
         let Some(mut pushed) = link.line.try_push(link.dialect.as_mut(), seq, message) else { return };
         if let ToClient::Audio(audio) = message
             && pushed.is_ok()

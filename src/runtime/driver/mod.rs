@@ -221,6 +221,9 @@ impl Driver {
             worker: self.around.worker,
         });
         self.around.metrics.record_end(reason, lasted);
+        for (agent, cost) in record.call.agents.iter().filter_map(|entry| Some((&entry.name, entry.cost.as_ref()?))) {
+            self.around.metrics.record_cost(agent, cost);
+        }
         for link in std::mem::take(&mut self.links) {
             self.closing.spawn(link.close(reason.code(), reason.label()));
         }

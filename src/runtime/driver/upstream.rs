@@ -299,6 +299,9 @@ impl Driver {
                 upstream.restless = false;
             }
             AgentOutput::Event(event) => {
+                if let FromAgent::Usage(usage) = &event {
+                    self.around.metrics.record_usage(&upstream.name, usage);
+                }
                 if matches!(event, FromAgent::Ready(_))
                     && let Some(attempt) = upstream.attempt.take()
                 {

@@ -9,6 +9,7 @@ mod limits;
 mod load;
 mod rollover;
 mod tools;
+mod usage;
 
 use std::sync::Arc;
 use std::time::Duration;
