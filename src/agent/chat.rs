@@ -146,9 +146,10 @@ impl Chat {
 
     /// Changes take effect with the next request.
     fn update(&mut self, setup: Setup) {
-        let Setup { instructions, voice, language, model, greeting: _, transcribe, turns, tools } = setup;
+        let Setup { instructions, voice, language, model, greeting, transcribe, turns, tools } = setup;
         let mut missing: Vec<String> = Vec::new();
         let lacks = [
+            ("greeting", matches!(greeting, Some(Greeting::Clip(_)))),
             ("voice", voice.is_some()),
             ("language", language.is_some()),
             ("transcribe", transcribe.is_some()),

@@ -132,17 +132,25 @@ pub fn experimental(agent: &AgentSettings) -> Option<&'static str> {
     }
 }
 
-/// Set-up fields that an agent's kind has no word for.
+/// Set-up fields that have no effect at the agent that they are for, its own and its routes'.
 fn unsupported(settings: &Settings) -> Vec<String> {
+    let kind = |agent: &AgentSettings| agent.kind.label().to_owned();
     let of_agent = |(name, agent): (&AgentName, &Arc<AgentSettings>)| {
-        let AgentKind::Vendor(vendor) = &agent.kind else { return Vec::new() };
-        let kind = vendor.kind.label();
-        let fields = setup::unsupported(vendor.kind, &agent.setup).into_iter();
-        fields
-            .map(|field| format!("agent {name}: kind {kind} does not support `setup.{field}`; it has no effect"))
-            .collect()
+        let fields = setup::without_effect(agent, &agent.setup).into_iter();
+        let says = |field| format!("agent {name}: kind {} does nothing with `setup.{field}` as it is set", kind(agent));
+        fields.map(says).collect::<Vec<_>>()
     };
-    settings.agents.iter().flat_map(of_agent).collect()
+    let mut warnings: Vec<String> = settings.agents.iter().flat_map(of_agent).collect();
+    for rule in &settings.routes {
+        for agent in rule.named_agents().filter_map(|(_, name)| settings.agents.get(name)) {
+            let fields = setup::without_effect(agent, &rule.setup).into_iter();
+            warnings.extend(fields.map(|field| {
+                let (route, name, kind) = (&rule.name, &agent.name, kind(agent));
+                format!("route {route}: agent {name} of kind {kind} does nothing with `setup.{field}` as it is set")
+            }));
+        }
+    }
+    warnings
 }
 
 /// Whether an address means the same host everywhere (RFC 6890).

@@ -3,6 +3,7 @@
 use figment::value::{Dict, Value};
 use serde_json::{Value as Json, json};
 
+use crate::config::secret::Lookup;
 use crate::config::vendor::{self, VendorKind};
 use crate::media::format::Format;
 use crate::route::plan::{GapMode, Policy};
@@ -44,14 +45,19 @@ pub fn agent(name: &str) -> Option<Dict> {
 }
 
 /// The built-in agents under those that files and variables define: one of the same name is changed by a table
-/// without `kind` and `like`, and replaced by one with them.
-pub fn agents(set: &[&Dict]) -> Dict {
+/// without `kind` and `like`, and replaced by one with them. A vendor's is there once its usual variables are set.
+pub fn agents(set: &[&Dict], lookup: &dyn Lookup) -> Dict {
+    let is_set = |name: &&str| lookup.env(name).is_some_and(|value| !value.is_empty());
+    let on = |name: &str| {
+        let vendor = VENDORS.iter().find(|vendor| vendor.name == name);
+        vendor.is_none_or(|vendor| vendor.variables.iter().all(|name| is_set(&name)))
+    };
     let mut out = Dict::new();
     for name in LOCAL_AGENTS.into_iter().chain(VENDORS.iter().map(|vendor| vendor.name)) {
         let mut tables = set.iter().filter_map(|layer| layer.get("agent")?.as_dict()?.get(name)?.as_dict()).peekable();
         let mentioned = tables.peek().is_some();
         let replaced = tables.any(|table| table.contains_key("kind") || table.contains_key("like"));
-        if !replaced && (mentioned || LOCAL_AGENTS.contains(&name)) {
+        if !replaced && (mentioned || on(name)) {
             out.extend(agent(name).map(|table| (name.to_owned(), Value::from(table))));
         }
     }

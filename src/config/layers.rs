@@ -12,6 +12,7 @@ use crate::config::defaults;
 use crate::config::document::{Document, FileText, KeyPath, Spans};
 use crate::config::error::ConfigError;
 use crate::config::raw::Raw;
+use crate::config::secret::Lookup;
 
 /// Variables with this prefix and a double underscore are configuration.
 pub const PREFIX: &str = "ANTIPHON_";
@@ -62,7 +63,11 @@ impl Provider for Layer {
 
 impl Layers {
     /// Merges files, in order, and variables over the built-in defaults: tables by key, routes one after the other.
-    pub fn merge(files: &[FileText], env: &BTreeMap<String, String>) -> Result<Layers, Vec<ConfigError>> {
+    pub fn merge(
+        files: &[FileText],
+        env: &BTreeMap<String, String>,
+        lookup: &dyn Lookup,
+    ) -> Result<Layers, Vec<ConfigError>> {
         let (mut documents, mut errors) = (Vec::new(), Vec::new());
         for file in files {
             match Document::parse(file.clone()) {
@@ -76,7 +81,7 @@ impl Layers {
             return Err(errors);
         }
         let set: Vec<&Dict> = documents.iter().map(|document| &document.values).chain([&env_values]).collect();
-        let built_in = Dict::from([("agent".to_owned(), Value::from(defaults::agents(&set)))]);
+        let built_in = Dict::from([("agent".to_owned(), Value::from(defaults::agents(&set, lookup)))]);
         let mut figment =
             Figment::from(Serialized::defaults(Raw::default())).merge(Layer("built-in agents".into(), built_in));
         let mut routes = Vec::new();

@@ -69,8 +69,8 @@ pub fn check(
 }
 
 /// Where a key, or the nearest table around it, was set: file, line and column, or the variable.
-pub fn place(files: &[FileText], env: &BTreeMap<String, String>, keys: &[&str]) -> Option<String> {
-    let mut layers = Layers::merge(files, env).ok()?;
+pub fn place(files: &[FileText], env: &BTreeMap<String, String>, lookup: &dyn Lookup, keys: &[&str]) -> Option<String> {
+    let mut layers = Layers::merge(files, env, lookup).ok()?;
     complete(&mut layers);
     (1..=keys.len()).rev().find_map(|length| layers.place(&path(&keys[..length])))
 }
@@ -82,7 +82,7 @@ fn check_keeping_layers(
     lookup: &dyn Lookup,
 ) -> (Option<Layers>, Result<Settings, ConfigErrors>) {
     let failed = |errors| Err(ConfigErrors { errors, unreadable: false });
-    let mut layers = match Layers::merge(files, env) {
+    let mut layers = match Layers::merge(files, env, lookup) {
         Ok(layers) => layers,
         Err(errors) => return (None, failed(errors)),
     };
@@ -235,14 +235,8 @@ fn off(agents: &Dict, check: &Checker<'_>) -> Vec<(AgentName, String)> {
             .filter(|name| check.lookup.env(name).is_none_or(|value| value.is_empty()))
             .copied()
             .collect();
-        let why = match unset.as_slice() {
-            [] => format!("kind {} is not built in this version", vendor.name),
-            [one] => format!("{one} is not set, and kind {} is not built in this version", vendor.name),
-            several => {
-                let unset = several.join(" and ");
-                format!("{unset} are not set, and kind {} is not built in this version", vendor.name)
-            }
-        };
+        let verb = if unset.len() == 1 { "is" } else { "are" };
+        let why = format!("{} {verb} not set", unset.join(" and "));
         (AgentName::from(vendor.name), why)
     });
     missing.collect()

@@ -389,17 +389,30 @@ fn without_a_file_the_built_in_agents_are_reachable_by_name() {
     let agents: Vec<_> = settings.agents.keys().map(AgentName::as_str).collect();
     assert_eq!(agents, ["clip", "echo", "storyteller"]);
     let off: Vec<_> = settings.off.iter().map(|(name, why)| format!("{name}: {why}")).collect();
-    assert_eq!(off[0], "openai: OPENAI_API_KEY is not set, and kind openai is not built in this version");
-    assert!(off[1].starts_with("elevenlabs: ELEVENLABS_API_KEY and ELEVENLABS_AGENT_ID are not set"));
+    assert_eq!(off[0], "openai: OPENAI_API_KEY is not set");
+    assert_eq!(off[1], "elevenlabs: ELEVENLABS_API_KEY and ELEVENLABS_AGENT_ID are not set");
     assert_eq!(off.len(), 4);
     assert_eq!(settings.routes[0].policy, crate::route::plan::Policy::default());
     assert!(settings.inert.is_empty());
 }
 
 #[test]
-fn a_vendor_with_its_variables_is_off_because_it_is_not_built() {
-    let settings = Machine::with(&[("OPENAI_API_KEY", "k")], &[]).check(&[]).unwrap();
-    assert_eq!(settings.off[0].1, "kind openai is not built in this version");
+fn a_vendor_whose_usual_variables_are_set_is_reachable_by_name() {
+    let machine = Machine::with(&[("OPENAI_API_KEY", "k"), ("ELEVENLABS_API_KEY", "k"), ("GEMINI_API_KEY", "")], &[]);
+    let settings = machine.check(&[]).unwrap();
+    let AgentKind::Vendor(vendor) = &settings.agent("openai").unwrap().kind else { panic!() };
+    assert!(vendor.api_key.is_some() && vendor.url.as_str() == "wss://api.openai.com/v1/realtime");
+    assert_eq!(settings.node.default_agent.as_str(), "storyteller", "nobody is sent to a vendor unasked");
+    let off: Vec<_> = settings.off.iter().map(|(name, why)| format!("{name}: {why}")).collect();
+    assert_eq!(off[..2], ["elevenlabs: ELEVENLABS_AGENT_ID is not set", "deepgram: DEEPGRAM_API_KEY is not set"]);
+    assert_eq!(off[2], "gemini: GEMINI_API_KEY is not set", "an empty variable is none");
+    let own = machine.check(&["[agent.openai]\nsetup.voice = \"cedar\"\n"]).unwrap();
+    assert_eq!(own.agent("openai").unwrap().setup.voice.as_deref(), Some("cedar"));
+    let replaced = machine.check(&["[agent.openai]\nkind = \"echo\"\n"]).unwrap();
+    assert!(matches!(replaced.agent("openai").unwrap().kind, AgentKind::Echo { .. }));
+    let public = "[listen]\nhttp = \"0.0.0.0:80\"\n[[route]]\nname = \"r\"\nto = \"requested\"\nanonymous = true\n";
+    let error = machine.check(&[public]).unwrap_err().to_string();
+    assert!(error.contains("`openai`"), "a key in the environment is not given away: {error}");
 }
 
 #[test]

@@ -69,7 +69,7 @@ impl Session {
             FromAgent::Usage(usage) => self.count_usage(usage, now),
             FromAgent::App(app) => self.say(ToClient::App(app)),
             FromAgent::Alert(alert) => self.say(ToClient::Alert(alert)),
-            FromAgent::NotApplied(fields) => self.totals.not_applied = fields,
+            FromAgent::NotApplied(fields) => self.totals.on_not_applied(fields),
             FromAgent::GoAway(left) => self.begin_rollover(left, now),
             FromAgent::Error(error) => self.report_agent_error(error),
             FromAgent::Ended(end) => match end.failure {

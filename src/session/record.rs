@@ -232,6 +232,17 @@ pub struct Totals {
     pub consent: Option<bool>,
 }
 
+impl Totals {
+    /// An agent did not apply these fields of its set-up.
+    pub fn on_not_applied(&mut self, fields: Vec<String>) {
+        for field in fields {
+            if !self.not_applied.contains(&field) {
+                self.not_applied.push(field);
+            }
+        }
+    }
+}
+
 /// The longest added latency that is told from longer ones: a minute.
 pub(super) const MOST_ADDED_US: u64 = 60_000_000;
 

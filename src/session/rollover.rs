@@ -93,7 +93,7 @@ impl Session {
     pub(super) fn handle_standby(&mut self, message: FromAgent, now: Micros) {
         match message {
             FromAgent::Ready(ready) => self.upstreams.on_standby_ready(ready),
-            FromAgent::NotApplied(fields) => self.totals.not_applied = fields,
+            FromAgent::NotApplied(fields) => self.totals.on_not_applied(fields),
             FromAgent::Ended(end) => self.lose_standby(end.failure, now),
             _ => {}
         }

@@ -83,6 +83,7 @@ pub fn tools(tools: &[ToolDefinition]) -> Vec<Value> {
 pub fn not_applied(setup: &Setup, backend: bool) -> Vec<String> {
     let delegates = setup.tools.iter().flatten().all(|tool| tool.name() == super::delegations::DELEGATE);
     let missing = [
+        ("greeting", matches!(setup.greeting, Some(Greeting::Clip(_)))),
         ("language", setup.language.is_some()),
         ("transcribe", setup.transcribe == Some(false)),
         ("turns", setup.turns.is_some()),

@@ -147,6 +147,12 @@ impl OpenaiAgent {
         if setup.model.is_some() && setup.model != self.model {
             not_applied.push("model".to_owned());
         }
+        if tools.len() < setup.tools.as_ref().map_or(0, Vec::len) {
+            not_applied.push("tools".to_owned());
+        }
+        if start.greet && matches!(setup.greeting, Some(Greeting::Clip(_))) {
+            not_applied.push("greeting".to_owned());
+        }
         if !not_applied.is_empty() {
             self.tell(FromAgent::NotApplied(not_applied));
         }

@@ -11,7 +11,7 @@ use tokio::time::{sleep_until, timeout};
 use crate::agent::{self, Agent, AgentOutput, Wire};
 use crate::cli::answer::Answer;
 use crate::config::settings::{AgentKind, AgentSettings, Settings};
-use crate::config::source::Sources;
+use crate::config::source::{Process, Sources};
 use crate::message::{AgentError, AgentStart, FailureClass, FromAgent, Greeting, Ready, ToAgent};
 use crate::runtime::websocket::{Received, SocketError};
 use crate::time::Micros;
@@ -89,7 +89,7 @@ fn blame(out: &mut String, agent: &Arc<AgentSettings>, error: &AgentError, sourc
         _ => "url",
     };
     let path = ["agent", agent.name.as_str(), key];
-    if let Some(place) = crate::config::place(&sources.files, &sources.env, &path) {
+    if let Some(place) = crate::config::place(&sources.files, &sources.env, &Process, &path) {
         let _ = writeln!(out, "  --> {place}: `agent.{}.{key}`", agent.name);
     }
 }

@@ -39,6 +39,22 @@ pub struct AgentSettings {
 }
 
 impl AgentSettings {
+    /// An agent of a vendor's kind with its defaults and no key.
+    #[cfg(test)]
+    pub fn example(kind: crate::config::vendor::VendorKind) -> AgentSettings {
+        AgentSettings {
+            name: kind.label().into(),
+            kind: AgentKind::Vendor(VendorAgent::example(kind)),
+            setup: Setup::default(),
+            vendor: Value::Null,
+            display: Value::Null,
+            zone: None,
+            max_sessions: None,
+            session_max: None,
+            price: None,
+        }
+    }
+
     /// How late the agent speaks back what it hears, if that is all it does.
     pub fn announced_delay(&self) -> Option<Duration> {
         match self.kind {

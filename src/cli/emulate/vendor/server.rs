@@ -145,7 +145,10 @@ impl Shared {
         let upgrade = hyper::upgrade::on(&mut request);
         let (parts, body) = request.into_parts();
         let body = Limited::new(body, BODY).collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-        tell(json!({ "event": "request", "method": parts.method.as_str(), "target": parts.uri.to_string() }));
+        let key_in = self.args.key.as_deref().and_then(|key| key_in(&parts, key));
+        tell(json!({
+            "event": "request", "method": parts.method.as_str(), "target": parts.uri.to_string(), "key_in": key_in,
+        }));
         if let Some(refused) = self.refusal(&parts) {
             tell(json!({ "event": "refused", "status": refused.status().as_u16() }));
             return refused;
@@ -180,12 +183,17 @@ impl Shared {
             return error(status, "as_scripted");
         }
         let key = self.args.key.as_deref()?;
-        let told = |value: &http::HeaderValue| {
-            value.to_str().is_ok_and(|value| value.split([' ', ',', '.']).any(|word| word == key) || value == key)
-        };
-        let presented = parts.headers.values().any(told) || parts.uri.query().is_some_and(|query| query.contains(key));
-        if presented { None } else { error(401, "invalid_api_key") }
+        if key_in(parts, key).is_some() { None } else { error(401, "invalid_api_key") }
     }
+}
+
+/// Where a request presents the key: the name of a header, or `query`.
+fn key_in(request: &http::request::Parts, key: &str) -> Option<String> {
+    let told = |value: &http::HeaderValue| {
+        value.to_str().is_ok_and(|value| value.split([' ', ',', '.']).any(|word| word == key) || value == key)
+    };
+    let header = request.headers.iter().find(|(_, value)| told(value)).map(|(name, _)| name.to_string());
+    header.or_else(|| request.uri.query().filter(|query| query.contains(key)).map(|_| "query".to_owned()))
 }
 
 fn switching(accept: &str, subprotocol: Option<&'static str>) -> http::Response<Body> {
