@@ -6,6 +6,10 @@ mod harness;
 mod calls;
 #[path = "vendors/dial.rs"]
 mod dial;
+#[path = "vendors/examples.rs"]
+mod examples;
+#[path = "vendors/faults.rs"]
+mod faults;
 #[path = "vendors/five_turns.rs"]
 mod five_turns;
 #[path = "vendors/live.rs"]

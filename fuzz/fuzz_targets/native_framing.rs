@@ -40,6 +40,7 @@ fn agent() -> NativeAgent {
         uplink: Format::pcm16(16_000),
         downlink: Format::OPUS,
         connect_timeout: Duration::from_secs(1),
+        authorities: None,
     };
     NativeAgent::new(&settings, Default::default())
 }

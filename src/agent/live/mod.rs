@@ -6,6 +6,7 @@
 //! Facts: the events in the library `openai` 3.51.0 (`types/live`), and the guides that it points to.
 
 pub mod delegations;
+mod handover;
 pub mod lines;
 pub mod opening;
 #[cfg(test)]
@@ -13,6 +14,7 @@ mod tests;
 mod usage;
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -29,10 +31,10 @@ use crate::media::level::{SpeechDetector, level};
 use crate::media::pcm;
 use crate::message::{
     AgentAudio, AgentEnd, AgentError, AgentStart, AgentTranscript, FailureClass, FromAgent, Ready, Role, Setup,
-    SpeechEvent, TextMessage, ToAgent, ToolResult,
+    SpeechEvent, TextMessage, ToAgent,
 };
 use crate::time::Micros;
-use delegations::{Answer, Delegations};
+use delegations::Delegations;
 use lines::{Lines, PAUSE};
 use usage::Cumulative;
 
@@ -42,6 +44,8 @@ const APPEND: (&str, &str) = (r#"{"type":"session.input_audio.append","audio":""
 const OPENING: &str = "antiphon_start";
 /// Longest text of an error that is passed on, in characters.
 const ERROR_CHARS: usize = 512;
+/// A pause of this length ends an answer that was stopped: what comes then is another one.
+const BREATH: Duration = Duration::from_millis(200);
 /// What is below this level, in dBov, is silence between words or answers.
 const VOICED_DBOV: i8 = -55;
 
@@ -71,6 +75,7 @@ pub struct LiveAgent {
     delegations: Delegations,
     used: Cumulative,
     pcm: Vec<i16>,
+    last_event: Option<String>,
     ignored: u64,
     out: VecDeque<AgentOutput>,
 }
@@ -106,6 +111,7 @@ impl LiveAgent {
             delegations: Delegations::default(),
             used: Cumulative::default(),
             pcm: Vec::new(),
+            last_event: None,
             ignored: 0,
             out: VecDeque::with_capacity(8),
         }
@@ -154,9 +160,12 @@ impl LiveAgent {
     }
 
     /// The session has cut the present answer off: what comes of it is dropped up to the next pause.
-    fn handle_cancel(&mut self) {
+    fn handle_cancel(&mut self, now: Micros) {
         if self.agent.present().is_some() {
             self.silenced = true;
+            self.voice = SpeechDetector::new(VOICED_DBOV, BREATH);
+            self.voice.on_frame(0, Duration::ZERO, self.streamed);
+            self.quiet_at[0] = Some(now + PAUSE);
             self.append("instructions", None, "The caller has interrupted you: stop speaking, and listen.");
         }
     }
@@ -164,24 +173,6 @@ impl LiveAgent {
     fn handle_message(&mut self, message: &TextMessage) {
         let text = format!("The caller has typed this message, answer it: {}", message.text);
         self.append("commentary", None, &text);
-    }
-
-    fn handle_tool_result(&mut self, result: &ToolResult) {
-        match self.delegations.answer(result) {
-            Answer::Function { go_on } => {
-                let (id, output) = (result.call_id.as_str(), &result.output);
-                let item = json!({"type": "function_call_output", "call_id": id, "output": output});
-                self.say(&json!({"type": "response.item.create", "item": item}));
-                if go_on {
-                    self.say(&json!({"type": "response.create"}));
-                }
-            }
-            Answer::Delegation => {
-                let text = if result.output.is_empty() { "It is done." } else { &result.output };
-                self.append("commentary", Some(result.call_id.as_str()), text);
-            }
-            Answer::Unknown => self.ignored += 1,
-        }
     }
 
     fn handle_update(&mut self, setup: &Setup) {
@@ -209,6 +200,9 @@ impl LiveAgent {
         let Ok(event) = serde_json::from_str::<Value>(text) else {
             return self.tell_error(FailureClass::Protocol, Some("bad_message"), "a message is not JSON");
         };
+        if self.told_before(&event) {
+            return;
+        }
         match event["type"].as_str().unwrap_or_default() {
             "session.started" => self.handle_started(&event["session"]),
             "session.output_transcript.delta" => self.handle_fragment(Role::Agent, &event, now),
@@ -223,6 +217,15 @@ impl LiveAgent {
             "error" => self.handle_error(&event["error"]),
             _ => self.ignored += 1,
         }
+    }
+
+    /// Whether the same event has just come.
+    fn told_before(&mut self, event: &Value) -> bool {
+        let id = event["event_id"].as_str().map(str::to_owned);
+        let again = id.is_some() && id == self.last_event;
+        self.ignored += u64::from(again);
+        self.last_event = id;
+        again
     }
 
     fn handle_started(&mut self, session: &Value) {
@@ -321,49 +324,11 @@ impl LiveAgent {
     }
 
     fn transcribe(&mut self, line: AgentTranscript) {
+        if self.silenced && line.role == Role::Agent {
+            return; // It was not heard.
+        }
         self.delegations.note(&line);
         self.tell(FromAgent::Transcript(line));
-    }
-
-    fn handle_delegation(&mut self, delegation: &Value) {
-        let id = delegation["id"].as_str().unwrap_or_default();
-        if delegation["target"] != "client" {
-            return self.tell(FromAgent::Thinking);
-        }
-        if !self.delegates {
-            return self.append("commentary", Some(id), "Nobody is there to do this now.");
-        }
-        if let Some(call) = self.delegations.ask(id) {
-            self.tell(FromAgent::ToolCall(call));
-        }
-    }
-
-    /// An event of the Responses model behind the session.
-    fn handle_response(&mut self, event: &Value) {
-        let key = event["delegation_id"].as_str().unwrap_or_default().to_owned();
-        let inner = &event["event"];
-        match inner["type"].as_str().unwrap_or_default() {
-            "response.output_item.done" if inner["item"]["type"] == "function_call" => {
-                if let Some(call) = self.delegations.call(&key, &inner["item"]) {
-                    self.tell(FromAgent::ToolCall(call));
-                }
-            }
-            kind @ ("response.completed" | "response.incomplete" | "response.failed") => {
-                let response = &inner["response"];
-                if let Some(usage) = usage::of_backend(&response["usage"]) {
-                    self.tell(FromAgent::Usage(usage));
-                }
-                if kind != "response.completed" {
-                    let error = &response["error"];
-                    let message = error["message"].as_str().unwrap_or("the model behind the session gave no answer");
-                    self.tell_error(class_of(error), code_of(error), message);
-                }
-                if self.delegations.finish(&key) {
-                    self.say(&json!({"type": "response.create"}));
-                }
-            }
-            _ => {}
-        }
     }
 
     fn count(&mut self, usage: &Value) {
@@ -435,7 +400,7 @@ impl Agent for LiveAgent {
 
     fn handle_open(&mut self, _now: Micros) {}
 
-    fn handle_session(&mut self, message: ToAgent, _now: Micros) {
+    fn handle_session(&mut self, message: ToAgent, now: Micros) {
         match message {
             ToAgent::Audio(audio) => {
                 let text = audio_json::encode(APPEND.0, &audio.payload, APPEND.1);
@@ -443,7 +408,7 @@ impl Agent for LiveAgent {
             }
             ToAgent::Start(start) => self.handle_start(start),
             ToAgent::Message(message) => self.handle_message(&message),
-            ToAgent::Cancel(_) => self.handle_cancel(),
+            ToAgent::Cancel(_) => self.handle_cancel(now),
             ToAgent::ToolResult(result) => self.handle_tool_result(&result),
             ToAgent::Update(setup) => self.handle_update(&setup),
             ToAgent::History(items) => {

@@ -3,6 +3,7 @@
 //! Facts: the client and server events of the Realtime API reference. The server detects the caller's speech and stops
 //! its own answer (`interrupt_response`); what the caller heard of it is told by `conversation.item.truncate`.
 
+mod calls;
 pub(crate) mod failures;
 pub mod items;
 pub mod opening;
@@ -23,7 +24,7 @@ use crate::ids::{CallId, ItemId};
 use crate::media::format::{Codec, Format};
 use crate::message::{
     AgentAudio, AgentEnd, AgentError, AgentStart, AgentTranscript, Delta, FailureClass, FromAgent, Greeting,
-    InputAction, Ready, Role, SpeechEvent, TextMessage, ToAgent, ToolCall, ToolResult, Truncate, TurnDetection,
+    InputAction, Ready, Role, SpeechEvent, TextMessage, ToAgent, Truncate, TurnDetection,
 };
 use crate::time::Micros;
 use failures::{class_of, code_of};
@@ -35,8 +36,6 @@ const APPEND: (&str, &str) = (r#"{"type":"input_audio_buffer.append","audio":""#
 const HARMLESS: &str = "antiphon_x";
 /// Marks the first `session.update`.
 const OPENING: &str = "antiphon_start";
-/// Tool calls that are remembered, so that none is told twice.
-const CALLS: usize = 128;
 /// How long the vendor keeps a session at most.
 const SESSION_CAP: Duration = Duration::from_secs(60 * 60);
 /// Longest text of an error that is passed on, in characters.
@@ -68,6 +67,7 @@ pub struct OpenaiAgent {
     missing: BTreeSet<CallId>,
     answer_after_results: bool,
     events: u64,
+    last_event: Option<String>,
     ignored: u64,
     out: VecDeque<AgentOutput>,
 }
@@ -102,6 +102,7 @@ impl OpenaiAgent {
             missing: BTreeSet::new(),
             answer_after_results: false,
             events: 0,
+            last_event: None,
             ignored: 0,
             out: VecDeque::with_capacity(8),
         }
@@ -221,17 +222,6 @@ impl OpenaiAgent {
         self.respond(Value::Null);
     }
 
-    fn handle_tool_result(&mut self, result: &ToolResult) {
-        self.say(&json!({
-            "type": "conversation.item.create",
-            "item": {"type": "function_call_output", "call_id": result.call_id.as_str(), "output": result.output},
-        }));
-        self.missing.remove(&result.call_id);
-        if self.missing.is_empty() && std::mem::take(&mut self.answer_after_results) {
-            self.respond(Value::Null);
-        }
-    }
-
     fn handle_input(&mut self, action: InputAction) {
         match action {
             InputAction::Start => {}
@@ -256,8 +246,12 @@ impl OpenaiAgent {
         let Ok(event) = serde_json::from_str::<Value>(text) else {
             return self.tell_error(FailureClass::Protocol, Some("bad_message"), "a message is not JSON");
         };
+        let id = event["event_id"].as_str().map(str::to_owned);
+        let again = id.is_some() && id == self.last_event;
+        self.last_event = id;
         let kind = event["type"].as_str().unwrap_or_default();
         match kind {
+            _ if again => self.ignored += 1,
             "session.updated" => self.handle_updated(&event["session"]),
             "input_audio_buffer.speech_started" => self.handle_speech_started(),
             "input_audio_buffer.speech_stopped" => self.tell(FromAgent::Speech(SpeechEvent::Stopped)),
@@ -370,23 +364,6 @@ impl OpenaiAgent {
         let item = event["item_id"].as_str().map(ItemId::from);
         let (text, append) = (text.to_owned(), !is_final);
         self.tell(FromAgent::Transcript(AgentTranscript { item, role, text, append, is_final }));
-    }
-
-    fn handle_call(&mut self, call: &Value) {
-        let (Some(id), Some(name)) = (call["call_id"].as_str(), call["name"].as_str()) else { return };
-        let call_id = CallId::from(id);
-        if self.told.contains(&call_id) {
-            return;
-        }
-        if self.told.len() == CALLS {
-            let oldest = self.told.pop_front();
-            oldest.map(|oldest| self.missing.remove(&oldest));
-        }
-        self.told.push_back(call_id.clone());
-        self.missing.insert(call_id.clone());
-        self.answer_after_results = true;
-        let arguments = call["arguments"].as_str().unwrap_or("{}").to_owned();
-        self.tell(FromAgent::ToolCall(ToolCall { call_id, name: name.to_owned(), arguments }));
     }
 
     fn handle_response_done(&mut self, response: &Value) {

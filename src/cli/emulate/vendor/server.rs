@@ -146,8 +146,15 @@ impl Shared {
         let (parts, body) = request.into_parts();
         let body = Limited::new(body, BODY).collect().await.map(|body| body.to_bytes()).unwrap_or_default();
         let key_in = self.args.key.as_deref().and_then(|key| key_in(&parts, key));
+        let own: serde_json::Map<String, Value> = parts
+            .headers
+            .iter()
+            .filter(|(name, _)| name.as_str().starts_with("x-") && !name.as_str().contains("key"))
+            .filter_map(|(name, value)| Some((name.to_string(), Value::from(value.to_str().ok()?))))
+            .collect();
         tell(json!({
-            "event": "request", "method": parts.method.as_str(), "target": parts.uri.to_string(), "key_in": key_in,
+            "event": "request", "method": parts.method.as_str(), "target": parts.uri.to_string(), "headers": own,
+            "key_in": key_in,
         }));
         if let Some(refused) = self.refusal(&parts) {
             tell(json!({ "event": "refused", "status": refused.status().as_u16() }));
