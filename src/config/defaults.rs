@@ -50,7 +50,7 @@ pub fn agents(set: &[&Dict], lookup: &dyn Lookup) -> Dict {
     let is_set = |name: &&str| lookup.env(name).is_some_and(|value| !value.is_empty());
     let on = |name: &str| {
         let vendor = VENDORS.iter().find(|vendor| vendor.name == name);
-        vendor.is_none_or(|vendor| vendor.variables.iter().all(|name| is_set(&name)))
+        vendor.is_none_or(|vendor| vendor.variables.iter().all(is_set))
     };
     let mut out = Dict::new();
     for name in LOCAL_AGENTS.into_iter().chain(VENDORS.iter().map(|vendor| vendor.name)) {

@@ -52,7 +52,7 @@ pub fn price<'a>(entries: &mut [AgentEntry], agent: impl Fn(&str) -> Option<&'a 
     let mut total: Option<Cost> = None;
     let mut known = true;
     for entry in entries.iter_mut().filter(|entry| entry.ready_after_ms.is_some()) {
-        let Some(agent) = agent(&entry.name) else { return None };
+        let agent = agent(&entry.name)?;
         if is_free(agent) {
             continue;
         }
