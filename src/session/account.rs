@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::config::settings::{AgentKind, AgentSettings, Price};
+use crate::config::settings::{AgentSettings, Price};
 use crate::message::Usage;
 use crate::message::usage::REPLAYED;
 use crate::session::record::{AgentEntry, Cost};
@@ -40,12 +40,6 @@ fn cost_of(entry: &AgentEntry, price: &Price) -> Option<Cost> {
     Some(Cost { currency: price.currency.clone(), amount })
 }
 
-/// Whether an agent costs nothing: it runs in this process.
-fn is_free(agent: &AgentSettings) -> bool {
-    agent.price.is_none()
-        && matches!(agent.kind, AgentKind::Echo { .. } | AgentKind::Clip { .. } | AgentKind::Storyteller)
-}
-
 /// Prices each agent's part, and all of it: `None` unless each part is known and in one currency. An agent that never
 /// got ready was not used; what runs in this process is free.
 pub fn price<'a>(entries: &mut [AgentEntry], agent: impl Fn(&str) -> Option<&'a AgentSettings>) -> Option<Cost> {
@@ -53,7 +47,7 @@ pub fn price<'a>(entries: &mut [AgentEntry], agent: impl Fn(&str) -> Option<&'a 
     let mut known = true;
     for entry in entries.iter_mut().filter(|entry| entry.ready_after_ms.is_some()) {
         let agent = agent(&entry.name)?;
-        if is_free(agent) {
+        if agent.price.is_none() && agent.runs_here() {
             continue;
         }
         entry.cost = agent.price.as_ref().and_then(|price| cost_of(entry, price));

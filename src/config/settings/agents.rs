@@ -55,6 +55,11 @@ impl AgentSettings {
         }
     }
 
+    /// Whether the agent runs in this process: nobody is paid for it.
+    pub fn runs_here(&self) -> bool {
+        matches!(self.kind, AgentKind::Echo { .. } | AgentKind::Clip { .. } | AgentKind::Storyteller)
+    }
+
     /// How late the agent speaks back what it hears, if that is all it does.
     pub fn announced_delay(&self) -> Option<Duration> {
         match self.kind {

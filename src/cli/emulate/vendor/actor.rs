@@ -3,16 +3,16 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::script::{Script, span};
+use super::voice::{coded, silent_byte};
 use crate::agent::storyteller::Storyteller;
 use crate::agent::storyteller::voice::VoiceDetector;
 use crate::media::format::{Codec, Format};
-use crate::media::transcode::{Decoder, Encoder};
+use crate::media::transcode::Decoder;
 use crate::message::SpeechEvent;
-use crate::route::plan::OpusSettings;
 
 /// Rate at which the detector hears.
 const DETECTOR_RATE: u32 = 16_000;
@@ -490,26 +490,6 @@ impl Actor {
             self.says.push_back(Says::Audio { turn: answer.turn, payload });
         }
     }
-}
-
-/// What digital silence consists of.
-fn silent_byte(codec: Codec) -> u8 {
-    match codec {
-        Codec::Pcmu => 0xFF,
-        Codec::Pcma => 0xD5,
-        _ => 0,
-    }
-}
-
-/// The story's packets in `format`, as one run.
-fn coded(packets: &[&Bytes], format: Format) -> Result<Bytes, String> {
-    let mut decoder = Decoder::new(Format::OPUS, format.rate).map_err(|error| error.to_string())?;
-    let mut encoder = Encoder::new(format, format.rate, &OpusSettings::default()).map_err(|error| error.to_string())?;
-    let mut pcm = Vec::new();
-    for packet in packets {
-        decoder.decode(packet, &mut pcm).map_err(|error| error.to_string())?;
-    }
-    encoder.encode(&pcm, &mut BytesMut::new()).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ mod openai;
 mod pipecat;
 pub mod script;
 mod server;
+mod voice;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
