@@ -14,12 +14,14 @@ pub const REPORT_AFTER: Duration = Duration::from_millis(500);
 
 /// A cell. All of its state is atomic: sessions on several workers may share it, and none holds another up.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Bucket {
-    key: Key,
+    // What every decision reads comes first, so that it is in one line of the cache.
     /// When everything is earned again (the theoretical arrival time), in nanoseconds of the node's clock.
     full_at: AtomicU64,
     /// Nothing is let through until then, in microseconds.
     blocked_until: AtomicU64,
+    key: Key,
     /// Spent and not reported, in nanoseconds.
     spent: AtomicU64,
     /// When the first of it was spent, in microseconds.

@@ -1,4 +1,4 @@
-//! What the node does when it has more to do than it can: see [`ladder`] for the steps and their order.
+//! What the node does when it has more to do than it can: see `ladder` for the steps and their order.
 //!
 //! The signs are looked at by the task that probes the workers, on the control runtime. Sessions and admission only read
 //! flags, so nothing waits for it.
