@@ -3,6 +3,7 @@
 pub mod admission;
 pub mod certificate;
 pub mod clock;
+pub mod datagrams;
 pub mod drain;
 pub mod driver;
 pub mod line;

@@ -1,7 +1,7 @@
 //! Where all listening sockets are made, or taken over from a service manager (`LISTEN_FDS`, sd_listen_fds(3)).
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -143,6 +143,15 @@ pub fn datagrams(name: &str, address: SocketAddr, count: usize) -> Result<Vec<Ud
             ListenError::Bind { key, address, source, variable }
         }
     })
+}
+
+/// A UDP socket of its own to send from.
+///
+/// # Errors
+/// If the system gives none.
+pub fn outgoing_datagrams(ipv6: bool) -> io::Result<UdpSocket> {
+    let any = if ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { IpAddr::from(Ipv4Addr::UNSPECIFIED) };
+    bind_datagram(SocketAddr::new(any, 0), false)
 }
 
 fn bind_datagram(address: SocketAddr, shared: bool) -> io::Result<UdpSocket> {

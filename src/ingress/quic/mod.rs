@@ -155,7 +155,7 @@ struct Listener {
 impl Listener {
     async fn run(self, socket: UdpSocket, rings: Rings, arrivals: Arrivals) -> io::Result<()> {
         let runtime: Arc<dyn quinn::Runtime> = Arc::new(quinn::TokioRuntime);
-        let socket = WorkerSocket::new(runtime.as_ref(), socket, self.worker.index, rings, arrivals)?;
+        let socket = WorkerSocket::new(socket, self.worker.index, rings, arrivals)?;
         let mut config = EndpointConfig::default();
         let (ids, index) = (self.ids.clone(), self.worker.index);
         config.cid_generator(move || ids.generator(index));

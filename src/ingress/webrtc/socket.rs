@@ -1,20 +1,22 @@
 //! The UDP sockets of one worker: batched receive, and who gets which datagram.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::Bytes;
 use quinn_udp::{RecvMeta, UdpSocketState};
 use str0m::ice::StunMessage;
-use tokio::io::Interest;
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::{Parked, Purpose, Webrtc};
 use crate::dialect::native::Native;
 use crate::ingress::admit;
 use crate::message::CloseReason;
+use crate::runtime::datagrams::Datagrams;
 use crate::runtime::line::Line;
 use crate::runtime::node::Node;
 use crate::runtime::peer::link::{PeerLink, Way, is_stun};
@@ -71,21 +73,25 @@ struct Receiver {
 impl Receiver {
     async fn run(mut self, socket: UdpSocket) -> io::Result<()> {
         let state = UdpSocketState::new((&socket).into())?;
-        let socket = tokio::net::UdpSocket::from_std(socket)?;
+        let socket = Datagrams::new(socket)?;
         let mut buffers: Vec<Vec<u8>> = (0..BATCH).map(|_| vec![0; RUN_BYTES]).collect();
         let mut metas = [RecvMeta::default(); BATCH];
         let (clock, stopping) = (self.router.node.clock, self.router.node.stopping.clone());
+        let mut stopped = std::pin::pin!(stopping.cancelled());
         loop {
-            let receive = socket.async_io(Interest::READABLE, || {
-                let mut slices = buffers.iter_mut().map(|buffer| IoSliceMut::new(buffer));
-                let mut slices: [IoSliceMut<'_>; BATCH] =
-                    std::array::from_fn(|_| slices.next().unwrap_or_else(|| IoSliceMut::new(&mut [])));
-                state.recv((&socket).into(), &mut slices, &mut metas)
+            let received = poll_fn(|cx| {
+                let received = socket.poll_receive(cx, BATCH, |socket| {
+                    let mut slices = buffers.iter_mut().map(|buffer| IoSliceMut::new(buffer));
+                    let mut slices: [IoSliceMut<'_>; BATCH] =
+                        std::array::from_fn(|_| slices.next().unwrap_or_else(|| IoSliceMut::new(&mut [])));
+                    state.recv(socket.into(), &mut slices, &mut metas)
+                });
+                match received {
+                    Poll::Pending => stopped.as_mut().poll(cx).map(|()| None),
+                    Poll::Ready(received) => Poll::Ready(Some(received)),
+                }
             });
-            let received = tokio::select! {
-                received = receive => received,
-                () = stopping.cancelled() => return Ok(()),
-            };
+            let Some(received) = received.await else { return Ok(()) };
             // An error tells of one datagram that could not be delivered, not of the socket.
             let Ok(count) = received else { continue };
             let now = clock.now();

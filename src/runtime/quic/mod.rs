@@ -5,3 +5,4 @@ pub mod congestion;
 pub mod ids;
 pub mod link;
 pub mod socket;
+pub mod udp;

@@ -14,6 +14,7 @@ use quinn::{AsyncUdpSocket, UdpPoller};
 use tokio::sync::mpsc;
 
 use super::ids::ConnectionIds;
+use super::udp::Udp;
 use crate::telemetry::{NodeQueue, Telemetry};
 
 /// Packets that wait for a worker at most: what a thousand calls that moved at once send in 5 ms.
@@ -87,7 +88,7 @@ impl fmt::Debug for Arrivals {
 /// One worker's socket.
 #[derive(Debug)]
 pub struct WorkerSocket {
-    inner: Arc<dyn AsyncUdpSocket>,
+    inner: Arc<Udp>,
     worker: usize,
     rings: Rings,
     // Only the endpoint's own task polls.
@@ -99,14 +100,8 @@ impl WorkerSocket {
     ///
     /// # Errors
     /// If the runtime does not take the socket.
-    pub fn new(
-        runtime: &dyn quinn::Runtime,
-        socket: UdpSocket,
-        worker: usize,
-        rings: Rings,
-        arrivals: Arrivals,
-    ) -> io::Result<Arc<WorkerSocket>> {
-        let inner = runtime.wrap_udp_socket(socket)?;
+    pub fn new(socket: UdpSocket, worker: usize, rings: Rings, arrivals: Arrivals) -> io::Result<Arc<WorkerSocket>> {
+        let inner = Arc::new(Udp::new(socket)?);
         Ok(Arc::new(WorkerSocket { inner, worker, rings, arrivals: Mutex::new(arrivals) }))
     }
 

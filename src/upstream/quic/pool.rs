@@ -2,12 +2,11 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{ConnectionError, TransportConfig, VarInt};
+use quinn::{ConnectionError, EndpointConfig, TransportConfig, VarInt};
 use rand::RngExt as _;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -17,6 +16,8 @@ use super::session::QuicSession;
 use crate::agent::Endpoint;
 use crate::message::{AgentError, FailureClass};
 use crate::runtime::quic::congestion::ForCalls;
+use crate::runtime::quic::udp::Udp;
+use crate::runtime::sockets;
 
 /// The pause after the first failure; it doubles with each.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -205,8 +206,9 @@ impl Pool {
         if let Some(endpoint) = state.endpoints.get(&v6) {
             return Ok(endpoint.clone());
         }
-        let any = if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
-        let endpoint = quinn::Endpoint::client(SocketAddr::new(any, 0))?;
+        let socket = Arc::new(Udp::new(sockets::outgoing_datagrams(v6)?)?);
+        let (config, runtime) = (EndpointConfig::default(), Arc::new(quinn::TokioRuntime));
+        let endpoint = quinn::Endpoint::new_with_abstract_socket(config, None, socket, runtime)?;
         state.endpoints.insert(v6, endpoint.clone());
         Ok(endpoint)
     }
