@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use antiphon::dialect::native::quic::{Flow, read_flow, write_datagram};
 use antiphon::media::rtp::{Header, Packet};
 use antiphon::runtime::certificate::CertificateHash;
+use antiphon::runtime::clock::Clock;
 use antiphon::runtime::timer::Timer;
-use antiphon::time::Micros;
 use bytes::{BufMut, BytesMut};
 use hdrhistogram::Histogram;
 use serde_json::json;
@@ -274,17 +274,17 @@ async fn set_up(
 
 /// Every end sends a frame every 20 ms, to the kernel's resolution.
 async fn speak(mut ends: Vec<End>, shared: Arc<Shared>) {
-    let Ok(mut timer) = Timer::new() else { return };
-    let mut cycle = shared.now();
+    let clock = Clock::start();
+    let Ok(mut timer) = Timer::new(clock) else { return };
+    let mut cycle = clock.now();
     loop {
         for end in &mut ends {
-            let due = cycle + end.phase;
-            let at = Micros(due / 1000);
-            let _ = poll_fn(|cx| timer.poll(Some(at), Micros(shared.now() / 1000), cx)).await;
+            let due = cycle + Duration::from_nanos(end.phase);
+            let _ = poll_fn(|cx| timer.poll(Some(due), clock.now(), cx)).await;
             end.speak(&shared);
             // The readers and the connections have their turn.
             tokio::task::yield_now().await;
         }
-        cycle += FRAME.as_nanos() as u64;
+        cycle = cycle + FRAME;
     }
 }

@@ -225,7 +225,7 @@ pub(super) async fn plan(
         let message = format!("this node has no room for another session: {error}");
         Refused::new(ErrorCode::Overloaded, message).retry_after(Duration::from_secs(5))
     };
-    let timer = Timer::new().map_err(overloaded)?;
+    let timer = Timer::new(node.clock).map_err(overloaded)?;
     let started = node.clock.now();
     let id = SessionId::from(secret());
     let authorized = authorize(node, caller, start, link.transport, id.clone()).await?;

@@ -72,7 +72,7 @@ fn driver(socket: WebSocket, registry: &Arc<Registry>) -> Driver {
         clock,
         pulse: Arc::new(Pulse::new(clock.now())),
         worker: 0,
-        timer: Timer::new().unwrap(),
+        timer: Timer::new(clock).unwrap(),
         dialer: Dialer::default(),
         tools: crate::upstream::exchange::Exchanges::on(tokio::runtime::Handle::current()),
         cluster: Arc::new(cluster),
