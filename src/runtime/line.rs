@@ -12,6 +12,7 @@ use crate::runtime::peer::Report;
 use crate::runtime::peer::link::{Arrived, PeerLink};
 use crate::runtime::quic::link::{Arrived as OnQuic, QuicLink};
 use crate::runtime::websocket::{PushError, Received, SocketError, WebSocket};
+use crate::time::Micros;
 
 /// A WebSocket, a WebRTC peer, or a flow of a QUIC connection.
 #[derive(Debug)]
@@ -61,24 +62,33 @@ impl Line {
         matches!(self, Line::WebSocket(_))
     }
 
+    /// When to poll it though nothing has come; valid after it was pending.
+    pub fn deadline(&self) -> Option<Micros> {
+        match self {
+            Line::WebSocket(_) => None,
+            Line::Peer(peer) => Some(peer.deadline()),
+            Line::Quic(link) => Some(link.deadline()),
+        }
+    }
+
     /// The next thing from the client.
     ///
     /// # Errors
     /// If the line is gone or the client broke its protocol.
-    pub fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Result<Incoming, SocketError>> {
+    pub fn poll_receive(&mut self, now: Micros, cx: &mut Context<'_>) -> Poll<Result<Incoming, SocketError>> {
         match self {
             Line::WebSocket(socket) => socket.poll_receive(cx).map_ok(|received| match received {
                 Received::Wire(wire) => Incoming::Wire(wire),
                 Received::Pong(payload) => Incoming::Pong(payload),
                 Received::Ping => Incoming::Nothing,
             }),
-            Line::Peer(peer) => peer.poll_receive(cx).map_ok(|arrived| match arrived {
+            Line::Peer(peer) => peer.poll_receive(now, cx).map_ok(|arrived| match arrived {
                 Arrived::Wire(wire) => Incoming::Wire(wire),
                 Arrived::Audio(audio) => Incoming::Audio(audio),
                 Arrived::Report(report) => Incoming::Report(report),
                 Arrived::Ignored => Incoming::Ignored,
             }),
-            Line::Quic(link) => link.poll_receive(cx).map_ok(|arrived| match arrived {
+            Line::Quic(link) => link.poll_receive(now, cx).map_ok(|arrived| match arrived {
                 OnQuic::Wire(wire) => Incoming::Wire(wire),
                 OnQuic::Audio(audio) => Incoming::Audio(audio),
                 OnQuic::Report(report) => Incoming::Report(report),
@@ -145,11 +155,10 @@ impl Line {
     ///
     /// # Errors
     /// If the line is gone.
-    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SocketError>> {
+    pub fn poll_flush(&mut self, now: Micros, cx: &mut Context<'_>) -> Poll<Result<(), SocketError>> {
         match self {
             Line::WebSocket(socket) => socket.poll_flush(cx),
-            // It was sent when it was pushed.
-            Line::Peer(_) => Poll::Ready(Ok(())),
+            Line::Peer(peer) => peer.poll_flush(now, cx),
             Line::Quic(link) => link.poll_flush(cx),
         }
     }

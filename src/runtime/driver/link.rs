@@ -41,8 +41,14 @@ impl Link {
         }
     }
 
-    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SocketError>> {
-        self.line.poll_flush(cx)
+    /// When it wants to be polled though nothing has come.
+    pub(super) fn deadline(&self) -> Option<Micros> {
+        let acks = self.acks.as_ref().and_then(Acks::next);
+        acks.into_iter().chain(self.line.deadline()).min()
+    }
+
+    pub(super) fn poll_flush(&mut self, now: Micros, cx: &mut Context<'_>) -> Poll<Result<(), SocketError>> {
+        self.line.poll_flush(now, cx)
     }
 
     /// Tells the client why, and gives its admission back when it knows.
@@ -67,23 +73,23 @@ impl Driver {
 
     fn poll_link(&mut self, id: LinkId, cx: &mut Context<'_>) {
         let (mut bytes, mut messages) = (0, 0);
+        let mut now = self.turn.at;
         while bytes < TURN_BYTES && messages < TURN_MESSAGES {
             // What a client says may end its own link, or the session.
             let Some(link) = self.links.iter_mut().find(|link| link.id == id) else { return };
             if self.finished.is_some() {
                 return;
             }
-            match link.line.poll_receive(cx) {
+            match link.line.poll_receive(now, cx) {
                 Poll::Pending => return,
                 Poll::Ready(Ok(received)) => {
                     bytes += received.size();
                     messages += 1;
-                    let now = self.around.clock.now();
                     self.session.on_bytes(received.size(), now);
                     self.on_received(id, received, now);
+                    now = self.around.clock.now();
                 }
                 Poll::Ready(Err(error)) => {
-                    let now = self.around.clock.now();
                     self.lose_link(id, error, now);
                     return;
                 }

@@ -289,10 +289,9 @@ impl Driver {
     /// Arms the timer; whether it is due already.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> bool {
         let of_upstreams = self.upstreams.iter().filter_map(|upstream| upstream.deadline);
-        let of_links = self.links.iter().filter_map(|link| link.acks.as_ref()?.next());
+        let of_links = self.links.iter().filter_map(Link::deadline);
         let next = of_upstreams.chain(of_links).chain(self.session_deadline).min();
-        let now = self.around.clock.now();
-        self.around.timer.poll(next, now, cx).is_ready()
+        self.around.timer.poll(next, self.turn.at, cx).is_ready()
     }
 
     fn poll_mailbox(&mut self, cx: &mut Context<'_>) {
@@ -406,7 +405,7 @@ impl Driver {
     fn flush(&mut self, cx: &mut Context<'_>) {
         let (mut lost, mut broken) = (None, false);
         for link in &mut self.links {
-            match link.poll_flush(cx) {
+            match link.poll_flush(self.turn.at, cx) {
                 Poll::Pending => {}
                 Poll::Ready(Err(_)) => lost = Some(link.id),
                 Poll::Ready(Ok(())) => {

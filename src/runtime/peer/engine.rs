@@ -16,7 +16,7 @@ use str0m::net::{self, Receive, TcpType};
 use str0m::rtp::{Extension, RtpPacket, RtpWrite, Ssrc};
 use str0m::{Candidate, Event, Input, Output, Rtc};
 
-use super::{Credentials, Negotiated, Path, PeerError, PeerEvent, PeerTransport, Protocol, Report, Wishes};
+use super::{Credentials, Negotiated, Path, PeerError, PeerEvent, PeerOutput, PeerTransport, Protocol, Report, Wishes};
 use crate::dialect::native::SUBPROTOCOL;
 use crate::media::format::Format;
 use crate::message::RtpMeta;
@@ -347,12 +347,7 @@ impl PeerTransport for Peer {
         }
     }
 
-    fn drain(
-        &mut self,
-        now: Instant,
-        send: &mut dyn FnMut(&[u8], Protocol, SocketAddr),
-        tell: &mut dyn FnMut(PeerEvent),
-    ) -> Option<Instant> {
+    fn poll(&mut self, now: Instant, send: &mut dyn FnMut(&[u8], Protocol, SocketAddr)) -> PeerOutput {
         let mut again = false;
         loop {
             match self.rtc.poll_output() {
@@ -362,7 +357,7 @@ impl PeerTransport for Peer {
                 }
                 Ok(Output::Event(event)) => {
                     if let Some(event) = self.on_event(event) {
-                        tell(event);
+                        return PeerOutput::Event(event);
                     }
                 }
                 // What was written in this turn is due at once: no need to go back to the poller for it.
@@ -370,13 +365,13 @@ impl PeerTransport for Peer {
                     again = true;
                     self.handle_timeout(now);
                 }
-                Ok(Output::Timeout(at)) => return Some(at),
-                Err(error) => {
+                Ok(Output::Timeout(at)) => return PeerOutput::Idle(Some(at)),
+                Err(error) if self.rtc.is_alive() => {
                     tracing::debug!(%error, "a peer failed");
                     self.rtc.disconnect();
-                    tell(PeerEvent::Closed);
-                    return None;
+                    return PeerOutput::Event(PeerEvent::Closed);
                 }
+                Err(_) => return PeerOutput::Idle(None),
             }
         }
     }

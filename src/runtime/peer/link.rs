@@ -3,18 +3,16 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use quinn_udp::{Transmit, UdpSocketState};
-use tokio::time::Sleep;
 
 use super::stream::StreamOutlet;
 use super::switchboard::{Datagram, Inbound, Seated};
-use super::{PeerEvent, PeerTransport, Protocol, Report};
+use super::{PeerEvent, PeerOutput, PeerTransport, Protocol, Report};
 use crate::agent::Wire;
 use crate::message::{AudioIn, AudioOut};
 use crate::runtime::clock::Clock;
@@ -163,6 +161,10 @@ enum Channel {
 /// A link over WebRTC.
 pub struct PeerLink {
     transport: Box<dyn PeerTransport>,
+    /// Whether the transport may have something to send or to tell.
+    restless: bool,
+    /// Whether a packet was written to it since it last had nothing.
+    written: bool,
     seat: Box<dyn Seated>,
     outlet: Outlet,
     ways: Ways,
@@ -178,9 +180,10 @@ pub struct PeerLink {
     /// Position, marker and payload of frames that wait for DTLS.
     early: VecDeque<(u32, bool, Bytes)>,
     heard_at: Micros,
-    deadline: Option<Micros>,
-    timer: Pin<Box<Sleep>>,
-    armed: Option<Micros>,
+    /// When the transport wants to be called.
+    timeout: Option<Micros>,
+    /// When it was polled last; for the transport time never runs backwards.
+    now: Micros,
 }
 
 impl std::fmt::Debug for PeerLink {
@@ -204,6 +207,8 @@ impl PeerLink {
         let now = clock.now();
         PeerLink {
             transport,
+            restless: true,
+            written: false,
             seat,
             outlet,
             ways: Ways::default(),
@@ -217,22 +222,27 @@ impl PeerLink {
             connected: false,
             early: VecDeque::new(),
             heard_at: now,
-            deadline: Some(now),
-            timer: Box::pin(tokio::time::sleep_until(clock.instant(now))),
-            armed: None,
+            timeout: None,
+            now,
         }
+    }
+
+    /// When to call [`PeerLink::poll_receive`] though nothing has come; valid after it was pending.
+    pub fn deadline(&self) -> Micros {
+        let vanishes = self.heard_at + self.grace;
+        self.timeout.map_or(vanishes, |timeout| timeout.min(vanishes))
     }
 
     /// The next thing from the peer.
     ///
     /// # Errors
     /// If the peer is gone.
-    pub fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Result<Arrived, SocketError>> {
+    pub fn poll_receive(&mut self, now: Micros, cx: &mut Context<'_>) -> Poll<Result<Arrived, SocketError>> {
+        self.now = self.now.max(now);
         loop {
-            if let Some(arrived) = self.arrived.pop_front() {
+            if let Some(arrived) = self.next_arrived() {
                 return Poll::Ready(Ok(arrived));
             }
-            let now = self.clock.now();
             if now - self.heard_at >= self.grace {
                 let why = format!("nothing came from the peer for {} s", self.grace.as_secs());
                 return Poll::Ready(Err(SocketError::Lost(why)));
@@ -243,31 +253,77 @@ impl PeerLink {
             match self.seat.inbound().poll_recv(cx) {
                 Poll::Ready(Some(inbound)) => self.on_inbound(inbound),
                 Poll::Ready(None) => return Poll::Ready(Err(SocketError::Lost("no longer reachable".into()))),
-                Poll::Pending if !self.poll_timer(cx) => return Poll::Pending,
+                Poll::Pending if self.timeout.is_none_or(|timeout| timeout > now) => return Poll::Pending,
                 Poll::Pending => {
-                    let now = self.clock.now();
-                    if self.deadline.is_some_and(|deadline| deadline <= now) {
-                        self.transport.handle_timeout(self.clock.instant(now).into_std());
-                        self.drain(now);
-                    }
+                    self.transport.handle_timeout(self.clock.instant(now).into_std());
+                    self.restless = true;
                 }
             }
         }
     }
 
-    /// Arms the timer; whether it is due.
-    fn poll_timer(&mut self, cx: &mut Context<'_>) -> bool {
-        let vanishes = self.heard_at + self.grace;
-        let next = self.deadline.map_or(vanishes, |deadline| deadline.min(vanishes));
-        if self.armed != Some(next) {
-            self.armed = Some(next);
-            self.timer.as_mut().reset(self.clock.instant(next));
+    /// What the transport has to tell; what it has to send meanwhile is sent.
+    fn next_arrived(&mut self) -> Option<Arrived> {
+        while self.restless && self.arrived.is_empty() {
+            self.advance();
         }
-        let due = self.timer.as_mut().poll(cx).is_ready();
-        if due {
-            self.armed = None;
+        self.arrived.pop_front()
+    }
+
+    /// Has the transport send and tell everything.
+    fn drain(&mut self) {
+        while self.restless {
+            self.advance();
         }
-        due
+    }
+
+    fn advance(&mut self) {
+        let Self { transport, outlet, ways, telemetry, .. } = self;
+        let output = transport.poll(self.clock.instant(self.now).into_std(), &mut |datagram, protocol, to| {
+            if !ways.send(outlet, datagram, protocol, to) {
+                telemetry.node().record_dropped(NodeQueue::PeerWrite);
+            }
+        });
+        match output {
+            PeerOutput::Event(event) => self.on_event(event),
+            PeerOutput::Idle(timeout) => {
+                self.timeout = timeout.map(|at| self.clock.at(at));
+                (self.restless, self.written) = (false, false);
+                self.send_waiting();
+            }
+        }
+    }
+
+    fn on_event(&mut self, event: PeerEvent) {
+        let arrived = match event {
+            PeerEvent::Connected => return self.connected = true,
+            PeerEvent::ChannelOpen => return self.channel = Channel::Open,
+            PeerEvent::ChannelClosed => return self.channel = Channel::Absent,
+            PeerEvent::Rtp { at, meta, payload } => {
+                self.heard_at = self.now;
+                Arrived::Audio(AudioIn { arrival: self.clock.at(at), rtp: Some(meta), payload })
+            }
+            PeerEvent::Text(text) => Arrived::Wire(Wire::Text(text)),
+            PeerEvent::Ignored => Arrived::Ignored,
+            PeerEvent::Report(report) => Arrived::Report(report),
+            PeerEvent::Closed => Arrived::Wire(Wire::Close(1000, String::new())),
+        };
+        self.arrived.push_back(arrived);
+    }
+
+    /// Sends one thing of what waited for DTLS or for the data channel.
+    fn send_waiting(&mut self) {
+        if self.connected
+            && let Some((pos, marker, payload)) = self.early.pop_front()
+        {
+            self.write_rtp(pos, marker, &payload);
+        } else if self.channel == Channel::Open
+            && let Some(text) = self.waiting.pop_front()
+        {
+            self.waiting_bytes -= text.len();
+            self.transport.write_channel(&text);
+            self.restless = true;
+        }
     }
 
     fn on_inbound(&mut self, inbound: Inbound) {
@@ -278,17 +334,16 @@ impl PeerLink {
                 let restarted = self.transport.restart(&peer);
                 if let Ok(own) = &restarted {
                     self.seat.rename(&own.ufrag);
-                    self.heard_at = self.clock.now();
+                    self.heard_at = self.now;
                 }
                 let _ = reply.send(restarted);
-                self.drain(self.clock.now());
+                self.restless = true;
             }
         }
     }
 
     fn on_datagram(&mut self, datagram: &Datagram) {
         let at = self.clock.instant(datagram.at).into_std();
-        let now = self.clock.now();
         let Datagram { path, way, bytes, .. } = datagram;
         if is_stun(bytes) {
             if !self.transport.accepts(at, *path, bytes) {
@@ -301,71 +356,27 @@ impl PeerLink {
             if path.protocol == Protocol::Udp {
                 self.seat.claim(path.peer);
             }
-            self.heard_at = now;
+            self.heard_at = self.now;
         } else if path.protocol == Protocol::Tcp && self.ways.find(path.protocol, path.peer).is_none() {
             // Of datagrams none come this far whose source has not proved itself.
             return self.telemetry.node().record_dropped(NodeQueue::UnknownPeer);
         }
         self.transport.handle_packet(at, *path, bytes);
-        self.drain(now);
+        self.restless = true;
     }
 
-    fn drain(&mut self, now: Micros) {
-        let mut opened = false;
-        let Self { transport, outlet, ways, telemetry, arrived, clock, channel, connected, heard_at, .. } = self;
-        let deadline = transport.drain(
-            clock.instant(now).into_std(),
-            &mut |datagram, protocol, to| {
-                if !ways.send(outlet, datagram, protocol, to) {
-                    telemetry.node().record_dropped(NodeQueue::PeerWrite);
-                }
-            },
-            &mut |event| match event {
-                PeerEvent::Connected => (*connected, opened) = (true, true),
-                PeerEvent::Rtp { at, meta, payload } => {
-                    *heard_at = now;
-                    arrived.push_back(Arrived::Audio(AudioIn { arrival: clock.at(at), rtp: Some(meta), payload }));
-                }
-                PeerEvent::ChannelOpen => (*channel, opened) = (Channel::Open, true),
-                PeerEvent::ChannelClosed => *channel = Channel::Absent,
-                PeerEvent::Text(text) => arrived.push_back(Arrived::Wire(Wire::Text(text))),
-                PeerEvent::Ignored => arrived.push_back(Arrived::Ignored),
-                PeerEvent::Report(report) => arrived.push_back(Arrived::Report(report)),
-                PeerEvent::Closed => arrived.push_back(Arrived::Wire(Wire::Close(1000, String::new()))),
-            },
-        );
-        self.deadline = deadline.map(|at| self.clock.at(at));
-        if opened {
-            self.send_waiting(now);
-        }
+    fn write_rtp(&mut self, pos: u32, marker: bool, payload: &[u8]) {
+        self.transport.write_rtp(self.clock.instant(self.now).into_std(), pos, marker, payload);
+        (self.restless, self.written) = (true, true);
     }
 
-    /// Sends what waited for DTLS or for the data channel.
-    fn send_waiting(&mut self, now: Micros) {
-        if self.connected {
-            while let Some((pos, marker, payload)) = self.early.pop_front() {
-                self.write_rtp(pos, marker, &payload, now);
-            }
-        }
-        while self.channel == Channel::Open
-            && let Some(text) = self.waiting.pop_front()
-        {
-            self.waiting_bytes -= text.len();
-            self.transport.write_channel(&text);
-        }
-        // What is sent now opens nothing more.
-        self.drain(now);
-    }
-
-    fn write_rtp(&mut self, pos: u32, marker: bool, payload: &[u8], now: Micros) {
-        self.transport.write_rtp(self.clock.instant(now).into_std(), pos, marker, payload);
-        self.drain(now);
-    }
-
-    /// Sends an audio frame: its position is the RTP timestamp.
+    /// Takes an audio frame: its position is the RTP timestamp. It is sent by the next poll or flush.
     pub fn push_audio(&mut self, audio: &AudioOut) {
         if self.connected {
-            return self.write_rtp(audio.pos, audio.marker, &audio.payload, self.clock.now());
+            if self.written {
+                self.drain();
+            }
+            return self.write_rtp(audio.pos, audio.marker, &audio.payload);
         }
         if self.early.len() == WAITING_FRAMES {
             self.early.pop_front();
@@ -382,10 +393,11 @@ impl PeerLink {
         match self.channel {
             Channel::Absent => Ok(()),
             Channel::Open => {
+                self.drain();
                 if !self.transport.write_channel(&text) {
                     return Err(PushError::Full);
                 }
-                self.drain(self.clock.now());
+                self.restless = true;
                 Ok(())
             }
             Channel::Opening if self.waiting_bytes + text.len() > WAITING_BYTES => Err(PushError::Full),
@@ -397,22 +409,39 @@ impl PeerLink {
         }
     }
 
+    /// Hands what was pushed to the socket.
+    pub fn poll_flush(&mut self, now: Micros, cx: &mut Context<'_>) -> Poll<Result<(), SocketError>> {
+        self.now = self.now.max(now);
+        self.drain();
+        if !self.arrived.is_empty() {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Ready(Ok(()))
+    }
+
     /// Lets the last words arrive, then says goodbye (DTLS close_notify).
     pub async fn close(mut self) {
         if self.connected && self.transport.is_alive() {
-            let drained = std::future::poll_fn(|cx| {
-                // What the peer still says is no longer heard.
-                let gone = matches!(self.poll_receive(cx), Poll::Ready(Err(_)));
-                while !gone && self.arrived.pop_front().is_some() {}
-                if gone || self.transport.is_channel_drained() {
-                    return Poll::Ready(());
-                }
-                Poll::Pending
-            });
-            let _ = tokio::time::timeout(LAST_WORDS, drained).await;
+            let _ = tokio::time::timeout(LAST_WORDS, self.drain_channel()).await;
         }
         self.transport.close();
-        self.drain(self.clock.now());
+        self.restless = true;
+        self.drain();
+    }
+
+    /// Waits until the peer has acknowledged everything, or is gone. What it still says is no longer heard.
+    async fn drain_channel(&mut self) {
+        loop {
+            let deadline = self.clock.instant(self.deadline());
+            let arrived = std::future::poll_fn(|cx| match self.poll_receive(self.clock.now(), cx) {
+                Poll::Ready(arrived) => Poll::Ready(arrived.is_ok()),
+                Poll::Pending if self.transport.is_channel_drained() => Poll::Ready(false),
+                Poll::Pending => Poll::Pending,
+            });
+            if let Ok(false) = tokio::time::timeout_at(deadline, arrived).await {
+                return;
+            }
+        }
     }
 }
 

@@ -34,7 +34,7 @@ pub struct Path {
 }
 
 /// One WebRTC peer, sans-IO: datagrams and time go in, datagrams and [`PeerEvent`]s come out. One mutation, then
-/// [`PeerTransport::drain`].
+/// [`PeerTransport::poll`] until it is idle; only a packet of audio may be written before that, where one was told.
 pub trait PeerTransport: Send {
     /// Whether a datagram is this peer's: a STUN request by its integrity (RFC 8445 section 7.3), all else by its
     /// source.
@@ -50,13 +50,8 @@ pub trait PeerTransport: Send {
     /// Time has passed.
     fn handle_timeout(&mut self, now: Instant);
 
-    /// Gives everything that is to be sent and told; the result is when to call [`PeerTransport::handle_timeout`].
-    fn drain(
-        &mut self,
-        now: Instant,
-        send: &mut dyn FnMut(&[u8], Protocol, SocketAddr),
-        tell: &mut dyn FnMut(PeerEvent),
-    ) -> Option<Instant>;
+    /// Gives everything that is to be sent, up to the next thing that is to be told.
+    fn poll(&mut self, now: Instant, send: &mut dyn FnMut(&[u8], Protocol, SocketAddr)) -> PeerOutput;
 
     /// Sends one RTP packet of the negotiated payload type; sequence numbers are its own.
     fn write_rtp(&mut self, now: Instant, timestamp: u32, marker: bool, payload: &[u8]);
@@ -73,7 +68,7 @@ pub trait PeerTransport: Send {
     /// If the peer's credentials cannot be used.
     fn restart(&mut self, peer: &Credentials) -> Result<Credentials, PeerError>;
 
-    /// Says goodbye: RTCP BYE and DTLS close_notify come out of the next drain.
+    /// Says goodbye: RTCP BYE and DTLS close_notify are sent by the next poll.
     fn close(&mut self);
 
     /// Whether it can still send and receive.
@@ -107,6 +102,15 @@ pub enum PeerError {
     /// The engine failed.
     #[error("the WebRTC engine failed: {0}")]
     Engine(String),
+}
+
+/// What a peer has, beside what it sends.
+#[derive(Debug)]
+pub enum PeerOutput {
+    /// It tells something, and may tell or send more.
+    Event(PeerEvent),
+    /// It has nothing until something happens or this instant has come, when [`PeerTransport::handle_timeout`] is called.
+    Idle(Option<Instant>),
 }
 
 /// What a peer tells.

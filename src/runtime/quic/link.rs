@@ -1,14 +1,12 @@
 //! One session's link on a QUIC or WebTransport connection: a control stream, and audio in datagrams or on a stream.
 
 use std::collections::VecDeque;
-use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::sync::mpsc;
-use tokio::time::Sleep;
 
 use super::carrier::{HalfEnd, Outlet, RecvHalf, SendHalf, Stream};
 use crate::agent::Wire;
@@ -153,8 +151,10 @@ impl Source {
     }
 }
 
+/// What the path was like at the last report.
 struct Reporting {
-    timer: Pin<Box<Sleep>>,
+    /// When the next one is due.
+    due: Micros,
     sent: u64,
     lost: u64,
 }
@@ -187,7 +187,7 @@ impl QuicLink {
             source: Source::default(),
             audio_first: false,
             control_ended: false,
-            report: Reporting { timer: Box::pin(tokio::time::sleep(REPORT_EVERY)), sent: 0, lost: 0 },
+            report: Reporting { due: clock.now() + REPORT_EVERY, sent: 0, lost: 0 },
             parts: Rest { closed, goodbye, backlog, clock, telemetry },
         }
     }
@@ -244,7 +244,7 @@ impl QuicLink {
     ///
     /// # Errors
     /// If the link is gone or the client broke the framing.
-    pub fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Result<Arrived, SocketError>> {
+    pub fn poll_receive(&mut self, now: Micros, cx: &mut Context<'_>) -> Poll<Result<Arrived, SocketError>> {
         self.audio_first = !self.audio_first;
         let arrived = if self.audio_first {
             match self.poll_audio(cx) {
@@ -257,17 +257,19 @@ impl QuicLink {
                 ready => ready,
             }
         };
-        if arrived.is_pending() && self.report.timer.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Ok(Arrived::Report(self.report(cx))));
+        if arrived.is_pending() && self.report.due <= now {
+            self.report.due = now + REPORT_EVERY;
+            return Poll::Ready(Ok(Arrived::Report(self.report())));
         }
         arrived
     }
 
-    fn report(&mut self, cx: &mut Context<'_>) -> Report {
-        let next = tokio::time::Instant::now() + REPORT_EVERY;
-        self.report.timer.as_mut().reset(next);
-        // Armed anew; it cannot be due.
-        let _ = self.report.timer.as_mut().poll(cx);
+    /// When to call [`QuicLink::poll_receive`] though nothing has come.
+    pub fn deadline(&self) -> Micros {
+        self.report.due
+    }
+
+    fn report(&mut self) -> Report {
         let (sent, lost) = self.outlet.losses();
         let (newly_sent, newly_lost) = (sent - self.report.sent, lost - self.report.lost);
         (self.report.sent, self.report.lost) = (sent, lost);
