@@ -188,6 +188,11 @@ impl Ledger {
         self.handed == self.base_pos || self.handed + slack < self.base_pos + self.ticks(now - self.base)
     }
 
+    /// When the earliest possible speaker runs out.
+    pub fn dry_at(&self) -> Micros {
+        self.base + self.span(self.handed - self.base_pos)
+    }
+
     /// What the earliest possible speaker has played: no honest report lies beyond it. Sound cards run up to a
     /// thousandth fast.
     fn earliest(&self, now: Micros) -> u64 {

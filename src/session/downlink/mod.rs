@@ -137,6 +137,8 @@ struct Speaker {
     /// Frames of silence that the voice still has to end with, and when the next of them is due.
     tail: u8,
     tail_at: Micros,
+    /// When the last frame was handed over.
+    sent_at: Micros,
     audible: Audible,
 }
 
@@ -242,6 +244,7 @@ impl Downlink {
             announced: None,
             tail: 0,
             tail_at: now,
+            sent_at: now,
             audible: Audible::default(),
         });
         self.loss = LossResponse::new(self.opus.bitrate);

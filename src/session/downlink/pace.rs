@@ -80,9 +80,12 @@ impl Downlink {
     fn send(&mut self, frame: framer::Frame, due: Micros, now: Micros) {
         let Some(speaker) = &mut self.speaker else { return };
         let Some(turn) = self.turns.iter_mut().find(|turn| turn.id == frame.turn) else { return };
-        let paused = speaker.ledger.run_on(now);
+        let another = speaker.announced != Some(frame.turn);
+        // A frame of the same voice that only comes late is no pause: the receiver's jitter buffer makes up for it, and
+        // does so once.
+        let paused = (another || speaker.tail < TAIL_FRAMES) && speaker.ledger.run_on(now);
         let pos = speaker.ledger.handed() as u32;
-        let first = paused || speaker.announced != Some(frame.turn);
+        let first = paused || another;
         if first {
             speaker.announced = Some(frame.turn);
             self.outputs.push_back(DownlinkOutput::Turn(Turn {
@@ -98,11 +101,11 @@ impl Downlink {
         }
         speaker.ledger.hand_over(frame.ticks.into(), frame.turn, frame.start, now);
         // What goes out well before its time has waited for nothing but the frame before it.
-        let before = speaker.tail_at.before(speaker.ledger.span(frame.ticks.into()));
-        let due = if due > now + RTP_EARLY { before.min(now) } else { due };
+        let due = if due > now + RTP_EARLY { speaker.sent_at } else { due };
+        speaker.sent_at = now;
         if speaker.carriage == Carriage::Rtp {
             speaker.tail = TAIL_FRAMES;
-            speaker.tail_at = now + speaker.ledger.span(frame.ticks.into());
+            speaker.tail_at = speaker.ledger.dry_at().max(now + speaker.ledger.span(frame.ticks.into()));
         }
         let opening = !std::mem::replace(&mut turn.sent, true) && turn.speaker != OWN;
         let ready = frame.arrival.max(due);

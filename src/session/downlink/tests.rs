@@ -127,6 +127,31 @@ fn what_follows_a_flush_bears_the_marker_and_nothing_of_the_old_generation() {
 }
 
 #[test]
+fn a_voice_that_comes_unevenly_or_slowly_has_no_holes() {
+    // Frames of 20 ms: every 21 ms, and in bursts of four, every other one 35 ms late.
+    let slowly: fn(u64) -> u64 = |frame| frame * 21;
+    let unevenly: fn(u64) -> u64 = |frame| frame / 4 * 80 + if frame / 4 % 2 == 1 { 35 } else { 0 };
+    for comes_at in [slowly, unevenly] {
+        let mut line = Line::new(Format::PCMU);
+        let (begun, voice) = (line.now, sine(300.0, AGENT.rate, 480));
+        for frame in 0..200 {
+            let at = begun + Duration::from_millis(comes_at(frame));
+            line.run(at - line.now);
+            line.says(&voice);
+        }
+        line.run(Duration::from_secs(2));
+        let spoken = &line.frames[..200];
+        let holes = spoken.windows(2).filter(|pair| pair[1].1.pos != pair[0].1.pos + pair[0].1.ticks).count();
+        assert_eq!(holes, 0, "what is only late is not paused");
+        assert!(spoken[1..].iter().all(|(_, frame)| !frame.marker));
+        let late =
+            spoken.iter().zip(0..).map(|((at, _), frame)| *at - (begun + Duration::from_millis(comes_at(frame))));
+        assert!(late.max().unwrap() <= Duration::from_millis(120), "nothing is held back for long");
+        assert_eq!(line.frames.len(), 202, "it ends as any other does");
+    }
+}
+
+#[test]
 fn redundancy_and_bitrate_follow_what_the_client_reports() {
     let mut line = Line::new(Format::OPUS);
     let voice = speech(AGENT.rate, 24_000);
