@@ -79,6 +79,9 @@ struct Options {
     /// passes through, and the floor is two bare QUIC legs
     #[arg(long, value_enum, default_value_t = Transport::Websocket)]
     transport: Transport,
+    /// Over WebRTC: only what the transport costs (echo), or only how late speech reaches an agent
+    #[arg(long, value_enum)]
+    only: Option<webrtc::Part>,
     /// What callers speak; agents speak PCM16 at 24 kHz
     #[arg(long, value_enum, default_value_t = Codec::Opus)]
     codec: Codec,
@@ -181,6 +184,7 @@ fn over_webrtc(options: &Options) -> Result<bool, String> {
         runs: options.runs,
         seed: options.seed,
         hasty: options.smoke,
+        only: options.only,
     };
     let name = if options.smoke { "webrtc-smoke" } else { "webrtc" };
     webrtc::run(plan, options.name.as_deref().unwrap_or(name))

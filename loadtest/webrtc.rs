@@ -40,6 +40,17 @@ pub struct Plan {
     pub seed: u64,
     /// Repeats nothing.
     pub hasty: bool,
+    /// All parts, if it is not told.
+    pub only: Option<Part>,
+}
+
+/// What can be measured by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    /// What the transport costs.
+    Echo,
+    /// How late speech reaches an agent.
+    Agents,
 }
 
 /// One measurement.
@@ -98,6 +109,10 @@ impl Under {
         matches!(self, Under::BareAgents | Under::Agents)
     }
 
+    fn is_part(self, only: Option<Part>) -> bool {
+        only.is_none_or(|part| (part == Part::Agents) == self.has_agents())
+    }
+
     fn is_bare(self) -> bool {
         matches!(self, Under::BareEcho | Under::BareAgents)
     }
@@ -122,7 +137,7 @@ pub fn run(plan: Plan, name: &str) -> Result<bool, String> {
     let priority = machine::raise_priority();
     let mut rows: BTreeMap<usize, Vec<Row>> = BTreeMap::new();
     for _ in 0..plan.runs {
-        for (number, under) in Under::ALL.into_iter().enumerate() {
+        for (number, under) in Under::ALL.into_iter().enumerate().filter(|(_, under)| under.is_part(plan.only)) {
             rows.entry(number).or_default().push(patiently(under, plan, &scenario, cores, &agents, &progress)?);
         }
     }
@@ -132,7 +147,7 @@ pub fn run(plan: Plan, name: &str) -> Result<bool, String> {
         ("priority", priority),
         ("load", format!("{:.1} at the end", machine::load_average())),
     ];
-    let bars = judge(&rows);
+    let bars = judge(&rows, plan.only);
     let report = Report { machine: machine.into(), rows: rows.into_values().flatten().collect(), bars };
     let path = write(name, &report).map_err(|error| format!("the report: {error}"))?;
     println!("{}\nwritten to {}", report.table(), path.display());
@@ -219,7 +234,7 @@ impl Row {
 }
 
 /// Medians of the runs against the bars.
-fn judge(rows: &BTreeMap<usize, Vec<Row>>) -> Vec<Bar> {
+fn judge(rows: &BTreeMap<usize, Vec<Row>>, only: Option<Part>) -> Vec<Bar> {
     let median = |under: Under, figure: &dyn Fn(&Row) -> f64| {
         let mut figures: Vec<f64> = rows.get(&(under as usize)).into_iter().flatten().map(figure).collect();
         figures.sort_by(f64::total_cmp);
@@ -229,26 +244,24 @@ fn judge(rows: &BTreeMap<usize, Vec<Row>>) -> Vec<Bar> {
     let losses = all().map(|row| row.missing as f64 + row.accidents.len() as f64).sum();
     let drops = all().flat_map(|row| &row.drops).map(|(_, count)| count).sum();
     let over = |figure: &dyn Fn(&Row) -> f64| median(Under::Agents, figure) - median(Under::BareAgents, figure);
-    [
-        ("frames lost, or calls ended", losses, 0.0),
-        ("drops and losses by its own count", drops, 0.0),
-        (
-            "echo: CPU, times the bare loop",
-            median(Under::Echo, &|row| row.cpu) / median(Under::BareEcho, &|row| row.cpu),
-            CPU,
-        ),
-        ("echo: resident kB per peer", median(Under::Echo, &|row| row.kb), RESIDENT),
-        ("to agents: p50 over the bare loop, ms", over(&|row| row.took.p50), ADDED[0]),
-        ("to agents: p99 over the bare loop, ms", over(&|row| row.took.p99), ADDED[1]),
-    ]
-    .into_iter()
-    .map(|(name, figure, most): (&str, f64, f64)| Bar {
+    let mut bars =
+        vec![("frames lost, or calls ended", losses, 0.0), ("drops and losses by its own count", drops, 0.0)];
+    if only != Some(Part::Agents) {
+        let cpu = median(Under::Echo, &|row| row.cpu) / median(Under::BareEcho, &|row| row.cpu);
+        bars.push(("echo: CPU, times the bare loop", cpu, CPU));
+        bars.push(("echo: resident kB per peer", median(Under::Echo, &|row| row.kb), RESIDENT));
+    }
+    if only != Some(Part::Echo) {
+        bars.push(("to agents: p50 over the bare loop, ms", over(&|row| row.took.p50), ADDED[0]));
+        bars.push(("to agents: p99 over the bare loop, ms", over(&|row| row.took.p99), ADDED[1]));
+    }
+    let bar = |(name, figure, most): (&str, f64, f64)| Bar {
         name: name.into(),
         figure: figure + 0.0,
         most,
         holds: figure <= most,
-    })
-    .collect()
+    };
+    bars.into_iter().map(bar).collect()
 }
 
 impl Report {

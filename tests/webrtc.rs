@@ -24,6 +24,32 @@ async fn until_sessions(daemon: &Daemon, wanted: f64) {
     }
 }
 
+/// What the peer heard, without the two frames of silence that each voice ends with. A voice is one, unless the machine
+/// stalled: then the relay had to take it for ended, and what follows bears the marker.
+fn voices<'a>(peer: &'a Peer, silence: &[u8]) -> Vec<&'a [u8]> {
+    let (mut spoken, mut ends, mut begins) = (Vec::new(), 0, true);
+    let mut heard = peer.heard.iter();
+    while let Some((_, marker, payload, _)) = heard.next() {
+        if payload == silence {
+            let second = heard.next().map(|(_, _, payload, _)| &payload[..]);
+            assert_eq!(second, Some(silence), "a voice ends with two frames of silence");
+            (ends, begins) = (ends + 1, true);
+        } else {
+            assert_eq!(*marker, begins, "a voice begins with the marker, packet {}", spoken.len());
+            spoken.push(&payload[..]);
+            begins = false;
+        }
+    }
+    assert!(begins, "the last voice has an end");
+    assert!(ends <= 1 + spoken.len() / 20, "{ends} ends of a voice of {} packets", spoken.len());
+    spoken
+}
+
+/// Packets of its own that the peer has heard.
+fn echoed(peer: &Peer) -> usize {
+    peer.heard.iter().filter(|(_, _, payload, _)| payload[..] == PACKET).count()
+}
+
 #[tokio::test]
 async fn speech_goes_both_ways_unchanged_and_ends_with_two_frames_of_silence() {
     for workers in ["1", "4"] {
@@ -34,17 +60,13 @@ async fn speech_goes_both_ways_unchanged_and_ends_with_two_frames_of_silence() {
         assert_eq!(peer.answer["started"]["agent"]["name"], "echo");
         peer.until(|peer| peer.was_told("started")).await;
         peer.speak(Duration::from_secs(2)).await;
-        peer.until(|peer| peer.heard.len() >= 100).await;
+        peer.until(|peer| echoed(peer) >= 99).await;
         peer.say(json!({ "type": "ping", "t": 5 })).await;
         peer.until(|peer| peer.was_told("pong")).await;
         peer.live(Duration::from_millis(300)).await;
-        let spoken = peer.heard.iter().filter(|(_, _, payload, _)| payload[..] == PACKET).count();
-        assert!(spoken >= 99, "{spoken} of 100 packets came back");
-        let (tail, rest) = (&peer.heard[spoken..], &peer.heard[..spoken]);
-        assert!(rest.iter().all(|(_, _, payload, _)| payload[..] == PACKET));
-        assert_eq!(tail.len(), 2, "two frames of silence and nothing more: {tail:?}");
-        assert!(tail.iter().all(|(_, _, payload, _)| payload[..] == [0xF8, 0xFF, 0xFE]), "{tail:?}");
-        assert!(peer.heard[0].1, "the first packet bears the marker");
+        let spoken = voices(&peer, &[0xF8, 0xFF, 0xFE]);
+        assert!(spoken.len() >= 99, "{} of 100 packets came back", spoken.len());
+        assert!(spoken.iter().all(|payload| *payload == PACKET), "unchanged");
         let consecutive = peer.heard.windows(2).all(|pair| pair[1].3 == pair[0].3.wrapping_add(1));
         assert!(consecutive, "sequence numbers do not skip");
         peer.say(json!({ "type": "end" })).await;
@@ -57,6 +79,7 @@ async fn speech_goes_both_ways_unchanged_and_ends_with_two_frames_of_silence() {
 async fn rtp_time_runs_on_over_a_pause_and_the_next_spurt_bears_the_marker() {
     let daemon = Daemon::start(&[]).await;
     let mut peer = Peer::call(&daemon, "echo").await;
+    let begun = Instant::now();
     peer.speak(Duration::from_millis(400)).await;
     peer.until(|peer| peer.heard.len() >= 20).await;
     peer.live(Duration::from_millis(1500)).await;
@@ -64,8 +87,9 @@ async fn rtp_time_runs_on_over_a_pause_and_the_next_spurt_bears_the_marker() {
     peer.speak(Duration::from_millis(400)).await;
     peer.until(|peer| peer.heard.len() >= before + 10).await;
     let (last, next) = (&peer.heard[before - 1], &peer.heard[before]);
-    let pause = next.0.wrapping_sub(last.0) / 48;
-    assert!((1000..3500).contains(&pause), "RTP time went on by {pause} ms");
+    let pause = Duration::from_millis((next.0.wrapping_sub(last.0) / 48).into());
+    let all = begun.elapsed();
+    assert!(Duration::from_secs(1) <= pause && pause <= all, "RTP time went on by {pause:?} in {all:?}");
     assert!(next.1, "a spurt begins with the marker");
 }
 
@@ -125,11 +149,8 @@ async fn g711_comes_back_unchanged_where_no_opus_is_offered() {
             peer.speak_frame(payload_type, 160, frame).await;
         }
         peer.until(|peer| peer.heard.len() >= 50).await;
-        let heard: Vec<_> = peer.heard.iter().map(|(_, _, payload, _)| payload).collect();
-        assert!(frames.iter().zip(&heard).all(|(spoken, heard)| spoken == *heard), "{name}: sample for sample");
         peer.live(Duration::from_millis(300)).await;
-        assert_eq!(peer.heard.len(), 52, "{name}: two frames of silence end the voice");
-        assert!(peer.heard[50..].iter().all(|(_, _, payload, _)| payload[..] == vec![silence; 160][..]));
+        assert_eq!(voices(&peer, &[silence; 160]), frames, "{name}: sample for sample");
     }
 }
 
@@ -230,7 +251,7 @@ async fn a_change_of_address_keeps_the_call() {
     let (status, ..) = ask(daemon.http, "PATCH", &peer.resource.clone(), &[kind, &present], "a=candidate:1\r\n").await;
     assert_eq!(status, 204);
     peer.speak(Duration::from_secs(1)).await;
-    peer.until(|peer| peer.heard.iter().filter(|(_, _, payload, _)| payload[..] == PACKET).count() >= 65).await;
+    peer.until(|peer| echoed(peer) >= 65).await;
     peer.say(json!({ "type": "ping", "t": 2 })).await;
     peer.until(|peer| peer.was_told("pong")).await;
     assert_eq!(sessions(&daemon).await, 1.0);
