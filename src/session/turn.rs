@@ -69,6 +69,7 @@ impl TurnTaking {
     }
 
     /// Whether the agent's voice is stopped for the moment.
+    #[cfg(any(test, debug_assertions))]
     pub fn is_paused(&self) -> bool {
         self.paused.is_some()
     }
