@@ -8,9 +8,11 @@ BUILD   := --profile $(PROFILE) $(LOCKED)
 BINARY  := $(abspath $(or $(CARGO_TARGET_DIR),target))/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/antiphon
 # `make run ARGS="--config my.toml"`, `make loadtest ARGS="--calls 120"`
 ARGS    ?=
+# of each fuzz target
+SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help needs run check test setup lint fmt unit blackbox clients clients-check browser loadtest smoke bench deny test-live
+.PHONY: help needs run check test setup lint fmt unit blackbox clients clients-check browser loadtest smoke bench deny test-live fuzz
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-13s %s\n", $$1, $$2 }'
@@ -94,6 +96,13 @@ test-live: needs ## calls the vendors whose keys are in the environment: 20 s ea
 	$(CARGO) build $(BUILD) --bin antiphon
 	@echo "== calls to the vendors"
 	@python3 tests/live/run.py "$(BINARY)"
+
+fuzz: ## each fuzz target for SECONDS=60; needs cargo-fuzz (`cargo install cargo-fuzz --locked`)
+	@cp Cargo.lock fuzz/Cargo.lock
+	WRITE_CORPUS=1 $(CARGO) test $(BUILD) --lib -- fuzzed
+	for target in native_framing quic_framing credentials agents realtime audio; do \
+		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run -s none $$target -- -max_total_time=$(SECONDS) -max_len=16384 || exit 1; \
+	done
 
 bench: needs ## benches: ns and allocations per frame, as ratios to libopus alone; fails above a bar
 	@echo "== benches"

@@ -25,3 +25,10 @@ pub mod telemetry;
 pub mod testkit;
 pub mod time;
 pub mod upstream;
+
+// What the fuzz targets do with their input is compiled and played here, so that it does not rot.
+#[cfg(test)]
+extern crate self as antiphon;
+#[cfg(test)]
+#[path = "../fuzz/src/lib.rs"]
+mod fuzzed;
