@@ -68,6 +68,30 @@ pub fn table() -> String {
     out
 }
 
+/// What becomes of a call when something goes wrong at its vendor; the emulators play each of these.
+const WHAT_GOES_WRONG: &str = "
+## What goes wrong at a vendor
+
+`antiphon emulate KIND` plays each of these, by options or by a TOML file of the same names (`--script FILE`);
+`antiphon emulate KIND --help` lists them.
+
+| At the vendor | Option | What becomes of the call |
+|---|---|---|
+| Speech comes faster than it is spoken, or all at once | `--pace 4`, `--pace 0` | It is kept, and heard at its own pace |
+| Messages of any size, samples cut in two | `--chunk-bytes 3001,640,1` | Put together again |
+| Nothing is read or written for a while | `--stall-at-ms`, `--stall-s` | It waits; after the route's `answer_within_ms` the next agent takes over |
+| Speech still comes after an interruption | `--late-audio-ms` | Dropped, and counted |
+| Events come twice | `--duplicate` | Heard once where events have numbers (`openai`, `live`), as are tool calls by their id everywhere; a piece of \
+text of `gemini` stands twice |
+| An error that ends nothing | `--errors` | Told to the client as `agent_error` |
+| The handshake is refused | `--refuse 503` | The next agent takes over, or the call ends: [`docs/errors.md`](errors.md#failures-of-agents-agentreason) |
+| The connection is closed in the middle of a word | `--close-at-ms`, `--close-code 1011` | The same; with code 1000 the vendor has hung up, \
+and the call ends when its words were heard. A `gemini` session goes on over another connection, by its handle |
+| The session has become too old | `--expire-s` | A fresh one takes over before (`session_max_s`); otherwise as a failure of class `expired`. A `pipecat` bot \
+just hangs up |
+| The end is announced | `--go-away-s` | `gemini`: the session goes on over another connection before. The others announce nothing |
+";
+
 /// The Markdown text of `docs/agents.md`.
 pub fn page() -> String {
     let mut out = String::from(
@@ -93,6 +117,7 @@ pub fn page() -> String {
          over, what it is told of the conversation so far is counted apart as `replayed_chars`: its vendor counts the \
          same text as input.\n",
     );
+    out.push_str(WHAT_GOES_WRONG);
     for kind in SERVED {
         let _ = write!(out, "\n## `{}`\n\n", kind.label());
         if let Some(why) = experimental(*kind) {
