@@ -2,8 +2,9 @@
 
 One call per agent whose keys are in the environment, ended by the relay after LIVE_SECONDS (20). The cost is capped: no
 call begins if, at LIVE_PRICE_PER_MINUTE (1.00 in the currency of your contracts, on the high side), all calls could come
-to more than LIVE_MAX_COST (2.00). LIVE_AGENTS="openai gemini" takes some agents only. The report holds no key, no
-address and no word that was said; it is printed and written to target/live-report.json.
+to more than LIVE_MAX_COST (2.00). LIVE_AGENTS="openai gemini" takes some agents only, LIVE_PARALLEL=4 calls so many at
+once. The report holds no key, no address and no word that was said; it is printed and written to
+target/live-report.json.
 Exit code: 0 all calls were good, 1 one was not, 2 nothing was called.
 """
 
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BINARY = sys.argv[1]
@@ -124,7 +126,8 @@ def main():
     variables = {variable for name in able for variable in AGENTS[name] if "URL" not in variable}
     secrets = sorted((os.environ[variable] for variable in variables), key=len, reverse=True)
     print(f"calling {', '.join(able)}: {SECONDS:g} s each, at most {cost:.2f} in all")
-    reports = [call(name, secrets) for name in able]
+    with ThreadPoolExecutor(max(1, round(number("LIVE_PARALLEL", 1)))) as pool:
+        reports = list(pool.map(lambda name: call(name, secrets), able))
     text = json.dumps({"day": time.strftime("%Y-%m-%d"), "calls": reports}, indent=2)
     target = ROOT / "target" / "live-report.json"
     target.parent.mkdir(exist_ok=True)

@@ -17,7 +17,7 @@ async fn live(variables: &[(&str, &str)]) -> Output {
     let mut command = Command::new("python3");
     command.arg(script).arg(env!("CARGO_BIN_EXE_antiphon")).env_clear().stdin(Stdio::null()).kill_on_drop(true);
     command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).envs(variables.iter().copied());
-    timeout(Duration::from_secs(60), command.output()).await.expect("it does not end").unwrap()
+    timeout(Duration::from_secs(150), command.output()).await.expect("it does not end").unwrap()
 }
 
 #[tokio::test]
@@ -38,16 +38,44 @@ async fn nobody_is_called_without_keys_or_above_the_cap() {
 }
 
 #[tokio::test]
-async fn the_report_of_a_call_names_no_key() {
-    let vendor = Vendor::start(VendorKind::Deepgram, Some("very-secret"), Script::default()).await;
-    let url = ("ANTIPHON_AGENT__DEEPGRAM__URL", vendor.url.as_str());
-    let variables = [("DEEPGRAM_API_KEY", "very-secret"), url, ("LIVE_AGENTS", "deepgram"), ("LIVE_SECONDS", "30")];
+async fn each_vendor_is_called_and_the_report_names_no_key_and_no_word() {
+    let agents = [
+        ("openai", "openai", VendorKind::Openai),
+        ("openai-live", "live", VendorKind::Live),
+        ("azure-openai", "azure", VendorKind::Openai),
+        ("xai", "xai", VendorKind::Openai),
+        ("elevenlabs", "elevenlabs", VendorKind::Elevenlabs),
+        ("deepgram", "deepgram", VendorKind::Deepgram),
+        ("gemini", "gemini", VendorKind::Gemini),
+    ];
+    let mut vendors = Vec::new();
+    let mut variables: Vec<(String, String)> = [("LIVE_SECONDS", "30"), ("LIVE_MAX_COST", "5"), ("LIVE_PARALLEL", "4")]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into();
+    for (_, agent, kind) in agents {
+        let vendor = Vendor::start(kind, Some("very-secret"), Script::default()).await;
+        variables.push((format!("ANTIPHON_AGENT__{}__URL", agent.to_uppercase()), vendor.url.clone()));
+        vendors.push(vendor);
+    }
+    for vendor in ["OPENAI", "AZURE_OPENAI", "XAI", "ELEVENLABS", "DEEPGRAM", "GEMINI"] {
+        variables.push((format!("{vendor}_API_KEY"), "very-secret".to_owned()));
+    }
+    variables.push(("ELEVENLABS_AGENT_ID".to_owned(), "secret-agent".to_owned()));
+    let variables: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let output = live(&variables).await;
     let (text, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert_eq!(output.status.code(), Some(0), "{text}{error}");
-    assert!(!text.contains("very-secret") && text.contains("good"), "{text}");
+    for private in ["very-secret", "secret-agent", "Hello, and welcome"] {
+        assert!(!text.contains(private), "{private}: {text}");
+    }
     let report = text[text.find('{').unwrap()..].rsplit_once('}').unwrap().0.to_owned() + "}";
     let report: Value = serde_json::from_str(&report).unwrap();
-    assert_eq!(report["calls"][0]["record"]["agents"][0]["name"], "deepgram", "{report}");
-    assert!(report["calls"][0]["record"]["agent_audio_heard_ms"].as_u64().unwrap() > 1000, "{report}");
+    for (at, (name, agent, kind)) in agents.into_iter().enumerate() {
+        let call = &report["calls"][at];
+        assert_eq!((&call["agent"], &call["record"]["agents"][0]["name"]), (&name.into(), &agent.into()), "{call}");
+        assert!(call["record"]["agent_audio_heard_ms"].as_u64() > Some(1000), "{call}");
+        let reports_usage = !kind.units().is_empty();
+        assert_eq!(call["record"]["usage"].as_object().is_some_and(|usage| !usage.is_empty()), reports_usage, "{call}");
+        assert!(call["record"]["cost"].is_null(), "without prices nothing is known: {call}");
+    }
 }
