@@ -93,7 +93,7 @@ mod tests {
         }))
         .expect("a set-up");
         let expected = [
-            (VendorKind::Openai, "greeting tools turns"),
+            (VendorKind::Openai, "greeting tools"),
             (VendorKind::Live, "greeting language tools transcribe turns"),
             (VendorKind::Elevenlabs, "greeting tools transcribe turns"),
             (VendorKind::Deepgram, "greeting tools transcribe turns"),
