@@ -1,6 +1,7 @@
 //! Tools and hooks, from raw to checked.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -9,6 +10,7 @@ use crate::config::checker::Checker;
 use crate::config::raw_services::{RawHook, RawRun, RawTool};
 use crate::config::settings::{Filler, HookSettings, ToolRun, ToolSettings};
 use crate::config::vendor;
+use crate::media::announcement::Announcement;
 use crate::message::ToolDefinition;
 
 /// Tools that the relay has by itself.
@@ -49,15 +51,12 @@ pub fn tool(name: &str, raw: &RawTool, check: &mut Checker<'_>) -> Option<ToolSe
         }
         RawRun::Http => http_tool(name, raw, timeout, check),
     };
-    let filler = raw.filler.as_ref().and_then(|filler| match &filler.clip {
-        Some(clip) => {
-            let clip = check.file(&["tool", name, "filler", "clip"], clip)?;
-            Some(Filler { clip, after: Duration::from_millis(filler.after_ms.unwrap_or(1500)) })
-        }
-        None => {
-            check.missing(&at("filler"), "clip", "add `clip = \"file.wav\"`");
-            None
-        }
+    let filler = raw.filler.as_ref().and_then(|filler| {
+        let clip = match &filler.clip {
+            Some(file) => check.announcement(&["tool", name, "filler", "clip"], file)?,
+            None => Arc::new(Announcement::moment().ok()?),
+        };
+        Some(Filler { clip, after: Duration::from_millis(filler.after_ms.unwrap_or(1500)) })
     });
     let parameters = parameters(name, raw, check);
     Some(ToolSettings { description: raw.description.clone()?, parameters, run: run?, filler })

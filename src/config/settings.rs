@@ -17,6 +17,7 @@ pub use crate::config::overload::OverloadSettings;
 pub use crate::config::quic::QuicSettings;
 pub use crate::config::redis::{RedisMode, RedisSettings};
 use crate::ids::AgentName;
+use crate::media::announcement::Announcement;
 use crate::route::rule::Rule;
 
 mod agents;
@@ -302,11 +303,11 @@ pub enum ToolRun {
     },
 }
 
-/// An audio file that is played when a tool takes long.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What the caller hears when a tool takes long.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Filler {
-    /// The file.
-    pub clip: String,
+    /// Played once.
+    pub clip: Arc<Announcement>,
     /// After so long.
     pub after: Duration,
 }

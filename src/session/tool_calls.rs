@@ -1,5 +1,7 @@
 //! Tools that agents call: at the client, by a signed POST, or built in.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::config::settings::ToolRun;
@@ -12,6 +14,8 @@ use crate::session::tools::{Delivery, Due, Manner, Settled, Verdict, answer};
 use crate::session::{Session, error};
 use crate::time::Micros;
 
+/// While somebody speaks, whether it is time for a filler is asked again so often.
+const FILLER_RETRY: Duration = Duration::from_millis(200);
 /// A tool that nobody configured: it is the client's, and takes its time.
 const UNKNOWN: Manner = Manner { runner: ToolRunner::Client, tool: None, timeout: None, filler: None };
 
@@ -26,8 +30,7 @@ impl Session {
             Verdict::Wait => {}
             Verdict::Answer(result) => self.tell(ToAgent::ToolResult(result)),
             Verdict::Full => {
-                let measure =
-                    Measure::Tool { tool: manner.tool, outcome: ToolOutcome::Refused, took: std::time::Duration::ZERO };
+                let measure = Measure::Tool { tool: manner.tool, outcome: ToolOutcome::Refused, took: Duration::ZERO };
                 self.outputs.push_back(Output::Measure(measure));
                 let output = "too many tool calls at once".into();
                 self.tell(ToAgent::ToolResult(ToolResult { call_id, output, is_error: true }));
@@ -149,9 +152,19 @@ impl Session {
     pub(super) fn tools_due(&mut self, now: Micros) {
         while let Some(due) = self.tools.take_due(now) {
             match due {
-                Due::Filler(_) => {}
+                Due::Filler { call_id, tool } => self.fill_tool(&call_id, tool, now),
                 Due::TimedOut(call_id) => self.time_tool_out(call_id, now),
             }
+        }
+    }
+
+    /// A tool takes long: the caller hears something, if nobody speaks.
+    fn fill_tool(&mut self, call_id: &CallId, tool: usize, now: Micros) {
+        if self.downlink.is_busy() || self.voiced_since.is_some() {
+            return self.tools.put_filler_off(call_id, now + FILLER_RETRY);
+        }
+        if let Some(filler) = self.plan.tools.values().nth(tool).and_then(|tool| tool.filler.clone()) {
+            self.downlink.announce(&filler.clip, now);
         }
     }
 

@@ -110,8 +110,13 @@ pub struct Settled {
 /// What a call is due for.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Due {
-    /// It takes long: the filler of this tool.
-    Filler(usize),
+    /// It takes long: the caller may be told so.
+    Filler {
+        /// The call.
+        call_id: CallId,
+        /// The tool's place in the plan.
+        tool: usize,
+    },
     /// Its time is over.
     TimedOut(CallId),
 }
@@ -241,8 +246,15 @@ impl Tools {
                 return Some(Due::TimedOut(call.id.clone()));
             }
             call.filler_at.take_if(is_due)?;
-            call.manner.tool.map(Due::Filler)
+            call.manner.tool.map(|tool| Due::Filler { call_id: call.id.clone(), tool })
         })
+    }
+
+    /// The caller cannot be told now that a call takes long: later.
+    pub fn put_filler_off(&mut self, id: &CallId, until: Micros) {
+        if let Some(call) = self.calls.iter_mut().find(|call| call.id == *id && call.is_running()) {
+            call.filler_at = Some(until);
+        }
     }
 
     /// An agent is gone: nobody waits for its results any more.

@@ -226,3 +226,46 @@ fn end_call_ends_the_call_after_the_last_words() {
     assert_eq!(statuses(&world), ["done"]);
     assert!(results(&world).is_empty(), "it is not asked to answer");
 }
+
+/// A tool whose caller hears 200 ms of a clip, all of whose samples are 77, after a second.
+fn with_filler() -> World {
+    let wav = crate::media::clip::Clip { rate: 24_000, samples: vec![77; 4_800] }.to_wav();
+    let clip = std::sync::Arc::new(crate::media::announcement::Announcement::parse(&wav).expect("a WAV file"));
+    let mut tools = tools();
+    tools.get_mut("look_up").expect("there").filler = Some(crate::config::settings::Filler { clip, after: ms(1_000) });
+    let mut world = WorldBuilder { tools, ..WorldBuilder::default() }.start();
+    world.run(ms(100));
+    world
+}
+
+#[test]
+fn a_caller_who_waits_for_a_tool_hears_the_filler_once_and_then_the_answer() {
+    let mut world = with_filler();
+    world.agent_says(call("c1", "look_up", "{}"));
+    world.run(ms(950));
+    assert!(heard_values(&world).is_empty());
+    world.run(ms(3_000));
+    assert_eq!(heard_values(&world), [77; 10], "once");
+    let post = world.posted.pop().expect("posted");
+    world.tool_answers(&post.call_id, 200, "shipped");
+    answer(&mut world, ms(100), 5, None);
+    world.run(ms(500));
+    assert_eq!(heard_values(&world), [vec![77; 10], vec![5; 5]].concat());
+    let told = world.told_agent.iter().any(|(_, message)| matches!(message, ToAgent::Truncate(_) | ToAgent::Cancel(_)));
+    assert!(!told, "the agent has nothing to do with it");
+}
+
+#[test]
+fn a_filler_waits_until_the_agent_has_finished_and_a_quick_tool_has_none() {
+    let mut world = with_filler();
+    answer(&mut world, ms(2_000), 5, None);
+    world.agent_says(call("c1", "look_up", "{}"));
+    world.run(ms(3_500));
+    assert_eq!(heard_values(&world), [vec![5; 100], vec![77; 10]].concat());
+    world.agent_says(call("c2", "look_up", "{\"again\":1}"));
+    world.run(ms(900));
+    let post = world.posted.pop().expect("posted");
+    world.tool_answers(&post.call_id, 200, "shipped");
+    world.run(ms(3_000));
+    assert_eq!(heard_values(&world).len(), 110, "it was quick");
+}

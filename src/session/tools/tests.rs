@@ -99,7 +99,10 @@ fn a_call_that_takes_long_is_due_for_its_filler_once_and_for_its_end_once() {
     let manner = Manner { runner: ToolRunner::Http, tool: Some(3), timeout, filler };
     tools.on_call(FIRST, call("c", "{}"), manner, (Duration::ZERO, at(0)));
     assert_eq!((tools.deadline(), tools.take_due(at(99))), (Some(at(100)), None));
-    assert_eq!((tools.take_due(at(100)), tools.take_due(at(100))), (Some(Due::Filler(3)), None));
+    assert_eq!(
+        (tools.take_due(at(100)), tools.take_due(at(100))),
+        (Some(Due::Filler { call_id: "c".into(), tool: 3 }), None)
+    );
     assert_eq!(tools.deadline(), Some(at(500)));
     assert_eq!((tools.take_due(at(500)), tools.take_due(at(500))), (Some(Due::TimedOut("c".into())), None));
     tools.on_result(result("c"), ToolOutcome::Timeout, at(500));
