@@ -11,6 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::machine::{Cores, pin};
 use crate::measure::{Exposition, get};
+use crate::taps::{self, BadTaps};
 
 /// A process that is not ready or does not end in this time is broken.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -67,6 +68,14 @@ impl Child {
     /// If it does not start.
     pub fn daemon(cores: Cores, agents: SocketAddr, counting: bool) -> Result<Child, String> {
         Child::daemon_with(cores, &configuration(agents), counting)
+    }
+
+    /// The daemon with taps for every caller who asks for `tapped`.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn tapped_daemon(cores: Cores, agents: SocketAddr, taps: &BadTaps) -> Result<Child, String> {
+        Child::daemon_with(cores, &format!("{}{}", taps::configuration(taps), configuration(agents)), false)
     }
 
     fn daemon_with(cores: Cores, configuration: &str, counting: bool) -> Result<Child, String> {

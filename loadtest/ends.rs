@@ -59,13 +59,20 @@ fn patient(tcp: &TcpStream) -> std::io::Result<()> {
 ///
 /// # Errors
 /// What went wrong.
-pub fn dial(address: SocketAddr, call: usize, uplink: Format, downlink: Format) -> Result<Socket, String> {
+pub fn dial(
+    address: SocketAddr,
+    call: usize,
+    agent: Option<&str>,
+    uplink: Format,
+    downlink: Format,
+) -> Result<Socket, String> {
     let tcp = TcpStream::connect(address).map_err(|error| format!("connect: {error}"))?;
     patient(&tcp).map_err(|error| error.to_string())?;
     let (mut socket, _) =
         client_with_config(request(address)?, tcp, Some(config())).map_err(|error| format!("upgrade: {error}"))?;
     let start = json!({
         "type": "start",
+        "agent": agent,
         "audio": { "in": uplink, "out": downlink },
         "metadata": { "call": call },
     });

@@ -18,6 +18,7 @@ mod quic;
 mod report;
 mod rude;
 mod swarm;
+mod taps;
 mod webrtc;
 
 use std::collections::BTreeMap;
@@ -52,7 +53,8 @@ const COUNTED: (usize, u64) = (20, 3);
 #[command(after_long_help = "Bars: no frame lost and no queue drop; added p99 at most the floor of the same run + 10 \
     ms each way; CPU of the daemon beyond that of a bare proxy at most 1.4 times libopus alone for the same frames; its own added-latency histogram \
     within 20 % (or one bucket) of the view from outside. With --bad-clients: no other call loses a frame, and added \
-    p99 within 2 ms of the run without them. With --transport webrtc: CPU per peer of an echo at most 1.5 times a bare \
+    p99 within 2 ms of the run without them. With --taps: p50 each way of calls with bad taps at most 1.05 times that of \
+    the others, and no frame lost. With --transport webrtc: CPU per peer of an echo at most 1.5 times a bare \
     str0m loop, at most 200 kB per peer, and to agents p50 at most 0.3 ms and p99 at most 2 ms over that loop.\n\nExit status: 0 all bars hold, 1 one is missed, 2 it could not run.")]
 struct Args {
     #[command(subcommand)]
@@ -91,6 +93,9 @@ struct Options {
     /// One more run beside clients that never read, send garbage or 10 MB, or stall in the handshake
     #[arg(long)]
     bad_clients: bool,
+    /// Compare calls with taps that never read, talk nonsense or die with calls without, at the same time
+    #[arg(long)]
+    taps: bool,
     /// Decides when each end speaks
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -161,6 +166,7 @@ fn main() -> ExitCode {
                 (options.calls, options.seconds, options.floor_seconds) = (60, 6, 3);
             }
             match options.transport {
+                Transport::Websocket if options.taps => LoadTest::new(options).and_then(|test| test.beside_taps()),
                 Transport::Websocket => LoadTest::new(options).and_then(|test| test.run()),
                 Transport::Webrtc => over_webrtc(&options),
                 Transport::Quic => over_quic(&options),
@@ -240,6 +246,7 @@ impl LoadTest {
             caller: Voice::caller(format).map_err(|error| error.to_string())?,
             agent: Voice::agent().map_err(|error| error.to_string())?,
             reports: options.reports,
+            tapped: None,
         };
         let agents = TcpListener::bind("127.0.0.1:0").map_err(|error| error.to_string())?;
         let priority = machine::raise_priority();
@@ -262,6 +269,11 @@ impl LoadTest {
             }
             println!("a bar is missed: measuring again\n");
         }
+    }
+
+    /// Measures calls with and without taps at the same time, tells, and says whether the bars hold.
+    fn beside_taps(&self) -> Result<bool, String> {
+        taps::run(&self.scenario, &self.agents, self.cores, self.options.runs)
     }
 
     fn default_name(&self) -> String {

@@ -55,6 +55,8 @@ pub struct Scenario {
     pub agent: Voice,
     /// Whether callers tell what their speaker plays.
     pub reports: bool,
+    /// Of every two callers this one, 0 or 1, asks for the agent `tapped`.
+    pub tapped: Option<usize>,
 }
 
 /// Whom the callers call.
@@ -77,6 +79,8 @@ pub struct Outcome {
     pub up: Histogram<u64>,
     /// Agent written to caller read.
     pub down: Histogram<u64>,
+    /// The same of the calls that are tapped, which are left out there: up, down.
+    pub tapped: [Histogram<u64>; 2],
     /// How late the swarm wrote.
     pub late: Histogram<u64>,
     /// How long what had arrived waited for the swarm to read it.
@@ -203,6 +207,7 @@ impl<'a> Swarm<'a> {
         let out = Outcome {
             up: histogram(),
             down: histogram(),
+            tapped: [histogram(), histogram()],
             late: histogram(),
             waited: histogram(),
             set_up: histogram(),
@@ -226,7 +231,8 @@ impl<'a> Swarm<'a> {
     fn add_call(&mut self) -> Result<(), String> {
         let (index, begun) = (self.calls.len(), self.now());
         let (up, down) = (self.scenario.caller.format, self.scenario.caller.format);
-        let mut caller = dial(self.target.address, index, up, down)?;
+        let agent = self.is_tapped(index).then_some("tapped");
+        let mut caller = dial(self.target.address, index, agent, up, down)?;
         let agent = self.await_agent(index)?;
         let ready = if self.target.tells_ready { "agent" } else { "started" };
         let is_ready =
@@ -242,6 +248,10 @@ impl<'a> Swarm<'a> {
         }
         self.calls.push(Call { caller, agent, up, down, spoken: [0; 2] });
         Ok(())
+    }
+
+    fn is_tapped(&self, index: usize) -> bool {
+        self.scenario.tapped == Some(index % 2)
     }
 
     fn watch(&self, socket: &Socket, token: u64) -> Result<(), String> {
@@ -410,10 +420,13 @@ impl<'a> Swarm<'a> {
 
     /// Reads one message; `false` if there was none.
     fn read_one(&mut self, index: usize, side: Side, woken: u64) -> bool {
+        let tapped = self.is_tapped(index);
         let call = &mut self.calls[index];
+        let Outcome { up, down, tapped: [tapped_up, tapped_down], .. } = &mut self.out;
+        let (up, down) = if tapped { (tapped_up, tapped_down) } else { (up, down) };
         let (socket, track, times) = match side {
-            Side::Caller => (&mut call.caller, &mut call.down, &mut self.out.down),
-            Side::Agent => (&mut call.agent, &mut call.up, &mut self.out.up),
+            Side::Caller => (&mut call.caller, &mut call.down, down),
+            Side::Agent => (&mut call.agent, &mut call.up, up),
         };
         let message = read(socket);
         let now = self.begun.elapsed().as_nanos() as u64;

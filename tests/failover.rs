@@ -1,6 +1,8 @@
 //! Agents that refuse or die, over real sockets.
 
 mod harness;
+#[path = "failover/taps.rs"]
+mod taps;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};

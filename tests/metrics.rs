@@ -50,7 +50,7 @@ fn the_operations_guide_holds_the_reference_table_of_the_declared_metrics() {
 #[test]
 fn the_table_of_queues_names_each_queue_that_is_counted() {
     let table = include_str!("../docs/queues.md");
-    let audio = [Queue::Preroll, Queue::Uplink, Queue::Playout, Queue::Stale].map(Queue::label);
+    let audio = [Queue::Preroll, Queue::Uplink, Queue::Playout, Queue::Stale, Queue::Tap].map(Queue::label);
     let labels: Vec<&str> = audio.into_iter().chain(NodeQueue::ALL.map(NodeQueue::label)).collect();
     for label in &labels {
         assert!(table.contains(&format!("\n| `{label}` |")), "docs/queues.md has no row for {label}");

@@ -94,7 +94,7 @@ pub const RANGES: &[(&str, f64, f64)] = &[
 
 /// Keys that are parsed and checked, and that this build does not act on. `*` is any name or list position; a key
 /// stands for all below it.
-pub const INERT: &[&str] = &["demo", "route.*.taps", "route.*.slo", "tool.*.filler"];
+pub const INERT: &[&str] = &["demo", "route.*.slo"];
 
 /// Reads what a key says, in a form that can be compared.
 type Read = fn(&Settings) -> String;

@@ -18,7 +18,7 @@ use crate::config::shape::OneOrMany;
 use crate::config::vendor::RawVendorAuth;
 use crate::message::{Greeting, Turns};
 use crate::route::plan::{OpusApplication, OpusBandwidth};
-use crate::route::rule::Sticky;
+use crate::route::rule::{Sticky, TapSide, TapTells};
 use crate::session::Transport;
 
 /// A whole configuration.
@@ -291,6 +291,8 @@ pub struct RawChoice {
 pub struct RawTap {
     pub agent: Option<String>,
     pub percent: Option<f64>,
+    pub hear: OneOrMany<TapSide>,
+    pub tell: OneOrMany<TapTells>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -14,7 +14,7 @@ use crate::config::shape::OneOrMany;
 use crate::ids::{AgentName, RouteName};
 use crate::media::announcement::Announcement;
 use crate::route::plan::{BargeInPolicy, ClientMay, GapMode, IdlePolicy, OpusSettings, Policy, Reversible};
-use crate::route::rule::{Choice, Match, Rule, Slo, Tap, Target};
+use crate::route::rule::{Choice, Match, Rule, Slo, Tap, TapSide, TapTells, Target};
 
 /// What a route may name.
 pub struct Names<'a> {
@@ -142,7 +142,17 @@ fn tap_of(index: &str, number: usize, tap: &RawTap, names: &Names<'_>, check: &m
         return None;
     };
     agent_named(&at, agent, names, check);
-    Some(Tap { agent: agent.as_str().into(), percent: tap.percent.unwrap_or(100.0) })
+    let hear = if tap.hear.0.is_empty() { vec![TapSide::Caller] } else { tap.hear.0.clone() };
+    if tap.tell.0.contains(&TapTells::Transcript) && !hear.contains(&TapSide::Caller) {
+        let help = "add \"caller\" to `hear`: only what the caller says is taken over from a tap".to_owned();
+        check.wrong(&["route", index, "taps", number, "tell"], "this tap does not hear the caller", help);
+    }
+    Some(Tap {
+        agent: agent.as_str().into(),
+        percent: tap.percent.unwrap_or(100.0),
+        hear,
+        tell: tap.tell.0.iter().copied().collect(),
+    })
 }
 
 fn agent_named(at: &[&str], name: &str, names: &Names<'_>, check: &mut Checker<'_>) {

@@ -155,7 +155,9 @@ fn write_plan(f: &mut fmt::Formatter<'_>, plan: &Plan, admitted: &str) -> fmt::R
             writeln!(f, "        {field} = {value}")?;
         }
     }
-    plan.taps.iter().try_for_each(|tap| writeln!(f, "    tap: {}", tap.name()))?;
+    for tap in &plan.taps {
+        writeln!(f, "    tap: {}, hears the {}", tap.rung.name(), tap.hears.label())?;
+    }
     let (max, idle) = (plan.policy.max.as_secs(), plan.policy.idle.after.as_secs());
     write!(f, "    ends after {max} s at the latest, ")?;
     if idle == 0 { write!(f, "never for silence") } else { write!(f, "after {idle} s of silence") }

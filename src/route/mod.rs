@@ -17,10 +17,10 @@ pub use explain::{Considered, Explanation};
 
 use crate::config::settings::{AgentKind, AgentSettings, Settings, ToolSettings};
 use crate::ids::{AgentName, ConversationId, RouteName, SessionId};
-use crate::message::ErrorCode;
+use crate::message::{ErrorCode, Setup};
 use crate::route::decision::Overrides;
-use crate::route::plan::{Plan, Rung};
-use crate::route::rule::{Match, Rule, Sticky, Target};
+use crate::route::plan::{Plan, PlannedTap, Rung};
+use crate::route::rule::{Match, Rule, Sticky, Tap, TapSide, Target};
 use crate::route::setup::Template;
 use crate::session::Transport;
 
@@ -246,7 +246,7 @@ impl Router {
         let mut equals = 0;
         for (index, name) in pool.iter().chain(&rule.fallback).enumerate() {
             let seen = rungs.iter().any(|rung| rung.name() == name);
-            if let Some(rung) = self.rung(name, rule, request, over, &template).filter(|_| !seen) {
+            if let Some(rung) = self.rung(name, &rule.setup, request, over, &template).filter(|_| !seen) {
                 rungs.push(rung);
                 equals += usize::from(index < pool.len());
             }
@@ -260,7 +260,7 @@ impl Router {
             .iter()
             .enumerate()
             .filter(|(index, tap)| pick::within(self.tap_point(rule, *index, request), tap.percent));
-        let taps = tapped.filter_map(|(_, tap)| self.rung(&tap.agent, rule, request, over, &template)).collect();
+        let taps = tapped.flat_map(|(_, tap)| self.taps(tap, request, over, &template)).collect();
         let mut policy = rule.policy.clone();
         policy.max = over.max.unwrap_or(policy.max);
         if let Some(cap) = over.cap {
@@ -301,6 +301,15 @@ impl Router {
         Err(RouteError::Unknown { route: rule.name.clone(), what: "credential", name: credential.clone() })
     }
 
+    /// A tap with the set-up of its agent alone: what a route or a hook says is for those who talk.
+    fn taps(&self, tap: &Tap, request: &RouteRequest, over: &Overrides, template: &Template<'_>) -> Vec<PlannedTap> {
+        let credential = over.credential.clone();
+        let over = Overrides { credential, ..Overrides::default() };
+        let Some(rung) = self.rung(&tap.agent, &Setup::default(), request, &over, template) else { return Vec::new() };
+        let planned = |hears: &TapSide| PlannedTap { rung: rung.clone(), hears: *hears, tell: tap.tell.clone() };
+        tap.hear.iter().map(planned).collect()
+    }
+
     fn tap_point(&self, rule: &Rule, index: usize, request: &RouteRequest) -> f64 {
         pick::point(rule.name.as_str(), &format!("tap.{index}"), request.sticky(rule.sticky))
     }
@@ -334,7 +343,7 @@ impl Router {
     fn rung(
         &self,
         name: &AgentName,
-        rule: &Rule,
+        route: &Setup,
         request: &RouteRequest,
         over: &Overrides,
         template: &Template<'_>,
@@ -345,7 +354,7 @@ impl Router {
         if matches!(agent.kind, AgentKind::NotBuilt { .. }) {
             return None;
         }
-        let setup = template.fill_setup(&setup::overlaid(&agent.setup, &rule.setup));
+        let setup = template.fill_setup(&setup::overlaid(&agent.setup, route));
         let setup = setup::overlaid(&setup, &over.setup);
         Some(Rung { agent: agent.clone(), setup })
     }

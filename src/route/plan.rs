@@ -1,6 +1,6 @@
 //! The plan of one call: everything the router decided at admission. A reload never changes it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use crate::config::settings::{AgentSettings, ToolSettings};
 use crate::ids::{AgentName, RouteName};
 use crate::media::announcement::Announcement;
 use crate::message::{Greeting, Setup};
+use crate::route::rule::{TapSide, TapTells};
 
 /// What one session does: which agents, in which order, under which policy.
 #[derive(Clone, Debug)]
@@ -21,8 +22,8 @@ pub struct Plan {
     /// How many of the rungs, from the first, are equals: the entries of `to`. One of them may be dialled beside a slow
     /// one; a fallback is dialled after a failure only.
     pub pool: usize,
-    /// Copies of the uplink.
-    pub taps: Vec<Rung>,
+    /// Who only listens.
+    pub taps: Vec<PlannedTap>,
     /// The tools of the configuration, by name.
     pub tools: Arc<BTreeMap<String, ToolSettings>>,
     /// The tenant whose call it is.
@@ -75,6 +76,17 @@ impl Rung {
             _ => None,
         }
     }
+}
+
+/// Who only listens, and to whom.
+#[derive(Clone, Debug)]
+pub struct PlannedTap {
+    /// The agent, with its own set-up.
+    pub rung: Rung,
+    /// Whom it hears.
+    pub hears: TapSide,
+    /// What of it reaches clients.
+    pub tell: BTreeSet<TapTells>,
 }
 
 /// How a missing uplink packet is waited for.

@@ -1,6 +1,6 @@
 //! A route of the configuration, checked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -107,13 +107,49 @@ pub struct Choice {
     pub label: Option<Arc<str>>,
 }
 
-/// A copy of the uplink.
+/// A copy of what is said.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tap {
     /// Who gets it.
     pub agent: AgentName,
     /// For this share of calls, 0 to 100.
     pub percent: f64,
+    /// Whom it hears, each over a connection of its own. Never empty.
+    pub hear: Vec<TapSide>,
+    /// What of it reaches clients.
+    pub tell: BTreeSet<TapTells>,
+}
+
+/// Whom a tap hears.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum TapSide {
+    /// What the caller says.
+    Caller,
+    /// What is handed over to the caller's speaker.
+    Agent,
+}
+
+impl TapSide {
+    /// As it stands in the configuration.
+    pub const fn label(self) -> &'static str {
+        match self {
+            TapSide::Caller => "caller",
+            TapSide::Agent => "agent",
+        }
+    }
+}
+
+/// What a tap says that clients may be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum TapTells {
+    /// Its alerts.
+    Alert,
+    /// Its application data.
+    App,
+    /// What it understands of the caller: it becomes part of the transcript.
+    Transcript,
 }
 
 /// Objectives.

@@ -204,6 +204,7 @@ impl Session {
         if let Some(took) = took {
             self.outputs.push_back(Output::Measure(Measure::UpstreamReady(took)));
         }
+        self.open_taps(now);
         if self.totals.agent_ready_ms.is_none() {
             self.totals.agent_ready_ms = Some(now.since(self.began).as_millis() as u64);
         }

@@ -27,12 +27,18 @@ impl Session {
             return;
         }
         match message {
-            FromClient::Audio(audio) => self.uplink.on_audio(audio, now),
+            FromClient::Audio(audio) => {
+                self.taps.on_caller(&audio);
+                self.uplink.on_audio(audio, now);
+            }
             FromClient::Message(message) => self.take_message(message, now),
             FromClient::Typing(typing) => self.tell(ToAgent::Typing(typing)),
             FromClient::Interrupt(interrupt) => self.client_interrupts(interrupt, now),
             FromClient::Input(input) => self.take_input(input, now),
-            FromClient::Mic(mic) => self.uplink.on_mic(mic.on, now),
+            FromClient::Mic(mic) => {
+                self.taps.on_mic(mic.on);
+                self.uplink.on_mic(mic.on, now);
+            }
             FromClient::Dtmf(dtmf) => {
                 self.touch(now);
                 self.tell(ToAgent::Dtmf(dtmf));
@@ -173,6 +179,7 @@ impl Session {
     /// Takes a link into use. `resumed`: it is not the first one, and what the client has.
     pub(super) fn open_link(&mut self, link: LinkId, info: LinkInfo, resumed: Option<Option<u64>>, now: Micros) {
         let acks = info.transport == Transport::Websocket && info.carriage == Carriage::Ordered;
+        self.taps.on_link(Some(&info));
         self.uplink.set_link(Some((info.audio.uplink, info.carriage)), now);
         let spoken = self.downlink.attach(info.audio.downlink, info.carriage, acks, now);
         if info.transport != Transport::Webrtc {
@@ -238,6 +245,7 @@ impl Session {
     }
 
     fn lose_speaker(&mut self, now: Micros) {
+        self.taps.on_link(None);
         self.uplink.set_link(None, now);
         self.downlink.detach(now);
         self.forget_pause();

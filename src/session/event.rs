@@ -442,10 +442,47 @@ pub enum Measure {
     },
     /// An interim transcript was left out because the node has more to do than it can.
     InterimSkipped,
+    /// A frame was not copied for taps because the node has more to do than it can.
+    TapsSkipped,
+    /// A tap did something.
+    Tap {
+        /// Index into [`Plan::taps`].
+        tap: usize,
+        /// What.
+        event: TapEvent,
+    },
     /// An unknown message of a newer peer was ignored.
     Ignored,
     /// A client message was refused.
     Refused,
+}
+
+/// What a tap did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TapEvent {
+    /// It listens from now on.
+    Ready,
+    /// It is gone, or was never there.
+    Lost,
+    /// It has understood something.
+    Transcript,
+    /// It raised an alert.
+    Alert,
+    /// It had data for the client, who was told.
+    App,
+}
+
+impl TapEvent {
+    /// The metric label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            TapEvent::Ready => "ready",
+            TapEvent::Lost => "lost",
+            TapEvent::Transcript => "transcript",
+            TapEvent::Alert => "alert",
+            TapEvent::App => "app",
+        }
+    }
 }
 
 /// The bounded queues of a session that drop audio.
@@ -459,6 +496,8 @@ pub enum Queue {
     Playout,
     /// Audio of a flushed generation that came late.
     Stale,
+    /// Waiting to be sent to a tap.
+    Tap,
 }
 
 impl Queue {
@@ -469,6 +508,7 @@ impl Queue {
             Queue::Uplink => "uplink",
             Queue::Playout => "playout",
             Queue::Stale => "stale",
+            Queue::Tap => "tap",
         }
     }
 }

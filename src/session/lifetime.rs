@@ -132,6 +132,7 @@ impl Session {
         self.settle_cost(now);
         self.closed = true;
         let record = Box::new(self.record(reason, now));
+        self.close_taps();
         if let Some(active) = self.upstreams.on_gone(None, now) {
             if active.capabilities.is_some() {
                 self.outputs.push_back(Output::ToAgent { upstream: active.id, message: ToAgent::End });
@@ -192,6 +193,8 @@ impl Session {
             first_audio_ms: self.totals.first_audio_ms.clone(),
             stats: self.stats(),
             tools: self.tools.entries().to_vec(),
+            taps: self.taps.entries(),
+            alerts: self.taps.alerts().to_vec(),
             resumes: self.totals.resumes,
             not_applied: self.totals.not_applied.clone(),
             usage,

@@ -18,6 +18,7 @@ pub mod load;
 mod record;
 mod rollover;
 pub mod state;
+mod taps;
 mod tool_calls;
 mod tools;
 pub mod transcript;
@@ -41,16 +42,17 @@ use crate::time::{Micros, TimerName, Timers};
 use downlink::{Downlink, DownlinkOutput};
 pub use ear::Ignored;
 pub use event::{
-    Carriage, Command, Direction, LinkChange, LinkInfo, Measure, Output, Queue, SessionParams, ToolAnswer, ToolOutcome,
-    ToolPost, ToolRunner, Transport, UpstreamChange, UpstreamRole,
+    Carriage, Command, Direction, LinkChange, LinkInfo, Measure, Output, Queue, SessionParams, TapEvent, ToolAnswer,
+    ToolOutcome, ToolPost, ToolRunner, Transport, UpstreamChange, UpstreamRole,
 };
 use limits::Limiting;
 use links::Links;
 use load::Load;
-pub use record::{AgentEntry, CallRecord, Codecs, Cost, ToolEntry};
+pub use record::{AgentEntry, AlertEntry, CallRecord, Codecs, Cost, TapEntry, ToolEntry};
 
 use record::Totals;
 use state::Conversation;
+use taps::Taps;
 use tools::Tools;
 use transcript::Transcript;
 pub use turn::Interrupter;
@@ -164,6 +166,7 @@ pub struct Session {
     transcript: Transcript,
     timers: Timers<Timer, 14>,
     tools: Tools,
+    taps: Taps,
     /// Text messages that wait for an agent.
     waiting: VecDeque<TextMessage>,
     /// Text messages that the agent has been told and has not begun to answer.
@@ -212,6 +215,7 @@ impl Session {
             transcript: Transcript::new(now),
             timers: Timers::default(),
             tools: Tools::default(),
+            taps: Taps::new(&plan, now),
             waiting: VecDeque::new(),
             told: VecDeque::new(),
             awaited: false,
@@ -262,6 +266,8 @@ impl Session {
             self.handle_agent(upstream, message, now);
         } else if self.upstreams.is_standby(upstream) {
             self.handle_standby(message, now);
+        } else {
+            self.handle_tap(upstream, message, now);
         }
         self.check_invariants();
     }
@@ -292,7 +298,7 @@ impl Session {
         }
         match change {
             change if self.upstreams.is_standby(upstream) => self.on_standby_change(upstream, change, now),
-            _ if !self.upstreams.is_active(upstream) => {}
+            change if !self.upstreams.is_active(upstream) => self.on_tap_change(upstream, change, now),
             UpstreamChange::Connected(capabilities) => self.open_upstream(upstream, capabilities, now),
             UpstreamChange::Failed(_) if self.timers.deadline(Timer::Goodbye).is_some() => self.let_go(now),
             UpstreamChange::Failed(error) => self.lose_upstream(Some(error), now),
@@ -375,7 +381,8 @@ impl Session {
         let uplink = self.uplink.deadline().map(|at| (at, "uplink"));
         let downlink = self.downlink.deadline().map(|at| (at, "playout"));
         let tool = self.tools.deadline().map(|at| (at, "tool"));
-        let next = [timer, uplink, downlink, tool].into_iter().flatten().min();
+        let tap = self.taps.deadline().map(|at| (at, "tap"));
+        let next = [timer, uplink, downlink, tool, tap].into_iter().flatten().min();
         Output::Idle { deadline: next.map(|(at, _)| at), timer: next.map_or("none", |(_, name)| name) }
     }
 
@@ -417,6 +424,7 @@ impl Session {
                     self.move_to(State::Speaking);
                 }
                 self.totals.sent += self.downlink.span(audio.ticks);
+                self.taps.on_agent(&audio, now);
                 self.say(ToClient::Audio(audio));
             }
             DownlinkOutput::Silence(audio) => self.say(ToClient::Audio(audio)),

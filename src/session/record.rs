@@ -58,6 +58,12 @@ pub struct CallRecord {
     pub stats: Stats,
     /// Tool calls, oldest first; at most 200 of them.
     pub tools: Vec<ToolEntry>,
+    /// Who only listened.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub taps: Vec<TapEntry>,
+    /// Alerts that they raised, oldest first; at most 50 of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub alerts: Vec<AlertEntry>,
     /// Links after the first.
     pub resumes: u32,
     /// Set-up fields that the agent did not apply.
@@ -104,6 +110,8 @@ impl CallRecord {
             first_audio_ms: Vec::new(),
             stats: Stats::default(),
             tools: Vec::new(),
+            taps: Vec::new(),
+            alerts: Vec::new(),
             resumes: 0,
             not_applied: Vec::new(),
             usage: BTreeMap::new(),
@@ -157,6 +165,44 @@ pub struct ToolEntry {
     pub took_ms: Option<u64>,
     /// How it ended.
     pub result: ToolOutcome,
+}
+
+/// One tap of the call.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TapEntry {
+    /// Its agent.
+    pub agent: String,
+    /// Whom it heard.
+    pub hears: &'static str,
+    /// When it began to listen, in milliseconds since the call began; `null` if it never did.
+    pub ready_ms: Option<u64>,
+    /// How often it was lost, or could not be reached.
+    pub losses: u32,
+    /// Why, the last time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended: Option<String>,
+    /// Audio that it was not given because it did not keep up or was not there.
+    pub dropped_ms: u64,
+    /// Texts that it has understood.
+    pub transcripts: u32,
+    /// Alerts that it raised.
+    pub alerts: u32,
+    /// What it reported as used, per unit.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub usage: BTreeMap<String, f64>,
+}
+
+/// One alert of a tap: that it was raised, not what it says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct AlertEntry {
+    /// The tap's agent.
+    pub from: String,
+    /// When, in milliseconds since the call began.
+    pub at_ms: u64,
+    /// Its name.
+    pub name: String,
+    /// Its severity.
+    pub severity: String,
 }
 
 /// A price.

@@ -46,7 +46,8 @@ pub struct Upstreams {
 }
 
 impl Upstreams {
-    fn take_id(&mut self) -> UpstreamId {
+    /// A number for one more upstream.
+    pub fn take_id(&mut self) -> UpstreamId {
         let id = self.next;
         self.next = id.next();
         id

@@ -10,7 +10,7 @@ use super::names;
 use super::registry::{DecimalCounter, Registry};
 use crate::ids::{AgentName, RouteName};
 use crate::message::{Basis, CloseReason, Usage, usage};
-use crate::session::{Cost, Direction, Interrupter, Measure, Queue, ToolOutcome, Transport};
+use crate::session::{Cost, Direction, Interrupter, Measure, Queue, TapEvent, ToolOutcome, Transport};
 use crate::upstream::breaker::BreakerState;
 
 /// What the series of a session are told apart by. All values come from the configuration or a closed list.
@@ -98,7 +98,7 @@ impl SetupStage {
 }
 
 const DIRECTIONS: [Direction; 2] = [Direction::Up, Direction::Down];
-const QUEUES: [Queue; 4] = [Queue::Preroll, Queue::Uplink, Queue::Playout, Queue::Stale];
+const QUEUES: [Queue; 5] = [Queue::Preroll, Queue::Uplink, Queue::Playout, Queue::Stale, Queue::Tap];
 const BASES: [Basis; 4] = [Basis::Reported, Basis::Acked, Basis::Marked, Basis::Paced];
 
 // Exhaustive, so that a new variant cannot index past the handles that were resolved.
@@ -115,6 +115,7 @@ const fn slot_of_queue(queue: Queue) -> usize {
         Queue::Uplink => 1,
         Queue::Playout => 2,
         Queue::Stale => 3,
+        Queue::Tap => 4,
     }
 }
 
@@ -294,6 +295,11 @@ impl SessionMetrics {
         self.registry.histogram(&names::SESSION_DURATION, &[route]).record(duration.as_secs_f64());
     }
 
+    /// A tap did something.
+    pub fn record_tap(&self, agent: &AgentName, event: TapEvent) {
+        self.registry.counter(&names::TAP_EVENTS, &[agent.as_str(), event.label()]).increment(1);
+    }
+
     /// A tool call is over; `tool` is its name in the configuration.
     pub fn record_tool(&self, tool: Option<&str>, outcome: ToolOutcome, took: Duration) {
         let tool = tool.unwrap_or("other");
@@ -365,11 +371,12 @@ impl SessionMetrics {
                 self.registry.decimal(&names::AGENT_USAGE, &values).add_amount(f64::from(chars));
             }
             Measure::UpstreamReady(took) => self.agent.upstream_ready.record(took.as_secs_f64()),
-            // It has the tool's name: `record_tool`.
-            Measure::Tool { .. } => {}
+            // They have the names of tools and taps: `record_tool`, `record_tap`.
+            Measure::Tool { .. } | Measure::Tap { .. } => {}
             Measure::InterimSkipped => {
                 self.registry.counter(&names::OVERLOAD_SKIPPED, &["interim_transcripts"]).increment(1);
             }
+            Measure::TapsSkipped => self.registry.counter(&names::OVERLOAD_SKIPPED, &["taps"]).increment(1),
             Measure::Ignored => self.ignored.increment(1),
             Measure::Refused => self.refused.increment(1),
         }

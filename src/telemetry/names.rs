@@ -201,6 +201,10 @@ metrics! {
     ROLLOVERS = "antiphon_rollovers_total", Kind::Counter, Count, ["agent"],
         "Times that a fresh session with the same agent took over before the end of the one before.";
 
+    // Taps.
+    TAP_EVENTS = "antiphon_tap_events_total", Kind::Counter, Count, ["agent", "event"],
+        "What taps did: ready, lost, transcript (final texts), alert, app (told to the client).";
+
     // Tools.
     TOOL_CALLS = "antiphon_tool_calls_total", Kind::Counter, Count, ["tool", "result"],
         "Tool calls that are over: ok, error, timeout, cancelled, refused (too many ran); tools that are not configured are counted as other.";

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::names::{self, Kind};
 use super::*;
 use crate::message::{Basis, CloseReason, FailureClass};
-use crate::session::{Direction, Ignored, Interrupter, Measure, Queue, ToolOutcome, Transport};
+use crate::session::{Direction, Ignored, Interrupter, Measure, Queue, TapEvent, ToolOutcome, Transport};
 
 fn labels() -> SessionLabels {
     SessionLabels {
@@ -75,6 +75,7 @@ fn eventful(telemetry: &Telemetry) {
     ] {
         session.record(&measure);
     }
+    session.record_tap(&"monitor".into(), TapEvent::Alert);
     session.record_tool(Some("lookup_order"), ToolOutcome::Ok, span);
     session.record_playout_wait(span);
     session.record_upstream_connect(span);

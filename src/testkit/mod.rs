@@ -6,4 +6,4 @@ mod world;
 
 pub use client::{Client, ClientKind};
 pub use network::{Impairment, Network, Rng};
-pub use world::{World, WorldBuilder};
+pub use world::{TapKind, TapLog, World, WorldBuilder};

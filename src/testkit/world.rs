@@ -14,7 +14,8 @@ use crate::message::{
     AgentAudio, AgentError, AudioFormats, AudioIn, CloseReason, FailureClass, FromAgent, FromClient, Ready, RtpMeta,
     Setup, Start, ToAgent, ToClient, Tool,
 };
-use crate::route::plan::{Plan, Policy, Rung};
+use crate::route::plan::{Plan, PlannedTap, Policy, Rung};
+use crate::route::rule::{TapSide, TapTells};
 use crate::session::load::Load;
 use crate::session::{
     CallRecord, Carriage, Command, LinkChange, LinkInfo, Measure, Output, Session, SessionParams, ToolAnswer, ToolPost,
@@ -38,6 +39,33 @@ enum Up {
     Message(LinkId, FromClient),
     Audio(LinkId, Option<RtpMeta>, bytes::Bytes),
     Acked(LinkId, u32, Micros),
+}
+
+/// A tap that a test puts on its call. A name that begins with `-` cannot be reached, with `?` it does not get ready by
+/// itself, and with `!` it takes nothing.
+#[derive(Clone, Debug)]
+pub struct TapKind {
+    /// Its agent's name.
+    pub name: &'static str,
+    /// Whom it hears.
+    pub hears: TapSide,
+    /// What of it reaches the client.
+    pub tell: &'static [TapTells],
+    /// What it wants to hear.
+    pub format: Format,
+}
+
+/// What a tap was told.
+#[derive(Debug, Default)]
+pub struct TapLog {
+    /// Its present connection.
+    pub upstream: Option<UpstreamId>,
+    /// When it was dialled.
+    pub dialled: Vec<Micros>,
+    /// What it was told, without audio.
+    pub told: Vec<ToAgent>,
+    /// The audio that it took, and when.
+    pub audio: Vec<(Micros, crate::message::AgentAudioOut)>,
 }
 
 /// What a test can choose.
@@ -67,6 +95,8 @@ pub struct WorldBuilder {
     pub agents: Vec<&'static str>,
     /// How many of them are equals.
     pub pool: usize,
+    /// Who only listens.
+    pub taps: Vec<TapKind>,
     /// Tools of the configuration, each of them in the agents' set-up.
     pub tools: BTreeMap<String, ToolSettings>,
     /// How long the caller's token lasts, if it ends the session.
@@ -103,6 +133,7 @@ impl Default for WorldBuilder {
             setup: Setup::default(),
             agents: vec!["agent"],
             pool: 1,
+            taps: Vec::new(),
             tools: BTreeMap::new(),
             token_for: None,
             limits: Vec::new(),
@@ -138,6 +169,8 @@ pub struct World {
     pub posted: Vec<ToolPost>,
     /// Those that were broken off.
     pub aborted: Vec<CallId>,
+    /// The taps, in the order of the plan.
+    pub taps: Vec<TapLog>,
     /// Rungs that were dialled.
     pub dialled: Vec<usize>,
     /// Upstreams that were hung up.
@@ -171,6 +204,12 @@ impl World {
         let rungs = build.agents.iter().map(|name| rung(name, &build)).collect();
         let mut plan = Plan { pool: build.pool, ..Plan::new("test", rungs, build.policy.clone()) };
         plan.tools = Arc::new(build.tools.clone());
+        let tap = |kind: &TapKind| PlannedTap {
+            rung: rung(kind.name, &WorldBuilder::default()),
+            hears: kind.hears,
+            tell: kind.tell.iter().copied().collect(),
+        };
+        plan.taps = build.taps.iter().map(tap).collect();
         let load = Arc::<Load>::default();
         let params = SessionParams {
             id: SessionId::from("s"),
@@ -191,6 +230,7 @@ impl World {
             measures: Vec::new(),
             told_agent: Vec::new(),
             agent_audio: Vec::new(),
+            taps: build.taps.iter().map(|_| TapLog::default()).collect(),
             posted: Vec::new(),
             aborted: Vec::new(),
             dialled: Vec::new(),
@@ -297,10 +337,32 @@ impl World {
 
     /// Polls the session until it is idle and carries out what it wants.
     fn drain(&mut self) {
+        self.drain_once();
+        self.session.serve_taps(self.now);
+        self.drain_once();
+        for index in 0..self.taps.len() {
+            let takes = !self.build.taps[index].name.starts_with('!');
+            while let Some(audio) = self.taps[index]
+                .upstream
+                .filter(|_| takes)
+                .and_then(|upstream| self.session.next_for_tap(upstream, self.now))
+            {
+                self.taps[index].audio.push((self.now, audio));
+            }
+        }
+        self.drain_once();
+    }
+
+    fn drain_once(&mut self) {
         loop {
             match self.session.poll(self.now) {
                 Output::ToClient { link, message, .. } => self.carry(link, message),
                 Output::ToAgent { upstream, message } => self.agent_hears(upstream, message),
+                Output::Dial { upstream, rung, role: UpstreamRole::Tap } => {
+                    self.taps[rung].upstream = Some(upstream);
+                    self.taps[rung].dialled.push(self.now);
+                    self.pending_dials.push_back((upstream, rung, UpstreamRole::Tap));
+                }
                 Output::Dial { upstream, rung, role } => {
                     self.dialled.push(rung);
                     self.pending_dials.push_back((upstream, rung, role));
@@ -338,6 +400,7 @@ impl World {
 
     fn connect(&mut self, upstream: UpstreamId, rung: usize, role: UpstreamRole) {
         match role {
+            UpstreamRole::Tap => return self.connect_tap(upstream, rung),
             UpstreamRole::Standby => self.standby = Some((upstream, Vec::new())),
             _ => self.upstream = upstream,
         }
@@ -355,6 +418,31 @@ impl World {
         self.is_ready(upstream);
     }
 
+    fn connect_tap(&mut self, upstream: UpstreamId, index: usize) {
+        let name = self.build.taps[index].name;
+        if name.starts_with('-') {
+            let error = AgentError { class: FailureClass::Unreachable, code: None, message: "refused".into() };
+            return self.session.on_upstream(upstream, UpstreamChange::Failed(error), self.now);
+        }
+        self.session.on_upstream(upstream, UpstreamChange::Connected(Capabilities::default()), self.now);
+        if !name.starts_with('?') {
+            self.tap_is_ready(index);
+        }
+    }
+
+    /// A tap is ready.
+    pub fn tap_is_ready(&mut self, index: usize) {
+        let format = self.build.taps[index].format;
+        self.tap_says(index, FromAgent::Ready(Ready { uplink: format, downlink: format, delay: None }));
+    }
+
+    /// A tap says something now.
+    pub fn tap_says(&mut self, index: usize, message: FromAgent) {
+        let upstream = self.taps[index].upstream.expect("it was dialled");
+        self.session.on_agent(upstream, message, self.now);
+        self.drain();
+    }
+
     /// The agent server that was dialled as `upstream` is ready.
     pub fn is_ready(&mut self, upstream: UpstreamId) {
         let (uplink, downlink) = self.formats_of(upstream);
@@ -368,6 +456,9 @@ impl World {
     }
 
     fn agent_hears(&mut self, upstream: UpstreamId, message: ToAgent) {
+        if let Some(tap) = self.taps.iter_mut().find(|tap| tap.upstream == Some(upstream)) {
+            return tap.told.push(message);
+        }
         match message {
             message if self.standby.as_ref().is_some_and(|(standby, _)| *standby == upstream) => {
                 assert!(!matches!(message, ToAgent::Audio(_)), "who stands by hears nothing");

@@ -48,6 +48,14 @@ impl Socket {
         }
     }
 
+    /// Bytes queued and not yet taken by the operating system; none where what does not fit is dropped.
+    pub fn backlog(&self) -> usize {
+        match self {
+            Socket::WebSocket(socket) => socket.backlog(),
+            Socket::Quic(_) => 0,
+        }
+    }
+
     /// Hands everything queued over; pending while the peer does not read.
     ///
     /// # Errors

@@ -86,8 +86,9 @@ impl Drop for Echoing {
     }
 }
 
+/// One call at an agent that listens in its own way.
 #[allow(clippy::result_large_err, reason = "the library's own type")]
-async fn upgrade(tcp: TcpStream) -> AgentLink {
+pub async fn upgrade(tcp: TcpStream) -> AgentLink {
     tcp.set_nodelay(true).unwrap();
     let mut native = false;
     let answer = |request: &Request, mut response: Response| -> Result<Response, ErrorResponse> {

@@ -5,6 +5,7 @@
 
 mod acks;
 mod link;
+mod taps;
 mod tools;
 mod upstream;
 
@@ -260,6 +261,7 @@ impl Driver {
         self.poll_mailbox(cx);
         self.poll_tools(cx);
         self.flush(cx);
+        self.poll_taps(cx);
         self.around.seat.set_waiting(self.links.is_empty());
         while self.closing.try_join_next().is_some() {}
         if self.finished.is_some() {
@@ -288,7 +290,8 @@ impl Driver {
 
     /// Arms the timer; whether it is due already.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> bool {
-        let of_upstreams = self.upstreams.iter().filter_map(|upstream| upstream.deadline);
+        let of_upstreams =
+            self.upstreams.iter().flat_map(|upstream| [upstream.deadline, upstream.rests_until]).flatten();
         let of_links = self.links.iter().filter_map(Link::deadline);
         let next = of_upstreams.chain(of_links).chain(self.session_deadline).min();
         self.around.timer.poll(next, self.turn.at, cx).is_ready()
@@ -398,6 +401,9 @@ impl Driver {
                 self.drop_counted(NodeQueue::ToolCalls);
             }
         }
+        if let Measure::Tap { tap, event } = measure {
+            self.note_tap(tap, event);
+        }
         self.around.metrics.record(&measure);
     }
 
@@ -418,7 +424,7 @@ impl Driver {
                 }
             }
         }
-        for upstream in &mut self.upstreams {
+        for upstream in self.upstreams.iter_mut().filter(|upstream| upstream.role != UpstreamRole::Tap) {
             match upstream.poll_flush(cx) {
                 Poll::Pending => {}
                 Poll::Ready(Err(error)) => {

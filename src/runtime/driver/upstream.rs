@@ -16,7 +16,7 @@ use crate::time::Micros;
 use crate::upstream::breaker::Attempt;
 use crate::upstream::{Exchange, Socket};
 
-use super::{Driver, Happened, TURN_BYTES, TURN_MESSAGES};
+use super::{Driver, Happened, TURN_MESSAGES};
 
 type Dialling = Pin<Box<dyn Future<Output = Result<Dialled, AgentError>> + Send>>;
 /// What was reached, if there is a wire, and the seat that it took.
@@ -29,6 +29,8 @@ pub(super) struct Upstream {
     pub(super) role: UpstreamRole,
     /// When the agent wants to be called.
     pub(super) deadline: Option<Micros>,
+    /// A tap that says much is not listened to until then.
+    pub(super) rests_until: Option<Micros>,
     /// Audio frames that are pushed and not flushed: from when their added latency counts.
     pub(super) unflushed: Vec<Micros>,
     agent: Box<dyn Agent>,
@@ -73,6 +75,15 @@ impl Upstream {
         }
     }
 
+    /// Whether little enough waits to be written that more may be given to it.
+    pub(super) fn has_room(&self, room: usize) -> bool {
+        match &self.channel {
+            Channel::None => true,
+            Channel::Dialling(_) => false,
+            Channel::Open(socket) => socket.backlog() <= room,
+        }
+    }
+
     /// Says goodbye on the wire, if there is one.
     pub(super) fn close(self) -> Option<impl Future<Output = ()> + Send + 'static> {
         match self.channel {
@@ -84,8 +95,11 @@ impl Upstream {
 
 impl Driver {
     pub(super) fn dial(&mut self, id: UpstreamId, rung: usize, role: UpstreamRole, now: Micros) {
-        let rungs = if role == UpstreamRole::Tap { &self.plan.taps } else { &self.plan.rungs };
-        let Some(rung) = rungs.get(rung) else {
+        let planned = match role {
+            UpstreamRole::Tap => self.plan.taps.get(rung).map(|tap| &tap.rung),
+            UpstreamRole::Active | UpstreamRole::Standby => self.plan.rungs.get(rung),
+        };
+        let Some(rung) = planned else {
             return self.fail(id, FailureClass::BadRequest, "the plan has no such agent".into());
         };
         let settings = rung.agent.clone();
@@ -127,6 +141,7 @@ impl Driver {
             name,
             role,
             deadline: None,
+            rests_until: None,
             unflushed: Vec::with_capacity(16),
             agent,
             channel,
@@ -163,19 +178,29 @@ impl Driver {
     pub(super) fn poll_upstreams(&mut self, cx: &mut Context<'_>) {
         let mut index = 0;
         while let Some(upstream) = self.upstreams.get_mut(index) {
-            let id = upstream.id;
-            if let Channel::Dialling(dialling) = &mut upstream.channel
-                && let Poll::Ready(result) = dialling.as_mut().poll(cx)
-            {
-                let now = self.around.clock.now();
-                self.on_dialled(id, result, now);
+            if upstream.role == UpstreamRole::Tap {
+                index += 1;
+                continue;
             }
-            self.poll_upstream(id, cx);
-            self.poll_exchange(id, cx);
+            let id = upstream.id;
+            self.poll_connection(id, cx);
             if self.upstreams.get(index).is_some_and(|upstream| upstream.id == id) {
                 index += 1;
             }
         }
+    }
+
+    /// Hears what one agent has to say.
+    pub(super) fn poll_connection(&mut self, id: UpstreamId, cx: &mut Context<'_>) {
+        if let Some(upstream) = self.upstreams.iter_mut().find(|upstream| upstream.id == id)
+            && let Channel::Dialling(dialling) = &mut upstream.channel
+            && let Poll::Ready(result) = dialling.as_mut().poll(cx)
+        {
+            let now = self.around.clock.now();
+            self.on_dialled(id, result, now);
+        }
+        self.poll_upstream(id, cx);
+        self.poll_exchange(id, cx);
     }
 
     fn on_dialled(&mut self, id: UpstreamId, result: Result<Dialled, AgentError>, now: Micros) {
@@ -207,8 +232,9 @@ impl Driver {
 
     fn poll_upstream(&mut self, id: UpstreamId, cx: &mut Context<'_>) {
         self.count_dropped(id);
+        let Some(limits) = self.turn_limits(id) else { return };
         let (mut bytes, mut messages) = (0, 0);
-        while bytes < TURN_BYTES && messages < TURN_MESSAGES {
+        while bytes < limits.0 && messages < limits.1 {
             let Some(upstream) = self.upstreams.iter_mut().find(|upstream| upstream.id == id) else { return };
             let Channel::Open(socket) = &mut upstream.channel else { return };
             if self.finished.is_some() {
@@ -238,7 +264,7 @@ impl Driver {
                 }
             }
         }
-        self.turn.again = true;
+        self.hear_more_of(id);
     }
 
     fn poll_exchange(&mut self, id: UpstreamId, cx: &mut Context<'_>) {

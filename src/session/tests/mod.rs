@@ -8,6 +8,7 @@ mod lifetime;
 mod limits;
 mod load;
 mod rollover;
+mod taps;
 mod tools;
 mod usage;
 
