@@ -105,7 +105,8 @@ impl Session {
         let mut setup = merge(&self.plan.rungs[rung].setup, &self.setup);
         // Nobody was there to greet yet.
         let first = self.totals.agent_ready_ms.is_none() && self.transcript.is_empty();
-        let greet = first || (self.awaited && self.waiting.is_empty());
+        let awaited = self.awaited || self.tools.is_awaited();
+        let greet = first || (awaited && self.waiting.is_empty());
         if !first {
             setup.greeting = Some(if greet { Greeting::Prompt(GO_ON.to_owned()) } else { Greeting::None });
         }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::config::settings::ToolRun;
 use crate::config::vendor::END_CALL;
 use crate::ids::{CallId, UpstreamId};
-use crate::message::{ErrorCode, ToAgent, ToClient, Tool, ToolCall, ToolResult, ToolStatus};
+use crate::message::{ContextItem, ErrorCode, TextMessage, ToAgent, ToClient, Tool, ToolCall, ToolResult, ToolStatus};
 use crate::session::clients::merge;
 use crate::session::event::{Measure, Output, ToolAnswer, ToolOutcome, ToolPost, ToolRunner};
 use crate::session::tools::{Delivery, Due, Manner, Settled, Verdict, answer};
@@ -16,6 +16,8 @@ use crate::time::Micros;
 
 /// While somebody speaks, whether it is time for a filler is asked again so often.
 const FILLER_RETRY: Duration = Duration::from_millis(200);
+/// What an agent is asked that learns of a result which the agent before it waited for.
+const BY_RESULT: &str = "Go on with the conversation by this result.";
 /// A tool that nobody configured: it is the client's, and takes its time.
 const UNKNOWN: Manner = Manner { runner: ToolRunner::Client, tool: None, timeout: None, filler: None };
 
@@ -132,9 +134,19 @@ impl Session {
                 self.outputs.push_back(Output::ToAgent { upstream, message: ToAgent::ToolResult(result) });
                 self.await_answer(now);
             }
-            Some(Delivery::Tell(item)) => self.tell(ToAgent::History(vec![item])),
+            Some(Delivery::Tell(item)) => self.tell_result(item, now),
             None => {}
         }
+    }
+
+    /// Tells the present agent of a result that the agent before it waited for; the caller still does.
+    fn tell_result(&mut self, item: ContextItem, now: Micros) {
+        if !self.upstreams.ready().is_some_and(|(_, capabilities)| capabilities.text) {
+            return self.tell(ToAgent::History(vec![item]));
+        }
+        let text = format!("{} {BY_RESULT}", item.text);
+        self.tell(ToAgent::Message(TextMessage { id: "tool".into(), text, role: None }));
+        self.await_answer(now);
     }
 
     /// An agent no longer wants some results.

@@ -150,6 +150,11 @@ impl Tools {
         &self.entries
     }
 
+    /// Whether the caller waits for what comes of a call: it runs, or its result was not spoken of yet.
+    pub fn is_awaited(&self) -> bool {
+        self.calls.iter().any(|call| call.is_running() || call.answer.is_none())
+    }
+
     /// An agent makes a call; `at` is when, since the session began.
     pub fn on_call(
         &mut self,

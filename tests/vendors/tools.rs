@@ -15,7 +15,7 @@ use crate::calls::Person;
 use crate::harness::agent::{AgentLink, AgentServer};
 use crate::harness::program::Program;
 use crate::harness::tool::ToolServer;
-use crate::harness::{Caller, Daemon, PATIENCE};
+use crate::harness::{Caller, Daemon, Heard, PATIENCE};
 
 /// A way to a vendor that can be cut.
 struct Wire {
@@ -99,6 +99,8 @@ async fn killed_between_call_and_result(first: VendorKind, second: VendorKind, c
         let called = |vendor: &Vendor| !vendor.logged("/event", "tool_call").is_empty();
         person.until("the same call of the second agent", |_| called(&second_vendor)).await;
     }
+    let turns = |person: &Person| person.said("turn").iter().filter(|turn| turn["phase"] == "start").count();
+    let before = turns(&person);
     asked.answer(200, r#"{"status":"sent on Friday"}"#);
     let knows = |line: &Value| line.to_string().contains("sent on Friday");
     person.until("the result at the second agent", |_| second_vendor.any(knows)).await;
@@ -106,6 +108,7 @@ async fn killed_between_call_and_result(first: VendorKind, second: VendorKind, c
         let result = second_vendor.logged("/event", "tool_result");
         assert!(result.iter().all(|result| result["known"] == true) && !result.is_empty(), "{result:?}");
     }
+    person.until("the answer by the result", |person| turns(person) > before).await;
     person.until("the end of the tool", |person| person.said("tool").iter().any(|tool| tool["status"] == "done")).await;
     assert!(person.said("tool_call").is_empty(), "it is not the client's");
 
@@ -140,9 +143,13 @@ async fn gemini_dies_between_call_and_result_and_openai_which_does_not_call_is_t
 
 /// A call with an agent of ours that may use the tool.
 async fn own_agent(tool_url: &str, timeout_ms: u32) -> (Daemon, Caller, AgentLink) {
+    own_agent_with(tool_url, timeout_ms, "").await
+}
+
+async fn own_agent_with(tool_url: &str, timeout_ms: u32, more: &str) -> (Daemon, Caller, AgentLink) {
     let server = AgentServer::bind().await;
     let config = format!(
-        "[[route]]\nname = \"r\"\nto = \"own\"\n{}[agent.own]\nkind = \"websocket\"\nurl = \"{}\"\n\
+        "[[route]]\nname = \"r\"\nto = \"own\"\n{}{more}[agent.own]\nkind = \"websocket\"\nurl = \"{}\"\n\
          setup = {{ tools = [\"lookup_order\"] }}\n",
         tool(tool_url, timeout_ms),
         server.url()
@@ -250,4 +257,37 @@ async fn the_example_server_takes_what_antiphon_signs_and_nothing_else() {
         ),
     );
     assert_eq!(wrong.await.unwrap().0, 401);
+}
+
+#[tokio::test]
+async fn whoever_waits_for_a_tool_hears_the_filler_and_the_result_comes_all_the_same() {
+    let mut tools = ToolServer::start().await;
+    let more = "filler = { after_ms = 100 }\n";
+    let (_daemon, mut caller, mut agent) = own_agent_with(&tools.url, 15_000, more).await;
+    call(&mut agent, "c1", json!({})).await;
+    let asked = tools.asked().await;
+    while !matches!(caller.hear().await, Heard::Audio(_)) {}
+    asked.answer(200, "done");
+    assert_eq!(agent.hear_type("tool_result").await["output"], "done");
+}
+
+#[tokio::test]
+async fn vendors_hang_up_by_the_built_in_tool() {
+    for kind in [VendorKind::Openai, VendorKind::Gemini, VendorKind::Deepgram] {
+        let plays = Script { tool: Some("end_call".into()), ..Script::default() };
+        let vendor = Vendor::start(kind, Some("secret"), plays).await;
+        let agent = agent("vendor", kind, &vendor.url).replace("lookup_order", "end_call");
+        let config = format!("[[route]]\nname = \"r\"\nto = \"vendor\"\n{agent}");
+        let daemon = Daemon::start_with(Some(&config), &VARIABLES).await;
+        let mut person = Person::call(&daemon, "vendor", Format::pcm16(24_000)).await;
+        person.until("the agent", |person| person.said("agent").iter().any(|agent| agent["status"] == "ready")).await;
+        person.caller.say(json!({ "type": "message", "id": "m", "text": "Goodbye." })).await;
+        person.until("the end", |_| false).await;
+        assert_eq!(person.said("ended")[0]["reason"], "agent_hangup", "{kind:?}");
+        assert_eq!(
+            (&person.said("tool")[0]["name"], &person.said("tool")[0]["status"]),
+            (&"end_call".into(), &"done".into())
+        );
+        assert_eq!(daemon.call_record().await["tools"][0]["by"], "relay");
+    }
 }

@@ -269,3 +269,42 @@ fn a_filler_waits_until_the_agent_has_finished_and_a_quick_tool_has_none() {
     world.run(ms(3_000));
     assert_eq!(heard_values(&world).len(), 110, "it was quick");
 }
+
+/// The texts that agents were told as messages.
+fn messages(world: &World) -> Vec<&str> {
+    let text = |(_, message): &'_ (crate::time::Micros, ToAgent)| matches!(message, ToAgent::Message(_));
+    let told = world.told_agent.iter().filter(|told| text(told));
+    told.filter_map(|(_, message)| if let ToAgent::Message(m) = message { Some(&*m.text) } else { None }).collect()
+}
+
+#[test]
+fn an_agent_that_takes_over_while_a_tool_runs_is_asked_to_go_on_and_answers_by_the_result() {
+    let mut world = start(WorldBuilder { agents: vec!["first", "second"], ..WorldBuilder::default() });
+    world.agent_says(FromAgent::TurnStarted(None));
+    world.agent_says(FromAgent::TurnEnded);
+    world.agent_says(call("c1", "look_up", "{}"));
+    world.lose_agent();
+    world.run(ms(100));
+    let asked = world.told_agent.iter().rev().find_map(|(_, message)| match message {
+        ToAgent::Start(start) => Some(start.greet),
+        _ => None,
+    });
+    assert_eq!(asked, Some(true), "the caller waits, though the first one had ended its turn");
+    let post = world.posted.pop().expect("posted");
+    world.tool_answers(&post.call_id, 200, "shipped");
+    let [told] = messages(&world)[..] else { panic!("{:?}", messages(&world)) };
+    assert!(told.contains("look_up") && told.contains("shipped") && told.contains("Go on"), "{told}");
+}
+
+#[test]
+fn a_tool_that_runs_over_a_rollover_is_posted_once_and_its_result_is_answered_by_the_fresh_session() {
+    let mut world = start(WorldBuilder::default());
+    world.agent_says(call("c1", "look_up", "{}"));
+    world.agent_says(FromAgent::GoAway(ms(2_000)));
+    world.run(ms(2_100));
+    assert!(world.measures.iter().any(|measure| matches!(measure, Measure::Rollover)), "the time was over");
+    let posted = std::mem::take(&mut world.posted);
+    assert_eq!(posted.len(), 1);
+    world.tool_answers(&posted[0].call_id, 200, "shipped");
+    assert!(messages(&world).iter().any(|text| text.contains("shipped")), "{:?}", messages(&world));
+}
