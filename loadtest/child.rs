@@ -16,6 +16,16 @@ use crate::taps::{self, BadTaps};
 /// A process that is not ready or does not end in this time is broken.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How the daemon under test runs.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Mode {
+    /// As this program's own build of it, which counts allocations.
+    pub counting: bool,
+    /// With its steps against overload. Without them every frame costs the same work, however busy others keep the
+    /// machine: encoders keep their complexity, taps are served.
+    pub overload: bool,
+}
+
 /// A running child on the core of the daemon. It is ended when dropped.
 #[derive(Debug)]
 pub struct Child {
@@ -61,13 +71,12 @@ impl Child {
         Ok(Child { process, address, control: None, quic: None, counter: (stdin, stdout), folder: None })
     }
 
-    /// The daemon with one worker, whose only agent is the swarm. `counting`: this program's own build of it, which
-    /// counts allocations.
+    /// The daemon with one worker, whose only agent is the swarm.
     ///
     /// # Errors
     /// If it does not start.
-    pub fn daemon(cores: Cores, agents: SocketAddr, counting: bool) -> Result<Child, String> {
-        Child::daemon_with(cores, &configuration(agents), counting)
+    pub fn daemon(cores: Cores, agents: SocketAddr, mode: Mode) -> Result<Child, String> {
+        Child::daemon_with(cores, &configuration(agents), mode)
     }
 
     /// The daemon with taps for every caller who asks for `tapped`.
@@ -75,17 +84,17 @@ impl Child {
     /// # Errors
     /// If it cannot be started.
     pub fn tapped_daemon(cores: Cores, agents: SocketAddr, taps: &BadTaps) -> Result<Child, String> {
-        Child::daemon_with(cores, &format!("{}{}", taps::configuration(taps), configuration(agents)), false)
+        Child::daemon_with(cores, &format!("{}{}", taps::configuration(taps), configuration(agents)), Mode::default())
     }
 
-    fn daemon_with(cores: Cores, configuration: &str, counting: bool) -> Result<Child, String> {
+    fn daemon_with(cores: Cores, configuration: &str, mode: Mode) -> Result<Child, String> {
         let folder = std::env::temp_dir().join(format!("antiphon-loadtest-{}", std::process::id()));
         let fail = |error: std::io::Error| format!("{}: {error}", folder.display());
         std::fs::create_dir_all(&folder).map_err(fail)?;
         let (config, ready) = (folder.join("antiphon.toml"), folder.join("ready.json"));
         let _ = std::fs::remove_file(&ready);
-        std::fs::write(&config, configuration).map_err(fail)?;
-        let mut command = if counting { own_program()? } else { Command::new(daemon_program()?) };
+        std::fs::write(&config, format!("{configuration}[overload]\nenabled = {}\n", mode.overload)).map_err(fail)?;
+        let mut command = if mode.counting { own_program()? } else { Command::new(daemon_program()?) };
         command.arg("run").arg("--config").arg(&config).arg("--ready-file").arg(&ready);
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("ANTIPHON_") || name == "NOTIFY_SOCKET") {
             command.env_remove(name);
@@ -125,7 +134,7 @@ impl Child {
         let authority = std::env::temp_dir().join(format!("antiphon-loadtest-{}.pem", std::process::id()));
         std::fs::write(&authority, pem).map_err(|error| format!("{}: {error}", authority.display()))?;
         let configuration = quic_configuration(agents.0, &authority);
-        let mut child = Child::daemon_with(cores, &configuration, false)?;
+        let mut child = Child::daemon_with(cores, &configuration, Mode::default())?;
         let told = get(child.address, "/v1/endpoints").map_err(|error| format!("/v1/endpoints: {error}"))?;
         let told: serde_json::Value = serde_json::from_str(&told).map_err(|error| error.to_string())?;
         let text = |key: &str| told["quic"][key].as_str().unwrap_or_default().to_owned();

@@ -31,7 +31,7 @@ use antiphon::media::format::Format;
 use antiphon::runtime::certificate::CertificateHash;
 use clap::{Parser, Subcommand, ValueEnum};
 
-use child::Child;
+use child::{Child, Mode};
 use machine::Cores;
 use material::{Libopus, Voice};
 use measure::Exposition;
@@ -96,6 +96,9 @@ struct Options {
     /// Compare calls with taps that never read, talk nonsense or die with calls without, at the same time
     #[arg(long)]
     taps: bool,
+    /// Over WebSocket: leave the daemon's steps against overload on, which change the work that a frame costs
+    #[arg(long)]
+    overload: bool,
     /// Decides when each end speaks
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -365,8 +368,10 @@ impl LoadTest {
         let agents = self.agents.local_addr().map_err(|error| error.to_string())?;
         let mut child = match under {
             Under::Proxy { codec } => Child::proxy(self.cores, agents, codec)?,
-            Under::Daemon => Child::daemon(self.cores, agents, false)?,
-            Under::CountingDaemon => Child::daemon(self.cores, agents, true)?,
+            Under::Daemon | Under::CountingDaemon => {
+                let mode = Mode { counting: under == Under::CountingDaemon, overload: self.options.overload };
+                Child::daemon(self.cores, agents, mode)?
+            }
         };
         let counts = matches!(under, Under::Proxy { codec: true } | Under::CountingDaemon);
         let target = Target {
@@ -410,12 +415,13 @@ impl LoadTest {
     }
 
     fn describe_scenario(&self) -> BTreeMap<&'static str, String> {
-        let Options { calls, seconds, seed, reports, .. } = self.options;
+        let Options { calls, seconds, seed, reports, overload, .. } = self.options;
         let caller = self.scenario.caller.format;
         [
             ("calls", format!("{calls} over WebSocket, {seconds} s, both sides talking, frames of 20 ms, seed {seed}")),
             ("formats", format!("callers {caller}, agents {}", material::AGENT)),
             ("encoder", "libopus voip, complexity 1, 48 kb/s, wideband".to_owned()),
+            ("overload", if overload { "steps are taken" } else { "no steps are taken" }.to_owned()),
             ("callers", if reports { "tell what they play" } else { "answer pings, tell nothing" }.to_owned()),
         ]
         .into()

@@ -11,7 +11,7 @@ use std::time::Duration;
 use antiphon::media::format::Format;
 use serde::Serialize;
 
-use crate::child::Child;
+use crate::child::{Child, Mode};
 use crate::machine::{self, Cores};
 use crate::material::Voice;
 use crate::measure::{Exposition, Quantiles};
@@ -186,7 +186,7 @@ fn measure(
     let child = if under.is_bare() {
         Child::bare(cores, under.has_agents().then_some(address))?
     } else {
-        Child::daemon(cores, address, false)?
+        Child::daemon(cores, address, Mode::default())?
     };
     let (mut cpu, mut before, mut resident, mut metrics) = (Vec::new(), 0, 0, Vec::new());
     let outcome = swarm::run(scenario, child.address, under.has_agents().then_some(agents), progress, &mut |edge| {
