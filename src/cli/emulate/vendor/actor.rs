@@ -120,6 +120,13 @@ pub enum Says {
         /// The turn that consists of the call.
         turn: u32,
     },
+    /// It no longer wants the result of a call.
+    ToolCancelled {
+        /// This call.
+        call_id: String,
+        /// Which tool.
+        name: String,
+    },
     /// An error that does not end the session.
     Error {
         /// In words.
@@ -364,6 +371,9 @@ impl Actor {
                 if interrupts {
                     self.stop(Cut::Speech);
                 }
+                if self.script.cancel_tool {
+                    self.cancel_tool();
+                }
             }
             SpeechEvent::Stopped => {
                 self.says.push_back(Says::SpeechStopped { at });
@@ -388,6 +398,12 @@ impl Actor {
             }
             None => self.speak(now),
         }
+    }
+
+    fn cancel_tool(&mut self) {
+        let (Some(call_id), Some(name)) = (self.waits_for.take(), self.script.tool.clone()) else { return };
+        self.log.push_back(json!({ "event": "tool_cancelled", "call_id": call_id }));
+        self.says.push_back(Says::ToolCancelled { call_id, name });
     }
 
     fn speak(&mut self, now: Duration) {

@@ -154,6 +154,10 @@ impl Wiring for Deepgram {
                 let call = json!({ "id": call_id, "name": name, "arguments": arguments, "client_side": true });
                 out.json(&json!({ "type": "FunctionCallRequest", "functions": [call] }));
             }
+            Says::ToolCancelled { call_id, name } => {
+                let functions = json!([{ "id": call_id, "name": name }]);
+                out.json(&json!({ "type": "FunctionCallCancelled", "functions": functions }));
+            }
             Says::Error { message } => {
                 out.json(&json!({ "type": "Warning", "code": "AS_ASKED_FOR", "description": message }));
             }

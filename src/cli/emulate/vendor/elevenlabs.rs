@@ -252,6 +252,7 @@ impl Wiring for ElevenLabs {
             }
             Says::TurnEnded { .. }
             | Says::SpeechStopped { .. }
+            | Says::ToolCancelled { .. }
             | Says::GoAway { .. }
             | Says::Stall(_)
             | Says::Close(_) => {}

@@ -264,6 +264,9 @@ impl Wiring for Gemini {
                 let call = json!({ "id": call_id, "name": name, "args": args });
                 Gemini::send(out, &json!({ "toolCall": { "functionCalls": [call] } }));
             }
+            Says::ToolCancelled { call_id, .. } => {
+                Gemini::send(out, &json!({ "toolCallCancellation": { "ids": [call_id] } }));
+            }
             Says::GoAway { left } => {
                 let left = format!("{:.3}s", left.as_secs_f64());
                 Gemini::send(out, &json!({ "goAway": { "timeLeft": left } }));

@@ -294,6 +294,7 @@ impl Wiring for LiveWire {
             Says::Expired => self.close("expired", &Value::Null, out),
             Says::SpeechStopped { .. }
             | Says::TurnStarted { .. }
+            | Says::ToolCancelled { .. }
             | Says::GoAway { .. }
             | Says::Stall(_)
             | Says::Close(_) => {}

@@ -452,7 +452,12 @@ impl Wiring for OpenaiWire {
                 let error = json!({ "type": "invalid_request_error", "code": "session_expired", "message": message, "param": null, "event_id": null });
                 self.send(out, "error", json!({ "error": error }));
             }
-            Says::Understood { .. } | Says::Audio { .. } | Says::GoAway { .. } | Says::Stall(_) | Says::Close(_) => {}
+            Says::Understood { .. }
+            | Says::Audio { .. }
+            | Says::ToolCancelled { .. }
+            | Says::GoAway { .. }
+            | Says::Stall(_)
+            | Says::Close(_) => {}
         }
     }
 }

@@ -194,6 +194,11 @@ impl Wiring for Pipecat {
                 let call = json!({ "tool_call_id": call_id, "function_name": name, "arguments": arguments });
                 self.send(out, "llm-function-call-in-progress", &call);
             }
+            Says::ToolCancelled { call_id, name } => {
+                self.call = None;
+                let told = json!({ "tool_call_id": call_id, "function_name": name, "cancelled": true });
+                self.send(out, "llm-function-call-stopped", &told);
+            }
             Says::Error { message } => self.send(out, "error", &json!({ "error": message, "fatal": false })),
             Says::GoAway { .. } | Says::Expired | Says::Stall(_) | Says::Close(_) => {}
         }

@@ -31,6 +31,9 @@ pub struct Script {
     /// Call this tool instead of answering the first time, and answer once its result is there
     #[arg(long, value_name = "NAME")]
     pub tool: Option<String>,
+    /// Take a tool call back when the caller speaks before its result is there, where the vendor does
+    #[arg(long)]
+    pub cancel_tool: bool,
     /// Refuse the handshake with this HTTP status
     #[arg(long, value_name = "STATUS")]
     pub refuse: Option<u16>,
@@ -86,6 +89,7 @@ impl Script {
             audio_out: self.audio_out.or(below.audio_out),
             hears: self.hears.or(below.hears),
             tool: self.tool.or(below.tool),
+            cancel_tool: self.cancel_tool || below.cancel_tool,
             refuse: self.refuse.or(below.refuse),
             stall_at_ms: self.stall_at_ms.or(below.stall_at_ms),
             stall_s: self.stall_s.or(below.stall_s),
