@@ -18,6 +18,8 @@ mod live;
 mod sdk;
 #[path = "vendors/sdk_google.rs"]
 mod sdk_google;
+#[path = "vendors/taps.rs"]
+mod taps;
 #[path = "vendors/tools.rs"]
 mod tools;
 #[path = "vendors/voice_agent.rs"]

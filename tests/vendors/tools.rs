@@ -102,12 +102,13 @@ async fn killed_between_call_and_result(first: VendorKind, second: VendorKind, c
     let turns = |person: &Person| person.said("turn").iter().filter(|turn| turn["phase"] == "start").count();
     let before = turns(&person);
     asked.answer(200, r#"{"status":"sent on Friday"}"#);
+    // A result that overtakes the second agent's call on its way to the relay is told as news, and answers the call too.
     let knows = |line: &Value| line.to_string().contains("sent on Friday");
-    person.until("the result at the second agent", |_| second_vendor.any(knows)).await;
-    if calls_too {
-        let result = second_vendor.logged("/event", "tool_result");
-        assert!(result.iter().all(|result| result["known"] == true) && !result.is_empty(), "{result:?}");
-    }
+    let results = |vendor: &Vendor| vendor.logged("/event", "tool_result");
+    let learns = |vendor: &Vendor| if calls_too { !results(vendor).is_empty() } else { vendor.any(knows) };
+    person.until("the result at the second agent", |_| learns(&second_vendor)).await;
+    let results = results(&second_vendor);
+    assert!(results.iter().all(|result| result["known"] == true && knows(result)), "{results:?}");
     person.until("the answer by the result", |person| turns(person) > before).await;
     person.until("the end of the tool", |person| person.said("tool").iter().any(|tool| tool["status"] == "done")).await;
     assert!(person.said("tool_call").is_empty(), "it is not the client's");
@@ -141,6 +142,34 @@ async fn gemini_dies_between_call_and_result_and_openai_which_does_not_call_is_t
     killed_between_call_and_result(VendorKind::Gemini, VendorKind::Openai, false).await;
 }
 
+#[tokio::test]
+async fn a_vendor_that_takes_its_call_back_breaks_the_request_off_and_the_client_knows() {
+    for kind in [VendorKind::Gemini, VendorKind::Deepgram] {
+        let plays = Script { tool: Some("lookup_order".into()), cancel_tool: true, ..Script::default() };
+        let vendor = Vendor::start(kind, Some("secret"), plays).await;
+        let mut tools = ToolServer::start().await;
+        let config = format!(
+            "[[route]]\nname = \"r\"\nto = \"vendor\"\n{}{}",
+            tool(&tools.url, 15_000),
+            agent("vendor", kind, &vendor.url)
+        );
+        let daemon = Daemon::start_with(Some(&config), &VARIABLES).await;
+        let mut person = Person::call(&daemon, "vendor", Format::pcm16(24_000)).await;
+        person.until("the agent", |person| person.said("agent").iter().any(|agent| agent["status"] == "ready")).await;
+        person.caller.say(json!({ "type": "message", "id": "m", "text": "Where is my order?" })).await;
+        let asked = tools.asked().await;
+        person.speak();
+        let told = |person: &Person| person.said("tool").iter().any(|tool| tool["status"] == "cancelled");
+        person.until("the end of the tool", told).await;
+        asked.gone().await;
+        person.caller.say(json!({ "type": "end" })).await;
+        person.until("the end", |_| false).await;
+        assert_eq!((tools.count(), vendor.logged("/event", "tool_result").len()), (1, 0), "{kind:?}");
+        assert_eq!(daemon.call_record().await["tools"][0]["result"], "cancelled", "{kind:?}");
+        assert_eq!(daemon.metric("antiphon_tool_calls_total", "result=\"cancelled\"").await, 1.0);
+    }
+}
+
 /// A call with an agent of ours that may use the tool.
 async fn own_agent(tool_url: &str, timeout_ms: u32) -> (Daemon, Caller, AgentLink) {
     own_agent_with(tool_url, timeout_ms, "").await
@@ -148,6 +177,13 @@ async fn own_agent(tool_url: &str, timeout_ms: u32) -> (Daemon, Caller, AgentLin
 
 async fn own_agent_with(tool_url: &str, timeout_ms: u32, more: &str) -> (Daemon, Caller, AgentLink) {
     let server = AgentServer::bind().await;
+    let (daemon, caller) = call_own(&server, tool_url, timeout_ms, more).await;
+    let mut agent = server.accept().await;
+    agent.begin().await;
+    (daemon, caller, agent)
+}
+
+async fn call_own(server: &AgentServer, tool_url: &str, timeout_ms: u32, more: &str) -> (Daemon, Caller) {
     let config = format!(
         "[[route]]\nname = \"r\"\nto = \"own\"\n{}{more}[agent.own]\nkind = \"websocket\"\nurl = \"{}\"\n\
          setup = {{ tools = [\"lookup_order\"] }}\n",
@@ -157,9 +193,7 @@ async fn own_agent_with(tool_url: &str, timeout_ms: u32, more: &str) -> (Daemon,
     let daemon = Daemon::start_with(Some(&config), &VARIABLES).await;
     let mut caller = Caller::connect(&daemon).await;
     caller.say(json!({ "type": "start", "metadata": { "campaign": "spring" } })).await;
-    let mut agent = server.accept().await;
-    agent.begin().await;
-    (daemon, caller, agent)
+    (daemon, caller)
 }
 
 async fn call(agent: &mut AgentLink, id: &str, arguments: Value) {
@@ -230,6 +264,27 @@ async fn a_client_that_comes_back_on_a_new_link_finds_its_tool_running_once() {
     assert_eq!(agent.hear_type("tool_result").await["output"], "sent on Friday");
     while caller.hear_type("tool").await["status"] != "done" {}
     assert_eq!(tools.count(), 1);
+}
+
+#[tokio::test]
+async fn a_tool_that_runs_over_a_rollover_is_asked_once_and_the_fresh_session_learns_the_result() {
+    let mut tools = ToolServer::start().await;
+    let server = AgentServer::bind().await;
+    let (daemon, mut caller) = call_own(&server, &tools.url, 15_000, "").await;
+    let mut agent = server.accept().await;
+    agent.begin().await;
+    call(&mut agent, "c1", json!({ "number": 17 })).await;
+    let asked = tools.asked().await;
+    agent.say(json!({ "type": "draining", "reconnect_after_ms": 0, "deadline_ms": 500 })).await;
+    let mut fresh = server.accept().await;
+    fresh.begin().await;
+    agent.hear_type("end").await;
+    asked.answer(200, "sent on Friday");
+    let told = fresh.hear_type("message").await;
+    assert!(told["text"].as_str().unwrap().contains("sent on Friday"), "{told}");
+    while caller.hear_type("tool").await["status"] != "done" {}
+    assert_eq!(tools.count(), 1);
+    assert_eq!(daemon.metric("antiphon_rollovers_total", "agent=\"own\"").await, 1.0);
 }
 
 #[tokio::test]
