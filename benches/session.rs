@@ -59,6 +59,7 @@ impl Talk {
             zone: None,
             max_sessions: None,
             session_max: None,
+            ping: Duration::ZERO,
             price: None,
         };
         let mut policy = Policy { max: Duration::from_secs(1 << 30), ..Policy::default() };

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use harness::agent::AgentServer;
 use harness::{Caller, Daemon, Heard};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 /// Twenty milliseconds of PCM16 at 24 kHz whose samples all are `value`.
@@ -108,4 +108,205 @@ async fn when_the_agent_dies_in_mid_answer_the_next_one_is_heard_within_a_second
     assert_eq!(code, 1000, "the call was the same one all the time: {messages:?}");
     let record = daemon.call_record().await;
     assert_eq!(record["agents"].as_array().map(Vec::len), Some(2), "{record}");
+}
+
+/// A route to these agents, each of them `antiphon.v1` over WebSocket at its address.
+fn config(route: &str, agents: &[(&str, &str)]) -> String {
+    let agent = |(name, url): &(&str, &str)| format!("[agent.{name}]\nkind = \"websocket\"\nurl = \"{url}\"\n");
+    format!("[[route]]\nname = \"r\"\nsticky = \"session\"\n{route}\n{}", agents.iter().map(agent).collect::<String>())
+}
+
+async fn start(daemon: &Daemon) -> Caller {
+    let mut caller = Caller::connect(daemon).await;
+    let pcm = json!({ "codec": "pcm16", "rate": 24000 });
+    caller.say(json!({ "type": "start", "audio": { "in": pcm, "out": pcm } })).await;
+    caller
+}
+
+async fn hear_status(caller: &mut Caller, status: &str) -> Value {
+    loop {
+        let agent = caller.hear_type("agent").await;
+        if agent["status"] == status {
+            return agent;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_written_while_all_agents_are_down_is_answered_by_the_one_that_is_back() {
+    let server = AgentServer::bind().await;
+    let (url, address) = (server.url(), server.address());
+    let daemon =
+        Daemon::start_with(Some(&config("to = \"only\"\nwhen_down = [\"keep\"]", &[("only", &url)])), &[]).await;
+    let mut caller = start(&daemon).await;
+    let mut agent = server.accept().await;
+    agent.begin().await;
+    hear_status(&mut caller, "ready").await;
+    agent.say(json!({ "type": "message", "id": "a1", "text": "Good morning." })).await;
+    caller.hear_type("message").await;
+    drop((agent, server));
+    let down = hear_status(&mut caller, "down").await;
+    assert!(down["reason"].is_string(), "{down}");
+    caller.say(json!({ "type": "message", "id": "m1", "text": "Are you there?" })).await;
+    caller.say(json!({ "type": "message", "id": "m2", "text": "Hello?" })).await;
+    let retry = caller.hear_type("agent").await;
+    assert!(retry["retry_after_ms"].is_u64(), "{retry}");
+    let server = AgentServer::bind_at(&address).await;
+    let mut agent = server.accept().await;
+    let start = agent.begin().await;
+    assert_eq!(start["history"], json!([{ "role": "agent", "text": "Good morning." }]), "{start}");
+    for text in ["Are you there?", "Hello?"] {
+        assert_eq!(agent.hear_type("message").await["text"], text);
+    }
+    agent.say(json!({ "type": "message", "id": "a2", "text": "I am back." })).await;
+    assert_eq!(caller.hear_type("message").await["text"], "I am back.");
+    caller.say(json!({ "type": "end" })).await;
+    caller.hear_out().await;
+    let record = daemon.call_record().await;
+    assert_eq!((&record["reason"], &record["down_steps"]), (&json!("client_hangup"), &json!(["keep"])), "{record}");
+    assert!(record["down_ms"].as_u64() > Some(0), "{record}");
+    assert!(daemon.metric("antiphon_agents_down_seconds_count", "outcome=\"recovered\"").await >= 1.0);
+    assert!(daemon.metric("antiphon_down_steps_total", "step=\"keep\"").await >= 1.0);
+}
+
+#[tokio::test]
+async fn when_nobody_can_be_reached_the_caller_hears_the_apology_and_the_call_ends() {
+    let nobody = AgentServer::bind().await.url();
+    let route = "to = \"a\"\nfallback = \"b\"\nwhen_down = [\"clip\", \"end\"]";
+    let daemon = Daemon::start_with(Some(&config(route, &[("a", &nobody), ("b", &nobody)])), &[]).await;
+    let mut caller = start(&daemon).await;
+    let (mut samples, mut loudest) = (0, 0);
+    let ended = loop {
+        match caller.hear().await {
+            Heard::Audio(audio) => {
+                samples += audio.len() / 2;
+                let levels = audio.chunks_exact(2).map(|s| i16::from_le_bytes([s[0], s[1]]).unsigned_abs());
+                loudest = loudest.max(levels.max().unwrap_or_default());
+            }
+            Heard::Control(message) if message["type"] == "ended" => break message,
+            Heard::Control(_) => {}
+            end => panic!("{end:?}"),
+        }
+    };
+    assert_eq!(ended["reason"], "agent_failed");
+    let apology = antiphon::media::announcement::Announcement::apology().unwrap().length();
+    let heard = Duration::from_millis(samples as u64 / 24);
+    assert!(heard.abs_diff(apology) < Duration::from_millis(100) && loudest > 3_000, "{heard:?}, {loudest}");
+}
+
+/// Accepts and never says a word.
+async fn black_hole() -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("ws://{}/", listener.local_addr().unwrap());
+    let tries = Arc::new(AtomicUsize::new(0));
+    let counted = tries.clone();
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((connection, _)) = listener.accept().await {
+            counted.fetch_add(1, Relaxed);
+            held.push(connection);
+        }
+    });
+    (url, tries)
+}
+
+#[tokio::test]
+async fn agents_that_never_answer_cost_a_call_one_hedge_delay_each_until_they_are_left_alone() {
+    let ((first, tries), (second, more_tries)) = (black_hole().await, black_hole().await);
+    let echo = AgentServer::bind().await.echo();
+    let route = "to = [\"first\"]\nfallback = [\"second\", \"well\"]\nhedge_ms = 200";
+    let agents = [("first", first.as_str()), ("second", second.as_str()), ("well", echo.url.as_str())];
+    let daemon = Daemon::start_with(Some(&config(route, &agents)), &[]).await;
+    let mut waits = Vec::new();
+    for _ in 0..12 {
+        let began = Instant::now();
+        let mut caller = start(&daemon).await;
+        hear_status(&mut caller, "fallback").await;
+        waits.push(began.elapsed());
+        caller.say(json!({ "type": "end" })).await;
+        caller.hear_out().await;
+    }
+    // Two dead agents, and time for a machine that is busy with other things.
+    assert!(waits.iter().all(|wait| *wait < Duration::from_millis(2 * 200 + 1500)), "{waits:?}");
+    assert!(waits.iter().min().unwrap() < &Duration::from_millis(200), "their breakers are open: {waits:?}");
+    for tries in [tries, more_tries] {
+        assert!((5..=8).contains(&tries.load(Relaxed)), "{tries:?} tries of 12 calls");
+    }
+}
+
+#[tokio::test]
+async fn an_agent_whose_places_are_all_taken_leaves_the_call_to_the_next_of_the_pool() {
+    let echo = AgentServer::bind().await.echo();
+    let config = format!(
+        "[agent.one]\nkind = \"websocket\"\nurl = \"{}\"\nmax_sessions = 1\n[agent.two]\nlike = \"one\"\n\
+         [[route]]\nname = \"r\"\nsticky = \"session\"\nto = [\"one\", \"two\"]\n",
+        echo.url
+    );
+    let daemon = Daemon::start_with(Some(&config), &[]).await;
+    let mut callers = Vec::new();
+    let mut names = Vec::new();
+    for _ in 0..2 {
+        let mut caller = start(&daemon).await;
+        loop {
+            let agent = caller.hear_type("agent").await;
+            if ["ready", "fallback"].contains(&agent["status"].as_str().unwrap()) {
+                names.push(agent["name"].as_str().unwrap().to_owned());
+                break;
+            }
+        }
+        callers.push(caller);
+    }
+    names.sort();
+    assert_eq!(names, ["one", "two"]);
+    let mut third = start(&daemon).await;
+    assert_eq!(hear_status(&mut third, "down").await["reason"], "full");
+    assert_eq!(daemon.metric("antiphon_upstream_failures_total", "class=\"full\"").await as u64 % 2, 0);
+}
+
+#[tokio::test]
+async fn a_server_that_died_without_a_word_is_found_out_by_a_ping() {
+    let (first, second) = (AgentServer::bind().await, AgentServer::bind().await);
+    let text = config("to = \"first\"\nfallback = \"second\"", &[("first", &first.url()), ("second", &second.url())]);
+    let daemon = Daemon::start_with(Some(&text.replacen("url =", "ping_s = 1\nurl =", 1)), &[]).await;
+    let mut caller = start(&daemon).await;
+    let mut agent = first.accept().await;
+    agent.begin().await;
+    hear_status(&mut caller, "ready").await;
+    // The socket stays open, and nobody reads it.
+    second.accept().await.begin().await;
+    assert_eq!(hear_status(&mut caller, "fallback").await["name"], "second");
+    drop(agent);
+    assert!(daemon.metric("antiphon_fallbacks_total", "agent=\"second\",reason=\"lost\"").await >= 1.0);
+}
+
+#[tokio::test]
+async fn a_call_without_a_pause_goes_on_over_sessions_that_end_after_five_seconds() {
+    let echo = AgentServer::bind().await.echo();
+    let text = config("to = \"echo\"", &[("echo", &echo.url)]) + "session_max_s = 5\n";
+    let daemon = Daemon::start_with(Some(&text), &[]).await;
+    let mut caller = start(&daemon).await;
+    hear_status(&mut caller, "ready").await;
+    // Every frame is another one: what comes back tells what is missing and what came twice.
+    let (mut ticks, mut sent, mut back) = (tokio::time::interval(Duration::from_millis(20)), 1i16, Vec::new());
+    while sent <= 700 {
+        tokio::select! {
+            _ = ticks.tick() => {
+                caller.speak(frame(sent)).await;
+                sent += 1;
+            }
+            heard = caller.hear() => match heard {
+                Heard::Audio(audio) => back.extend(audio.chunks_exact(2).map(|s| i16::from_le_bytes([s[0], s[1]]))),
+                Heard::Control(message) => assert_ne!(message["type"], "ended", "{message}"),
+                end => panic!("{end:?}"),
+            }
+        }
+    }
+    caller.say(json!({ "type": "end" })).await;
+    let rollovers = daemon.metric("antiphon_rollovers_total", "agent=\"echo\"").await;
+    assert!(rollovers >= 2.0, "{rollovers}");
+    back.dedup();
+    assert!(back.is_sorted_by(|a, b| a < b), "something came twice: {back:?}");
+    let gaps: Vec<_> = back.windows(2).map(|pair| pair[1] - pair[0] - 1).filter(|missing| *missing > 0).collect();
+    assert!(gaps.iter().all(|missing| *missing <= 3), "gaps in frames of 20 ms: {gaps:?}");
+    assert!(gaps.len() as f64 <= rollovers, "{gaps:?} at {rollovers} rollovers");
 }

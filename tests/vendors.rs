@@ -8,6 +8,8 @@ mod calls;
 mod dial;
 #[path = "vendors/examples.rs"]
 mod examples;
+#[path = "vendors/failover.rs"]
+mod failover;
 #[path = "vendors/faults.rs"]
 mod faults;
 #[path = "vendors/five_turns.rs"]
@@ -76,6 +78,11 @@ impl Vendor {
     /// Whether a logged line is like this.
     pub fn any(&self, is: impl Fn(&Value) -> bool) -> bool {
         self.log.lock().unwrap().iter().any(is)
+    }
+
+    /// Ends it and its HTTP connections, in the middle of whatever it says.
+    pub fn kill(&self) {
+        self.task.abort();
     }
 
     /// What the client has said with this `type`.

@@ -128,13 +128,15 @@ impl Chat {
                 let id = MessageId::from("greeting");
                 self.tell(FromAgent::Message(TextMessage { id, text, role: Some(Role::Agent) }));
             }
-            Some(Greeting::Prompt(prompt)) => {
-                self.history.push(json!({ "role": "system", "content": prompt }));
-                self.unanswered = true;
-                self.ask();
-            }
+            Some(Greeting::Prompt(prompt)) => self.prompt(&prompt),
             Some(Greeting::Clip(_) | Greeting::Agent | Greeting::None) | None => {}
         }
+    }
+
+    fn prompt(&mut self, prompt: &str) {
+        self.history.push(json!({ "role": "system", "content": prompt }));
+        self.unanswered = true;
+        self.ask();
     }
 
     fn remember(&mut self, items: &[ContextItem]) {
@@ -367,6 +369,7 @@ impl Agent for Chat {
         match message {
             ToAgent::Start(start) => self.start(start),
             ToAgent::Message(message) => self.handle_message(message.text),
+            ToAgent::Prompt(prompt) => self.prompt(&prompt),
             ToAgent::ToolResult(result) => self.answer_call(&result),
             ToAgent::Update(setup) => self.update(setup),
             ToAgent::History(items) => self.remember(&items),

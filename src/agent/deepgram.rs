@@ -3,6 +3,7 @@
 //! Audio is binary both ways, in formats that this side chooses. The service names no answers, so this side does: an
 //! answer begins with its text or its audio and ends with `AgentAudioDone`, or when the caller speaks.
 
+mod prompts;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -23,10 +24,11 @@ use crate::ids::ItemId;
 use crate::media::format::Format;
 use crate::message::{
     AgentAudio, AgentAudioOut, AgentEnd, AgentError, AgentStart, AgentTranscript, Alert, AudioFormats, FailureClass,
-    FromAgent, Ready, Role, Setup, SpeechEvent, ToAgent, ToolCall, ToolResult,
+    FromAgent, Greeting, Ready, Role, SpeechEvent, ToAgent, ToolCall, ToolResult,
 };
 use crate::time::Micros;
 
+use prompts::Prompts;
 use wire::{Function, Said, Trouble};
 
 /// The longest session of the service.
@@ -83,6 +85,9 @@ pub struct Deepgram {
     /// Silence that was made up and sent since the caller's last audio.
     silence: Duration,
     calls: VecDeque<(String, String)>,
+    /// What it is asked for when it is ready.
+    prompt: Option<String>,
+    prompts: Prompts,
     /// The last text frame, if no other came since.
     last: String,
     not_applied: Vec<String>,
@@ -107,6 +112,8 @@ impl Deepgram {
             sent: Micros::ZERO,
             silence: Duration::ZERO,
             calls: VecDeque::new(),
+            prompt: None,
+            prompts: Prompts::default(),
             last: String::new(),
             not_applied: Vec::new(),
             ignored: 0,
@@ -132,6 +139,11 @@ impl Deepgram {
         let audio = settings::formats(&self.settings, start.client);
         let (message, missing) = settings::opening(&self.settings, start, &audio, &self.vendor);
         self.audio = Some(audio);
+        self.prompt = match &start.setup.greeting {
+            Some(Greeting::Prompt(prompt)) if start.greet => Some(prompt.clone()),
+            _ => None,
+        };
+        self.prompts.instructions = start.setup.instructions.clone().unwrap_or_default();
         self.say(&message);
         self.not_apply(missing);
     }
@@ -151,7 +163,11 @@ impl Deepgram {
     fn handle_said(&mut self, said: Said, now: Micros) {
         match said {
             Said::SettingsApplied => self.handle_applied(now),
-            Said::ConversationText { role, content } if role == "user" => self.handle_user(content),
+            Said::ConversationText { role, content } if role == "user" => {
+                if !self.prompts.is_echo(&content) {
+                    self.handle_user(content);
+                }
+            }
             Said::ConversationText { content, .. } => self.handle_text(&content),
             Said::UserStartedSpeaking => self.handle_speech(now),
             Said::AgentThinking => {
@@ -194,6 +210,9 @@ impl Deepgram {
             self.ready = true;
             self.sent = now;
             self.tell(FromAgent::Ready(Ready { uplink, downlink, delay: None }));
+            if let Some(prompt) = self.prompt.take() {
+                self.ask(prompt);
+            }
         }
     }
 
@@ -313,17 +332,6 @@ impl Deepgram {
         self.say(&json!({ "type": "FunctionCallResponse", "id": result.call_id, "name": name, "content": content }));
     }
 
-    fn update(&mut self, mut setup: Setup) {
-        if let Some(prompt) = setup.instructions.take() {
-            self.say(&json!({ "type": "UpdatePrompt", "prompt": prompt }));
-        }
-        if let Some(voice) = setup.voice.take() {
-            let provider = json!({ "type": "deepgram", "model": voice });
-            self.say(&json!({ "type": "UpdateSpeak", "speak": { "provider": provider } }));
-        }
-        self.not_apply(setup.set_fields());
-    }
-
     fn hear(&mut self, audio: AgentAudioOut, now: Micros) {
         if audio.filled {
             let rate = self.audio.map_or(24_000, |audio| audio.uplink.clock());
@@ -349,7 +357,10 @@ impl Deepgram {
 
     fn end(&mut self, failure: Option<AgentError>) {
         if !std::mem::replace(&mut self.ended, true) {
-            self.end_answer();
+            // An answer that a failure breaks off is not complete.
+            if failure.is_none() {
+                self.end_answer();
+            }
             self.tell(FromAgent::Ended(AgentEnd { failure }));
         }
     }
@@ -401,9 +412,12 @@ impl Agent for Deepgram {
             }
             ToAgent::ToolResult(result) => self.answer_call(&result),
             ToAgent::Update(setup) => self.update(setup),
-            // Context is taken at the start only.
-            ToAgent::History(_)
-            | ToAgent::Typing(_)
+            ToAgent::Prompt(text) => {
+                self.leave_cancelled(now);
+                self.ask(text);
+            }
+            ToAgent::History(items) => self.remember(&items),
+            ToAgent::Typing(_)
             | ToAgent::Input(_)
             | ToAgent::Dtmf(_)
             | ToAgent::Truncate(_)

@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use crate::agent::audio_json;
 use crate::agent::carry::Carry;
 use crate::agent::native::merge;
+use crate::agent::recap::recap;
 use crate::agent::setup::SetupRow;
 use crate::agent::{Agent, AgentOutput, Before, Capabilities, Endpoint, UrlFetch, Wire};
 use crate::config::vendor::VendorAgent;
@@ -27,7 +28,7 @@ use crate::ids::ItemId;
 use crate::media::format::Format;
 use crate::message::{
     AgentAudio, AgentEnd, AgentError, AgentStart, AgentTranscript, Alert, App, Correction, Delta, FailureClass,
-    FromAgent, Ready, Role, ToAgent, ToolCall, Words,
+    FromAgent, Greeting, Ready, Role, ToAgent, ToolCall, Words,
 };
 use crate::time::Micros;
 
@@ -66,6 +67,8 @@ pub struct ElevenLabs {
     opening: Value,
     /// What was said before, sent once the conversation has begun.
     context: Option<String>,
+    /// What it is asked for when it is ready.
+    prompt: Option<String>,
     not_applied: Vec<String>,
     /// The format of the agent's voice, once announced.
     downlink: Option<Format>,
@@ -91,6 +94,7 @@ impl ElevenLabs {
             vendor,
             opening: Value::Null,
             context: None,
+            prompt: None,
             not_applied: Vec::new(),
             downlink: None,
             carry: Carry::default(),
@@ -123,7 +127,11 @@ impl ElevenLabs {
         if self.vendor.as_object().is_some_and(|fields| !fields.is_empty()) {
             merge(&mut message, &self.vendor);
         }
-        self.context = opening::context(&start.context);
+        self.context = recap(&start.context);
+        self.prompt = match &start.setup.greeting {
+            Some(Greeting::Prompt(prompt)) if start.greet => Some(prompt.clone()),
+            _ => None,
+        };
         self.say(&message);
         self.opening = message;
         self.not_apply(missing);
@@ -190,6 +198,9 @@ impl ElevenLabs {
                 self.tell(FromAgent::Ready(Ready { uplink, downlink, delay: None }));
                 if let Some(text) = self.context.take() {
                     self.say(&json!({ "type": "contextual_update", "text": text }));
+                }
+                if let Some(text) = self.prompt.take() {
+                    self.say(&json!({ "type": "user_message", "text": text }));
                 }
             }
             Err(message) => {
@@ -309,8 +320,12 @@ impl ElevenLabs {
 
     fn end(&mut self, failure: Option<AgentError>) {
         if !std::mem::replace(&mut self.ended, true) {
-            self.end_turn();
-            self.hangs_up = None;
+            // An answer that a failure breaks off is not complete.
+            match failure {
+                None => self.end_turn(),
+                Some(_) => self.end_words(),
+            }
+            (self.turn_ends, self.hangs_up) = (None, None);
             self.tell(FromAgent::Ended(AgentEnd { failure }));
         }
     }
@@ -404,6 +419,7 @@ impl Agent for ElevenLabs {
             }
             ToAgent::Start(start) => self.start(&start),
             ToAgent::Message(message) => self.say(&json!({ "type": "user_message", "text": message.text })),
+            ToAgent::Prompt(text) => self.say(&json!({ "type": "user_message", "text": text })),
             ToAgent::Typing(typing) if typing.on => self.say(&json!({ "type": "user_activity" })),
             ToAgent::ToolResult(result) => self.say(&json!({
                 "type": "client_tool_result",
@@ -413,7 +429,7 @@ impl Agent for ElevenLabs {
             })),
             ToAgent::App(app) => self.pass(app),
             ToAgent::History(items) => {
-                if let Some(text) = opening::context(&items) {
+                if let Some(text) = recap(&items) {
                     self.say(&json!({ "type": "contextual_update", "text": text }));
                 }
             }

@@ -17,6 +17,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::agent::carry::Carry;
+use crate::agent::recap::GO_ON;
 use crate::agent::turns::{Place, Turns};
 use crate::agent::{Agent, AgentOutput, Before, Capabilities, Endpoint, Wire, audio_json};
 use crate::config::vendor::{VendorAgent, VendorAuth};
@@ -83,6 +84,10 @@ pub struct Gemini {
     handle: Option<String>,
     /// When the connection is left for a new one at the latest.
     leave_by: Option<Micros>,
+    /// Connections that were lost since an answer was complete.
+    losses: u8,
+    /// The last one was lost in the middle of an answer.
+    broken: bool,
     kept: Kept,
     waiting: VecDeque<String>,
     said: Memory,
@@ -107,6 +112,8 @@ impl Gemini {
             turns: Turns::default(),
             handle: None,
             leave_by: None,
+            losses: 0,
+            broken: false,
             kept: Kept::new(keep::MOST),
             waiting: VecDeque::new(),
             said: Memory::default(),
@@ -170,8 +177,9 @@ impl Gemini {
             Stage::Ready | Stage::Ended => return,
         };
         self.stage = Stage::Ready;
-        if first {
-            self.tell(FromAgent::Ready(Ready { uplink: UPLINK, downlink: self.downlink, delay: None }));
+        match first {
+            true => self.tell(FromAgent::Ready(Ready { uplink: UPLINK, downlink: self.downlink, delay: None })),
+            false => self.tell(FromAgent::Renewed),
         }
         if let Some(start) = self.start.as_ref().filter(|start| self.handle.is_none() && !start.context.is_empty()) {
             let history = opening::history(&start.context, true);
@@ -179,6 +187,9 @@ impl Gemini {
         }
         if let Some(text) = self.start.as_ref().filter(|_| first).and_then(opening::greeting) {
             self.say(&json!({ "realtimeInput": { "text": text } }));
+        }
+        if std::mem::take(&mut self.broken) {
+            self.say(&json!({ "realtimeInput": { "text": GO_ON } }));
         }
         self.out.extend(self.waiting.drain(..).map(|text| AgentOutput::Wire(Wire::Text(text))));
         while let Some(audio) = self.kept.pop() {
@@ -251,6 +262,7 @@ impl Gemini {
             self.close_answer(closed);
         }
         if content.turn_complete {
+            self.losses = 0;
             let closed = self.turns.complete();
             self.close_answer(closed);
             if self.leave_by.is_some() {
@@ -367,7 +379,10 @@ impl Gemini {
 
     fn end(&mut self, failure: Option<AgentError>) {
         let closed = self.turns.complete();
-        self.close_answer(closed);
+        // An answer that a failure breaks off is not complete.
+        if failure.is_none() {
+            self.close_answer(closed);
+        }
         self.stage = Stage::Ended;
         self.tell(FromAgent::Ended(AgentEnd { failure }));
     }
@@ -424,6 +439,7 @@ impl Agent for Gemini {
                 self.set_up();
             }
             ToAgent::Message(message) => self.say(&json!({ "realtimeInput": { "text": message.text } })),
+            ToAgent::Prompt(text) => self.say(&json!({ "realtimeInput": { "text": text } })),
             ToAgent::Input(input) => self.input(input),
             ToAgent::ToolResult(result) => self.answer_call(&result),
             ToAgent::History(items) => self.say(&opening::history(&items, false)),

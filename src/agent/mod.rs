@@ -15,6 +15,7 @@ pub mod native;
 pub mod openai;
 pub mod pipecat;
 pub mod plain;
+pub mod recap;
 pub mod setup;
 pub mod standing;
 pub mod storyteller;

@@ -17,12 +17,13 @@ use serde_json::Value;
 use crate::agent::{Agent, AgentOutput, Capabilities, Endpoint, Wire};
 use crate::config::settings::{QuicAgent, WebsocketAgent};
 use crate::dialect::native::{SUBPROTOCOL, codec};
-use crate::ids::FlushId;
+use crate::ids::{FlushId, MessageId};
 use crate::media::format::Format;
 use crate::media::transcode::payload_ticks;
 use crate::message::{
     AgentAudio, AgentEnd, AgentError, AgentPlayout, AgentStatus, AgentTranscript, Alert, AudioFormats, FailureClass,
-    FromAgent, FromClient, Interrupt, Ping, Playout, Ready, Role, State, ToAgent, Truncate, TurnPhase, Update,
+    FromAgent, FromClient, Interrupt, Ping, Playout, Ready, Role, State, TextMessage, ToAgent, Truncate, TurnPhase,
+    Update,
 };
 use crate::time::Micros;
 
@@ -197,7 +198,7 @@ impl NativeAgent {
                 let reason = agent.reason.as_deref().unwrap_or("the agent behind the agent is down");
                 self.tell_error(FailureClass::Unreachable, "agent_down", reason);
             }
-            Ok(AgentStatus::Fallback) => {
+            Ok(AgentStatus::Fallback | AgentStatus::Text) => {
                 let data = serde_json::json!({ "name": agent.name, "reason": agent.reason });
                 self.tell(FromAgent::Alert(Alert {
                     name: "agent_fallback".to_owned(),
@@ -391,6 +392,10 @@ impl Agent for NativeAgent {
                 self.say(&FromClient::Interrupt(Interrupt { turn, ..Interrupt::default() }));
             }
             ToAgent::Message(message) => self.say(&FromClient::Message(message)),
+            ToAgent::Prompt(text) => {
+                let message = TextMessage { id: MessageId::from("prompt"), text, role: None };
+                self.say(&FromClient::Message(message));
+            }
             ToAgent::Typing(typing) => self.say(&FromClient::Typing(typing)),
             ToAgent::Input(input) => self.say(&FromClient::Input(input)),
             ToAgent::Dtmf(dtmf) => self.say(&FromClient::Dtmf(dtmf)),

@@ -5,6 +5,7 @@
 //! bot has stopped speaking, is interrupted, or pauses where it sends no RTVI messages.
 
 pub mod frame;
+mod opening;
 pub mod rtvi;
 #[cfg(test)]
 mod tests;
@@ -16,7 +17,6 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use crate::agent::carry::Carry;
-use crate::agent::native::merge;
 use crate::agent::setup::SetupRow;
 use crate::agent::turns::{Place, Turns};
 use crate::agent::{Agent, AgentOutput, Before, Capabilities, Endpoint, Wire, audio_json};
@@ -25,8 +25,8 @@ use crate::dialect::native::codec;
 use crate::ids::ItemId;
 use crate::media::format::{Codec, Format};
 use crate::message::{
-    AgentAudio, AgentAudioOut, AgentEnd, AgentError, AgentStart, AgentTranscript, App, FailureClass, FromAgent, Ready,
-    ToAgent, ToolCall, ToolResult,
+    AgentAudio, AgentAudioOut, AgentEnd, AgentError, AgentTranscript, App, FailureClass, FromAgent, Ready, ToAgent,
+    ToolCall, ToolResult,
 };
 use crate::time::Micros;
 
@@ -52,7 +52,7 @@ pub const SETUP: &[SetupRow] = &[
     ("voice", None),
     ("language", None),
     ("model", None),
-    ("greeting", None),
+    ("greeting", Some("send-text (a prompt only)")),
     ("transcribe", None),
     ("turns", None),
     ("tools", None),
@@ -142,17 +142,6 @@ impl Pipecat {
             PipecatWire::Rtvi => Wire::Text(text),
         };
         self.out.push_back(AgentOutput::Wire(wire));
-    }
-
-    fn start(&mut self, start: &AgentStart) {
-        let about = json!({ "library": "antiphon", "library_version": env!("CARGO_PKG_VERSION") });
-        let mut data = json!({ "version": rtvi::VERSION, "about": about });
-        if self.vendor.is_object() {
-            merge(&mut data, &self.vendor);
-        }
-        self.say("client-ready", &data);
-        self.announce();
-        self.not_apply(start.setup.set_fields());
     }
 
     fn announce(&mut self) {
@@ -372,7 +361,10 @@ impl Pipecat {
 
     fn end(&mut self, failure: Option<AgentError>) {
         if !std::mem::replace(&mut self.ended, true) {
-            self.end_answer();
+            // An answer that a failure breaks off is not complete.
+            if failure.is_none() {
+                self.end_answer();
+            }
             self.tell(FromAgent::Ended(AgentEnd { failure }));
         }
     }
@@ -394,7 +386,7 @@ impl Agent for Pipecat {
             tools: true,
             text: true,
             manual_turns: false,
-            context: false,
+            context: true,
             ..Capabilities::default()
         }
     }
@@ -418,10 +410,9 @@ impl Agent for Pipecat {
         match message {
             ToAgent::Audio(audio) => self.hear(audio),
             ToAgent::Start(start) => self.start(&start),
-            ToAgent::Message(message) => {
-                let options = json!({ "run_immediately": true, "audio_response": true });
-                self.say("send-text", &json!({ "content": message.text, "options": options }));
-            }
+            ToAgent::Message(message) => self.send_text(&message.text, true),
+            ToAgent::Prompt(text) => self.send_text(&text, true),
+            ToAgent::History(items) => self.remember(&items),
             ToAgent::Dtmf(dtmf) => {
                 let buttons: Vec<String> = dtmf.digits.chars().map(String::from).collect();
                 self.say("dtmf", &json!({ "buttons": buttons }));
@@ -435,7 +426,6 @@ impl Agent for Pipecat {
             ToAgent::Update(setup) => self.not_apply(setup.set_fields()),
             ToAgent::End => self.say("disconnect-bot", &json!({})),
             ToAgent::Cancel(_)
-            | ToAgent::History(_)
             | ToAgent::Typing(_)
             | ToAgent::Input(_)
             | ToAgent::Truncate(_)

@@ -134,7 +134,11 @@ impl PlainAgent {
 
     fn end(&mut self, failure: Option<AgentError>) {
         if !std::mem::replace(&mut self.ended, true) {
-            self.end_turn();
+            // An answer that a failure breaks off is not complete.
+            if failure.is_none() {
+                self.end_turn();
+            }
+            self.turn_ends = None;
             self.tell(FromAgent::Ended(AgentEnd { failure }));
         }
     }
@@ -184,6 +188,7 @@ impl Agent for PlainAgent {
             }
             ToAgent::End => self.say(&FromClient::End),
             ToAgent::Message(_)
+            | ToAgent::Prompt(_)
             | ToAgent::Typing(_)
             | ToAgent::Input(_)
             | ToAgent::Dtmf(_)

@@ -45,6 +45,7 @@ impl Call {
             zone: None,
             max_sessions: None,
             session_max: None,
+            ping: Duration::ZERO,
             price: None,
         };
         let built = build(&agent, &Setup::default(), 7).expect("built in");

@@ -94,6 +94,11 @@ impl Turns {
         (begun, AgentTranscript { item, role: Role::Agent, text: text.to_owned(), append, is_final: over })
     }
 
+    /// Whether more audio of an answer is to come.
+    pub fn is_open(&self) -> bool {
+        self.answer.as_ref().is_some_and(|answer| answer.stage == Stage::Open)
+    }
+
     /// Whether no answer is being given.
     pub fn is_idle(&self) -> bool {
         self.answer.as_ref().is_none_or(|answer| answer.stage == Stage::Complete)

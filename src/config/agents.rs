@@ -44,6 +44,7 @@ const OWN_KINDS: [(&str, &[&str]); 5] = [
             "audio_in",
             "audio_out",
             "connect_timeout_ms",
+            "ping_s",
             "ca_file",
         ],
     ),
@@ -300,6 +301,7 @@ pub fn agent(
         zone: raw.zone.clone(),
         max_sessions: raw.max_sessions,
         session_max: raw.session_max_s.map(Duration::from_secs_f64),
+        ping: Duration::from_secs(raw.ping_s.unwrap_or(10)),
         price: price::price(name, raw, check),
     };
     let by_tenant = credentials.into_iter().map(|(tenant, key)| (tenant, with_key(&settings, &key))).collect();

@@ -72,7 +72,7 @@ pub fn of_kind(kind: &str) -> Dict {
             let format = Format::pcm16(24_000).to_string();
             dict(&json!({
                 "protocol": "native", "start": false, "audio_in": format, "audio_out": format,
-                "connect_timeout_ms": 5000, "headers": {},
+                "connect_timeout_ms": 5000, "ping_s": 10, "headers": {},
             }))
         }
         "quic" => {
@@ -95,9 +95,11 @@ pub fn route() -> Dict {
     };
     dict(&json!({
         "sticky": "user", "anonymous": false, "token_in_query": false, "client_may": [], "fallback_notice": "none",
+        "when_down": ["end"],
         "max_s": policy.max.as_secs(), "resume_window_s": policy.resume_window.as_secs(),
         "agent_ready_ms": ms(policy.agent_ready), "hedge_ms": ms(policy.hedge),
         "answer_within_ms": ms(policy.answer_within),
+        "fail_on": policy.fail_on.iter().map(|class| class.label()).collect::<Vec<_>>(),
         "idle": {"after_s": policy.idle.after.as_secs(), "grace_s": policy.idle.grace.as_secs()},
         "audio": {
             "gap": gap, "gap_wait_ms": ms(policy.gap_wait), "stall_ms": ms(policy.stall),

@@ -21,6 +21,7 @@ mod price;
 mod print;
 pub mod quic;
 mod raw;
+mod raw_failover;
 mod raw_services;
 mod redis;
 mod routes;
@@ -32,6 +33,7 @@ mod setup;
 mod shape;
 pub mod source;
 pub mod vendor;
+mod when_down;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

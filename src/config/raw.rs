@@ -11,6 +11,7 @@ use crate::config::auth::RawAuth;
 use crate::config::limits::{RawLimit, RawLimitSet};
 use crate::config::overload::RawOverload;
 use crate::config::quic::RawQuic;
+use crate::config::raw_failover::{RawDownStep, RawFailOn};
 use crate::config::raw_services::{RawHook, RawTool};
 use crate::config::redis::RawRedis;
 use crate::config::settings::{Elsewhere, LogFormat, ProxyForm};
@@ -233,6 +234,7 @@ pub struct RawRoute {
     pub to: Option<RawTarget>,
     pub fallback: OneOrMany<String>,
     pub fallback_notice: Option<String>,
+    pub when_down: Vec<RawDownStep>,
     pub zone: Option<String>,
     pub taps: Vec<RawTap>,
     pub audio: RawAudio,
@@ -249,6 +251,7 @@ pub struct RawRoute {
     pub agent_ready_ms: Option<u64>,
     pub hedge_ms: Option<u64>,
     pub answer_within_ms: Option<u64>,
+    pub fail_on: Option<Vec<RawFailOn>>,
     pub setup: RawSetup,
 }
 
@@ -413,6 +416,8 @@ pub struct RawAgent {
     pub price: BTreeMap<String, Value>,
     /// `echo`.
     pub delay_ms: Option<u64>,
+    /// `websocket`, vendors.
+    pub ping_s: Option<u64>,
     /// `clip`.
     pub file: Option<String>,
     /// `websocket`, vendors.

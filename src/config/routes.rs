@@ -8,11 +8,14 @@ use serde_json::Value as Json;
 
 use crate::config::checker::Checker;
 use crate::config::raw::{ClientField, RawAudio, RawBargeIn, RawGap, RawMatch, RawRoute, RawTap, RawTarget};
+use crate::config::raw_failover::RawFailOn;
 use crate::config::settings::{AgentKind, AgentSettings, Settings};
 use crate::config::setup;
 use crate::config::shape::OneOrMany;
+use crate::config::when_down;
 use crate::ids::{AgentName, RouteName};
 use crate::media::announcement::Announcement;
+use crate::message::FailureClass;
 use crate::route::plan::{BargeInPolicy, ClientMay, GapMode, IdlePolicy, OpusSettings, Policy, Reversible};
 use crate::route::rule::{Choice, Match, Rule, Slo, Tap, TapSide, TapTells, Target};
 
@@ -155,7 +158,7 @@ fn tap_of(index: &str, number: usize, tap: &RawTap, names: &Names<'_>, check: &m
     })
 }
 
-fn agent_named(at: &[&str], name: &str, names: &Names<'_>, check: &mut Checker<'_>) {
+pub fn agent_named(at: &[&str], name: &str, names: &Names<'_>, check: &mut Checker<'_>) {
     if names.agents.contains_key(&AgentName::from(name)) || names.faulty.contains(name) {
         return;
     }
@@ -231,6 +234,7 @@ fn policy(index: &str, raw: &RawRoute, names: &Names<'_>, check: &mut Checker<'_
         agent_ready: millis(raw.agent_ready_ms, default.agent_ready),
         hedge: millis(raw.hedge_ms, default.hedge),
         answer_within: millis(raw.answer_within_ms, default.answer_within),
+        fail_on: raw.fail_on.as_ref().map_or(default.fail_on.clone(), |classes| classes.iter().map(fail_on).collect()),
         client_may,
         barge_in: barge_in(&raw.barge_in),
         fallback_notice: match raw.fallback_notice.as_deref() {
@@ -238,7 +242,22 @@ fn policy(index: &str, raw: &RawRoute, names: &Names<'_>, check: &mut Checker<'_
             Some("clip") => Announcement::moment().ok().map(Arc::new),
             Some(file) => check.announcement(&["route", index, "fallback_notice"], file),
         },
+        when_down: when_down::steps(index, raw, names, check),
         ..audio(&raw.audio, default)
+    }
+}
+
+fn fail_on(class: &RawFailOn) -> FailureClass {
+    match class {
+        RawFailOn::Unreachable => FailureClass::Unreachable,
+        RawFailOn::Timeout => FailureClass::Timeout,
+        RawFailOn::Lost => FailureClass::Lost,
+        RawFailOn::Auth => FailureClass::Auth,
+        RawFailOn::Limit => FailureClass::Limit,
+        RawFailOn::Expired => FailureClass::Expired,
+        RawFailOn::Internal => FailureClass::Internal,
+        RawFailOn::Protocol => FailureClass::Protocol,
+        RawFailOn::BadRequest => FailureClass::BadRequest,
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::*;
 use crate::config::settings::{AgentKind, LimitKey, LimitUnit};
 use crate::media::clip::Clip;
+use crate::route::plan::DownStep;
 
 /// Variables and files of an imagined machine.
 #[derive(Default)]
@@ -188,6 +189,32 @@ fn a_name_that_nothing_is_called_is_shown_with_the_nearest() {
     refused("[limits.a]\nuse = [\"b\"]\n", &["2:8 \"b\" | there is no limit `b`"]);
     refused("[node]\ndefault_agent = \"ecko\"\n", &["2:17 \"ecko\" | no agent `ecko` | mean `echo`"]);
     refused(&format!("{ROUTE}idle.prompt = \"echo\"\n"), &["4:15 \"echo\" | not an agent of kind `clip`"]);
+}
+
+#[test]
+fn the_steps_when_all_agents_are_down_are_checked_like_everything_else() {
+    let writer = "[agent.writer]\nkind = \"chat\"\nurl = \"https://models.example.com/v1\"\nmodel = \"m\"\n";
+    let route = |steps: &str| format!("{ROUTE}when_down = {steps}\n{writer}");
+    let settings = good(&route("[\"clip\", { text = \"writer\" }, { keep_s = 60 }, \"keep\", \"end\"]"));
+    let steps: Vec<_> = settings.routes[0].policy.when_down.iter().map(DownStep::label).collect();
+    assert_eq!(steps, ["clip", "text", "keep", "keep"]);
+    let kept = |at: usize| settings.routes[0].policy.when_down[at].clone();
+    let seconds = |s| DownStep::Keep(std::time::Duration::from_secs(s));
+    assert_eq!((kept(2), kept(3)), (seconds(60), seconds(300)));
+    refused(&route("[{ text = \"riter\" }]"), &["4:23 \"riter\" | no agent `riter` | mean `writer`"]);
+    refused(&route("[{ text = \"clip\" }]"), &["4:23 \"clip\" | does not take text messages | kind `chat`"]);
+    refused(&route("[\"end\", \"keep\"]"), &["4:14 \"end\" | nothing comes after the end | last"]);
+    refused(&route("[\"keap\"]"), &["4:14 \"keap\" | `keap` is not possible | mean `keep`"]);
+    refused(
+        &route("[{ keep_s = 5, clip = \"a\" }]"),
+        &["4:14 { keep_s = 5, clip = \"a\" } | is no single step | keep_s = 300"],
+    );
+    let behind = format!("{ROUTE}fallback = \"clip\"\nwhen_down = [\"keep\"]\n");
+    refused(&behind, &["5:13 [\"keep\"] | is never reached: `clip` can always be reached | take `clip` out"]);
+    let zone =
+        format!("{ROUTE}zone = \"eu\"\nwhen_down = [{{ text = \"writer\" }}]\n[agent.echo]\nzone = \"eu\"\n{writer}");
+    let told = faults(&zone)[0].to_string();
+    assert!(told.contains("would leave zone `eu`: agent `writer`"), "{told}");
 }
 
 #[test]
@@ -839,6 +866,7 @@ fn every_line_that_the_reference_leaves_out_is_right_too() {
     let same = crate::route::plan::Policy {
         idle: default.idle.clone(),
         client_bitrate: default.client_bitrate,
+        when_down: default.when_down.clone(),
         ..route.clone()
     };
     assert_eq!(same, default, "the reference shows other defaults for routes");

@@ -137,7 +137,8 @@ impl VendorKind {
 }
 
 /// Keys that all vendors' kinds have.
-pub const KEYS: [&str; 7] = ["url", "query", "headers", "auth", "api_key", "credential", "connect_timeout_ms"];
+pub const KEYS: [&str; 8] =
+    ["url", "query", "headers", "auth", "api_key", "credential", "connect_timeout_ms", "ping_s"];
 
 /// An agent of a vendor, checked.
 #[derive(Clone, Debug)]
@@ -312,7 +313,7 @@ pub fn has_secret(raw: &RawAgent) -> bool {
 
 /// What a vendor's agent has if nobody says otherwise.
 pub fn defaults(kind: VendorKind) -> Dict {
-    let mut table = json!({"connect_timeout_ms": 5000, "headers": {}, "query": {}});
+    let mut table = json!({"connect_timeout_ms": 5000, "ping_s": 10, "headers": {}, "query": {}});
     if let Some(url) = kind.default_url() {
         table["url"] = url.into();
     }

@@ -27,6 +27,8 @@ pub enum ToAgent {
     Typing(Typing),
     /// Manual turns.
     Input(Input),
+    /// Say something by this instruction, which is no part of the conversation.
+    Prompt(String),
     /// Telephone keys.
     Dtmf(Dtmf),
     /// The caller interrupted: stop, and cut the item to what was heard.
@@ -151,6 +153,8 @@ pub enum FromAgent {
     NotApplied(Vec<String>),
     /// It will close the connection in this time.
     GoAway(Duration),
+    /// It has left its connection and goes on over another one.
+    Renewed,
     /// An error that does not end the conversation.
     Error(AgentError),
     /// It has ended the conversation.
@@ -234,6 +238,12 @@ pub enum FailureClass {
     BadRequest,
     /// The connection was lost.
     Lost,
+    /// It gave no sign of an answer in time.
+    Stalled,
+    /// All of its `max_sessions` are in use here: it was not dialled.
+    Full,
+    /// It has failed again and again: it was not dialled.
+    Suspended,
 }
 
 impl FailureClass {
@@ -249,6 +259,9 @@ impl FailureClass {
             FailureClass::Internal => "internal",
             FailureClass::BadRequest => "bad_request",
             FailureClass::Lost => "lost",
+            FailureClass::Stalled => "stalled",
+            FailureClass::Full => "full",
+            FailureClass::Suspended => "suspended",
         }
     }
 }

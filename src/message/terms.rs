@@ -200,6 +200,8 @@ pub enum AgentStatus {
     Ready,
     /// Another agent has taken over.
     Fallback,
+    /// No agent can talk now; this one answers what is written.
+    Text,
     /// No agent is available now.
     Down,
 }

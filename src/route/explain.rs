@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::config::settings::AgentKind;
-use crate::route::plan::Plan;
+use crate::route::plan::{DownStep, Plan};
 use crate::route::rule::{Rule, Target};
 use crate::route::{RouteError, RouteRequest, Router, mismatches, pick};
 
@@ -144,12 +144,24 @@ impl fmt::Display for Explanation {
     }
 }
 
+fn down_step(step: &DownStep) -> String {
+    match step {
+        DownStep::Announce(said) => format!("{} s of announcement", said.length().as_secs()),
+        DownStep::Text(agent) => format!("text only by {agent}"),
+        DownStep::Keep(span) => format!("messages are kept for {} s", span.as_secs()),
+    }
+}
+
 fn write_plan(f: &mut fmt::Formatter<'_>, plan: &Plan, admitted: &str) -> fmt::Result {
     writeln!(f, "let in, because {admitted}")?;
     let label = plan.label.as_deref().map(|label| format!(", label {label}")).unwrap_or_default();
     writeln!(f, "plan: route {}{label}", plan.route)?;
     for (index, rung) in plan.rungs.iter().enumerate() {
-        let what = if index == 0 { "agent".to_owned() } else { format!("fallback {index}") };
+        let what = match index {
+            0 => "agent".to_owned(),
+            index if index < plan.regular => format!("fallback {index}"),
+            _ => "text only, when these are down".to_owned(),
+        };
         writeln!(f, "    {what}: {} ({})", rung.name(), rung.agent.kind.label())?;
         for (field, value) in serde_json::to_value(&rung.setup).unwrap_or_default().as_object().into_iter().flatten() {
             writeln!(f, "        {field} = {value}")?;
@@ -157,6 +169,10 @@ fn write_plan(f: &mut fmt::Formatter<'_>, plan: &Plan, admitted: &str) -> fmt::R
     }
     for tap in &plan.taps {
         writeln!(f, "    tap: {}, hears the {}", tap.rung.name(), tap.hears.label())?;
+    }
+    if !plan.policy.when_down.is_empty() {
+        let steps: Vec<String> = plan.policy.when_down.iter().map(down_step).collect();
+        writeln!(f, "    when all are down: {}, then the end", steps.join(", "))?;
     }
     let (max, idle) = (plan.policy.max.as_secs(), plan.policy.idle.after.as_secs());
     write!(f, "    ends after {max} s at the latest, ")?;

@@ -19,7 +19,7 @@ use crate::config::settings::{AgentKind, AgentSettings, Settings, ToolSettings};
 use crate::ids::{AgentName, ConversationId, RouteName, SessionId};
 use crate::message::{ErrorCode, Setup};
 use crate::route::decision::Overrides;
-use crate::route::plan::{Plan, PlannedTap, Rung};
+use crate::route::plan::{DownStep, Plan, PlannedTap, Rung};
 use crate::route::rule::{Match, Rule, Sticky, Tap, TapSide, Target};
 use crate::route::setup::Template;
 use crate::session::Transport;
@@ -251,7 +251,13 @@ impl Router {
                 equals += usize::from(index < pool.len());
             }
         }
-        if rungs.is_empty() {
+        let regular = rungs.len();
+        for step in &rule.policy.when_down {
+            if let DownStep::Text(name) = step {
+                rungs.extend(self.rung(name, &rule.setup, request, over, &template));
+            }
+        }
+        if regular == 0 {
             return Err(RouteError::NotBuilt { route: rule.name.clone() });
         }
         self.check_credential(rule, over, &rungs)?;
@@ -271,6 +277,7 @@ impl Router {
             route: rule.name.clone(),
             label,
             rungs,
+            regular,
             pool: equals.max(1),
             taps,
             tools: self.tools.clone(),

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::settings::{AgentSettings, ToolSettings};
+use crate::config::settings::{AgentKind, AgentSettings, ToolSettings};
+use crate::config::vendor::VendorKind;
 use crate::ids::{AgentName, RouteName};
 use crate::media::announcement::Announcement;
-use crate::message::{Greeting, Setup};
+use crate::message::{FailureClass, Setup};
 use crate::route::rule::{TapSide, TapTells};
 
 /// What one session does: which agents, in which order, under which policy.
@@ -17,10 +18,11 @@ pub struct Plan {
     pub route: RouteName,
     /// Label of the chosen `to` entry, for metrics.
     pub label: Option<Arc<str>>,
-    /// The agents to try, best first: the chosen one, then the fallbacks. Never empty.
+    /// The agents to try, best first: the chosen one, then the fallbacks; then those that only answer text. Never empty.
     pub rungs: Vec<Rung>,
-    /// How many of the rungs, from the first, are equals: the entries of `to`. One of them may be dialled beside a slow
-    /// one; a fallback is dialled after a failure only.
+    /// How many of the rungs, from the first, are tried by themselves; the others are named by [`DownStep::Text`].
+    pub regular: usize,
+    /// How many of the rungs, from the first, are equals: the entries of `to`.
     pub pool: usize,
     /// Who only listens.
     pub taps: Vec<PlannedTap>,
@@ -42,6 +44,7 @@ impl Plan {
         Plan {
             route: route.into(),
             label: None,
+            regular: rungs.len(),
             rungs,
             pool: 1,
             taps: Vec::new(),
@@ -69,11 +72,17 @@ impl Rung {
         &self.agent.name
     }
 
-    /// Whether the relay itself opens the conversation with an audio file.
-    pub fn greeting_clip(&self) -> Option<&str> {
-        match &self.setup.greeting {
-            Some(Greeting::Clip(file)) => Some(file),
-            _ => None,
+    /// Whether it only plays something and hangs up.
+    pub fn is_clip(&self) -> bool {
+        matches!(self.agent.kind, AgentKind::Clip { .. })
+    }
+
+    /// Whether it hears and speaks.
+    pub fn converses(&self) -> bool {
+        match &self.agent.kind {
+            AgentKind::Vendor(vendor) => vendor.kind != VendorKind::Chat,
+            AgentKind::Storyteller | AgentKind::Websocket(_) | AgentKind::Quic(_) => true,
+            AgentKind::Echo { .. } | AgentKind::Clip { .. } | AgentKind::NotBuilt { .. } => false,
         }
     }
 }
@@ -194,16 +203,43 @@ pub struct Policy {
     pub resume_window: Duration,
     /// `agent_ready_ms`: an agent that is not ready in this time counts as failed.
     pub agent_ready: Duration,
-    /// `hedge_ms`: when an agent is not ready after so long, the next one of the pool is dialled beside it, and the
+    /// `hedge_ms`: when an agent is not ready after so long, the next one that converses is dialled beside it, and the
     /// first that is ready is used; zero switches it off.
     pub hedge: Duration,
     /// `answer_within_ms`: an agent that gives no sign of an answer so long after the caller has ended counts as failed;
     /// zero switches it off.
     pub answer_within: Duration,
+    /// `fail_on`: an agent that reports an error of one of these classes while the caller waits for an answer counts as
+    /// failed.
+    pub fail_on: Vec<FailureClass>,
     /// `client_may`: set-up fields that a client may set.
     pub client_may: ClientMay,
     /// `fallback_notice`: what the caller hears while another agent takes over, once in a call.
     pub fallback_notice: Option<Arc<Announcement>>,
+    /// `when_down`: what the caller is left with when no agent can be reached; after the last step the call ends.
+    pub when_down: Vec<DownStep>,
+}
+
+/// One step of what the caller is left with when no agent can be reached.
+#[derive(Clone, Debug, PartialEq)]
+pub enum DownStep {
+    /// Says this, and goes on with the next step.
+    Announce(Arc<Announcement>),
+    /// Text only: this agent answers what is written, until one of the regular ones is back.
+    Text(AgentName),
+    /// What is written is kept for so long; an agent that is back answers it.
+    Keep(Duration),
+}
+
+impl DownStep {
+    /// The metric label, and the word in the call record.
+    pub const fn label(&self) -> &'static str {
+        match self {
+            DownStep::Announce(_) => "clip",
+            DownStep::Text(_) => "text",
+            DownStep::Keep(_) => "keep",
+        }
+    }
 }
 
 /// How the caller interrupts the agent, beside what agent and client tell.
@@ -307,8 +343,17 @@ impl Default for Policy {
             agent_ready: Duration::from_secs(5),
             hedge: Duration::from_millis(1500),
             answer_within: Duration::ZERO,
+            fail_on: vec![
+                FailureClass::Unreachable,
+                FailureClass::Timeout,
+                FailureClass::Auth,
+                FailureClass::Limit,
+                FailureClass::Expired,
+                FailureClass::Lost,
+            ],
             client_may: ClientMay::default(),
             fallback_notice: None,
+            when_down: Vec::new(),
         }
     }
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::ids::{AgentName, RouteName};
 use crate::message::Setup;
-use crate::route::plan::Policy;
+use crate::route::plan::{DownStep, Policy};
 use crate::session::Transport;
 
 /// One `[[route]]`.
@@ -191,6 +191,10 @@ impl Rule {
         to.iter()
             .map(|choice| ("to", &choice.agent))
             .chain(self.fallback.iter().map(|name| ("fallback", name)))
+            .chain(self.policy.when_down.iter().filter_map(|step| match step {
+                DownStep::Text(name) => Some(("when_down", name)),
+                DownStep::Announce(_) | DownStep::Keep(_) => None,
+            }))
             .chain(self.taps.iter().map(|tap| ("taps", &tap.agent)))
     }
 }

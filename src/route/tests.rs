@@ -318,3 +318,18 @@ fn the_other_entries_of_a_pool_stand_behind_the_chosen_one_and_before_the_fallba
     }
     assert!(plans.iter().any(|plan| agents(plan)[0] == "echo") && plans.iter().any(|plan| agents(plan)[0] == "clip"));
 }
+
+#[test]
+fn an_agent_for_text_only_stands_behind_those_that_are_tried_by_themselves() {
+    let router = router(
+        "[[route]]\nname = \"r\"\nto = \"echo\"\nfallback = \"storyteller\"\n\
+         when_down = [{ text = \"storyteller\" }, \"keep\"]\n",
+    );
+    let plan = router.route(&local(), 0).unwrap();
+    assert_eq!((agents(&plan), plan.regular), (vec!["echo", "storyteller", "storyteller"], 2));
+    let explained = router.explain(&local(), 0).to_string();
+    assert!(
+        explained.contains("when all are down: text only by storyteller, messages are kept for 300 s"),
+        "{explained}"
+    );
+}

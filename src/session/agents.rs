@@ -1,23 +1,18 @@
 //! What agents say, and upstreams that come and go.
 
 use crate::agent::Capabilities;
+use crate::agent::recap::GO_ON;
 use crate::ids::{TurnId, UpstreamId};
 use crate::message::{
-    AgentError, AgentStart, AgentState, AgentStatus, Alert, CloseReason, ContextItem, Error, ErrorCode, FromAgent,
-    Greeting, Heard, Ready, Role, Speech, SpeechEvent, State, TextMessage, ToAgent, ToClient, Truncate, Typing, Usage,
+    AgentError, AgentStart, Alert, ContextItem, Error, ErrorCode, FromAgent, Greeting, Heard, Ready, Role, Speech,
+    SpeechEvent, State, TextMessage, ToAgent, ToClient, Truncate, Typing, Usage,
 };
 use crate::session::clients::merge;
 use crate::session::downlink::Cut;
-use crate::session::event::{Measure, Output, Queue, UpstreamRole};
+use crate::session::event::{Measure, Output, Queue};
 use crate::session::turn::Interrupter;
-use crate::session::{MAX_WAITING_MESSAGES, NO_AGENT, Session, Timer};
+use crate::session::{MAX_WAITING_MESSAGES, Session, Timer};
 use crate::time::Micros;
-
-/// What an agent is asked to begin with when it takes over while the caller waits for an answer.
-const GO_ON: &str = "Go on with this conversation where it stopped: answer what the caller said last, or finish what you \
-                     were saying. Do not greet again and do not mention an interruption.";
-/// Agent audio that is kept playing after the agent has hung up, at most.
-const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(60);
 
 impl Session {
     pub(super) fn handle_agent(&mut self, upstream: UpstreamId, message: FromAgent, now: Micros) {
@@ -71,30 +66,17 @@ impl Session {
             FromAgent::Alert(alert) => self.say(ToClient::Alert(alert)),
             FromAgent::NotApplied(fields) => self.totals.on_not_applied(fields),
             FromAgent::GoAway(left) => self.begin_rollover(left, now),
+            FromAgent::Renewed => self.count_rollover(),
+            FromAgent::Error(error) if self.awaited && self.plan.policy.fail_on.contains(&error.class) => {
+                self.lose_upstream(error, now);
+            }
             FromAgent::Error(error) => self.report_agent_error(error),
             FromAgent::Ended(end) => match end.failure {
                 None => self.agent_hangs_up(now),
                 Some(_) if self.timers.deadline(Timer::Goodbye).is_some() => self.let_go(now),
-                Some(error) => self.lose_upstream(Some(error), now),
+                Some(error) => self.lose_upstream(error, now),
             },
         }
-    }
-
-    /// Connects to the agent on `rung`.
-    pub(super) fn dial(&mut self, rung: usize, now: Micros) {
-        let name = self.plan.rungs[rung].name().clone();
-        let upstream = self.upstreams.dial(rung, name.as_str(), self.began, now);
-        self.timers.set(Timer::AgentReady, now + self.plan.policy.agent_ready);
-        if rung + 1 < self.plan.pool && !self.plan.policy.hedge.is_zero() {
-            self.timers.set(Timer::Hedge, now + self.plan.policy.hedge);
-        }
-        self.outputs.push_back(Output::Dial { upstream, rung, role: UpstreamRole::Active });
-        self.say_status(AgentStatus::Connecting, None);
-    }
-
-    pub(super) fn say_status(&mut self, status: AgentStatus, reason: Option<String>) {
-        let name = self.upstreams.active().map(|active| self.plan.rungs[active.rung].name().clone());
-        self.say(ToClient::Agent(AgentState { status, name, reason, retry_after_ms: None }));
     }
 
     /// The socket is open: say what the agent needs to know.
@@ -105,13 +87,15 @@ impl Session {
         let mut setup = merge(&self.plan.rungs[rung].setup, &self.setup);
         // Nobody was there to greet yet.
         let first = self.totals.agent_ready_ms.is_none() && self.transcript.is_empty();
+        // Who stands by while another one talks is not asked for anything before it takes over.
+        let covered = self.upstreams.is_standby(upstream) && self.upstreams.ready().is_some();
         let awaited = self.awaited || self.tools.is_awaited();
-        let greet = first || (awaited && self.waiting.is_empty());
+        let greet = !covered && (first || (awaited && self.waiting.is_empty()));
         if !first {
             setup.greeting = Some(if greet { Greeting::Prompt(GO_ON.to_owned()) } else { Greeting::None });
         }
         let context = self.conversation_so_far();
-        self.upstreams.on_connected(upstream, capabilities, context.clone());
+        self.upstreams.on_connected(upstream, capabilities, context.clone(), greet);
         if self.upstreams.is_active(upstream) {
             self.count_replayed(&context);
         }
@@ -141,6 +125,7 @@ impl Session {
                 self.timers.clear(Timer::Answer);
                 self.told.clear();
                 self.awaited = false;
+                self.ladder.on_answered();
             }
             _ => {}
         }
@@ -180,10 +165,10 @@ impl Session {
         let capabilities = active.capabilities.unwrap_or_default();
         let formats = [ready.uplink, ready.downlink];
         if let Some(error) = formats.iter().find_map(|format| format.check().err()) {
-            return self.lose_upstream(Some(protocol_error(error.to_string())), now);
+            return self.lose_upstream(protocol_error(error.to_string()), now);
         }
         if let Err(reason) = self.downlink.set_agent(ready.downlink, capabilities.endless) {
-            return self.lose_upstream(Some(protocol_error(reason.to_string())), now);
+            return self.lose_upstream(protocol_error(reason.to_string()), now);
         }
         self.forget_pause();
         let uplink = ready.uplink;
@@ -210,74 +195,17 @@ impl Session {
             self.totals.agent_ready_ms = Some(now.since(self.began).as_millis() as u64);
         }
         self.tell_missed();
-        let status = if rung == 0 { AgentStatus::Ready } else { AgentStatus::Fallback };
-        self.say_status(status, None);
+        if rung < self.plan.regular {
+            self.end_down(now);
+        }
+        let reason = self.failover.take();
+        if let Some(reason) = reason {
+            self.totals.failovers += 1;
+            self.outputs.push_back(Output::Measure(Measure::Failover { reason }));
+        }
+        self.say_status(self.status(), reason.map(str::to_owned));
         for message in std::mem::take(&mut self.waiting) {
             self.tell_message(message, now);
-        }
-    }
-
-    /// The agent is gone: the next rung takes over, if there is one.
-    pub(super) fn lose_upstream(&mut self, why: Option<AgentError>, now: Micros) {
-        let Some(gone) = self.upstreams.on_gone(why.as_ref(), now) else { return };
-        for timer in [Timer::AgentReady, Timer::Hedge, Timer::Answer] {
-            self.timers.clear(timer);
-        }
-        for message in std::mem::take(&mut self.told).into_iter().rev() {
-            self.waiting.push_front(message);
-        }
-        self.waiting.truncate(MAX_WAITING_MESSAGES);
-        self.outputs.push_back(Output::Hangup { upstream: gone.id });
-        self.uplink.set_agent(None, now);
-        self.downlink.on_turn_ended();
-        self.tools.on_gone(gone.id);
-        let reason = why.as_ref().map(|error| error.class.label().to_owned());
-        if let Some(error) = &why {
-            self.outputs.push_back(Output::Measure(Measure::UpstreamFailed { class: error.class }));
-        }
-        if self.adopt_standby(now) {
-            return;
-        }
-        let next = gone.rung + 1;
-        if next < self.plan.rungs.len() {
-            self.outputs.push_back(Output::Measure(Measure::Fallback));
-            self.give_notice(now);
-            return self.dial(next, now);
-        }
-        self.say_status(AgentStatus::Down, reason);
-        let text = why.map_or_else(|| "the agent is gone".to_owned(), |error| error.message);
-        let error =
-            Error { retryable: true, retry_after_ms: Some(1000), ..Error::new(ErrorCode::AgentUnavailable, text) };
-        self.say(ToClient::Error(error));
-        self.close(NO_AGENT, now);
-    }
-
-    /// Another agent is to take over: the caller is told once, in the route's words, if it has heard one already.
-    fn give_notice(&mut self, now: Micros) {
-        let notice = self.plan.policy.fallback_notice.clone().filter(|_| self.totals.agent_ready_ms.is_some());
-        if let Some(notice) = notice
-            && !std::mem::replace(&mut self.noticed, true)
-        {
-            self.downlink.announce(&notice, now);
-        }
-    }
-
-    /// The agent has hung up: its last words are played, then the call ends.
-    pub(super) fn agent_hangs_up(&mut self, now: Micros) {
-        let left = self.downlink.depth();
-        self.downlink.on_turn_ended();
-        self.uplink.set_agent(None, now);
-        if !self.downlink.is_busy() {
-            return self.close(CloseReason::AgentHangup, now);
-        }
-        let patience = left.min(LAST_WORDS) + std::time::Duration::from_secs(1);
-        self.timers.set(Timer::Goodbye, now + patience);
-    }
-
-    /// The agent that has hung up closes the connection, while its last words are played.
-    pub(super) fn let_go(&mut self, now: Micros) {
-        if let Some(gone) = self.upstreams.on_gone(None, now) {
-            self.outputs.push_back(Output::Hangup { upstream: gone.id });
         }
     }
 
@@ -339,7 +267,7 @@ impl Session {
             self.move_to(State::WaitingForUser);
         }
         if self.timers.deadline(Timer::Goodbye).is_some() {
-            self.close(CloseReason::AgentHangup, now);
+            self.close(self.farewell, now);
         }
         self.end_if_spent(now);
     }

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use crate::ids::LinkId;
 use crate::message::{
-    AgentInfo, AgentState, AgentStatus, CloseReason, ErrorCode, FromClient, History, Input, InputAction, Playout,
-    SetState, Setup, SpeechEvent, Started, State, StateChange, TextMessage, ToAgent, ToClient, Transcript as Line,
-    Update,
+    AgentInfo, AgentState, CloseReason, ErrorCode, FromClient, History, Input, InputAction, Playout, SetState, Setup,
+    SpeechEvent, Started, State, StateChange, TextMessage, ToAgent, ToClient, Transcript as Line, Update,
 };
 use crate::message::{AgentTranscript, Granted, Role};
 use crate::route::plan::ClientMay;
@@ -225,8 +224,8 @@ impl Session {
     fn say_snapshot(&mut self, link: LinkId) {
         let state = self.conversation.state();
         let mut snapshot = vec![ToClient::State(StateChange { from: state, to: state })];
-        let status = if self.upstreams.ready().is_some() { AgentStatus::Ready } else { AgentStatus::Connecting };
-        snapshot.push(ToClient::Agent(AgentState { status, name: None, reason: None, retry_after_ms: None }));
+        let status = AgentState { status: self.status(), name: None, reason: None, retry_after_ms: None };
+        snapshot.push(ToClient::Agent(status));
         let lines: Vec<Line> = self.transcript.lines().collect();
         let skip = lines.len().saturating_sub(SNAPSHOT_LINES);
         snapshot.extend(lines.into_iter().skip(skip).map(ToClient::Transcript));

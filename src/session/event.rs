@@ -227,6 +227,8 @@ pub enum Output {
     Hangup {
         /// This upstream.
         upstream: UpstreamId,
+        /// It has failed; else it is not needed any more.
+        failed: bool,
     },
     /// Run a tool by a signed POST; answer with [`Session::on_tool`](crate::session::Session::on_tool).
     RunTool(ToolPost),
@@ -417,11 +419,25 @@ pub enum Measure {
     },
     /// An upstream failed.
     UpstreamFailed {
+        /// Index into [`Plan::rungs`].
+        rung: usize,
         /// How.
         class: FailureClass,
     },
-    /// Another agent took over.
-    Fallback,
+    /// Another agent took over and is ready.
+    Failover {
+        /// The class of the failure before, or `slow`.
+        reason: &'static str,
+    },
+    /// No agent can be reached: this step of `when_down` is taken.
+    DownStep(&'static str),
+    /// The time without any agent is over.
+    Down {
+        /// How long it was.
+        span: Duration,
+        /// An agent is back; else the call has ended.
+        recovered: bool,
+    },
     /// A fresh upstream of the same agent took over before the end of the one before.
     Rollover,
     /// So much of the conversation was told again to an agent that took over.

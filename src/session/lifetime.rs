@@ -55,7 +55,7 @@ impl Session {
                 let waited = self.plan.policy.agent_ready.as_millis();
                 let message = format!("the agent was not ready within {waited} ms");
                 let error = AgentError { class: FailureClass::Timeout, code: None, message };
-                self.lose_upstream(Some(error), now);
+                self.lose_upstream(error, now);
             }
             Timer::MaxWarning => {
                 let left = self.timers.deadline(Timer::Max).map_or(Duration::ZERO, |at| at - now);
@@ -77,14 +77,17 @@ impl Session {
             Timer::IdleGrace => self.close(CloseReason::Idle, now),
             Timer::Resume => self.close(CloseReason::ClientLost, now),
             Timer::Drain => self.close(CloseReason::Draining, now),
-            Timer::Goodbye => self.close(CloseReason::AgentHangup, now),
+            Timer::Goodbye => self.close(self.farewell, now),
             Timer::Hedge => self.hedge(now),
             Timer::Answer => {
                 let waited = self.plan.policy.answer_within.as_millis();
                 let message = format!("the agent gave no sign of an answer within {waited} ms");
-                let error = AgentError { class: FailureClass::Timeout, code: None, message };
-                self.lose_upstream(Some(error), now);
+                let error = AgentError { class: FailureClass::Stalled, code: None, message };
+                self.lose_upstream(error, now);
             }
+            Timer::StandbyReady => self.standby_is_late(now),
+            Timer::Redial => self.redial_due(now),
+            Timer::Keep => self.take_next_step(now),
             Timer::Rollover => self.rollover_due(now),
             Timer::RolloverBy => self.rollover_by(now),
             Timer::CallerSilent => self.caller_silent(now),
@@ -96,9 +99,10 @@ impl Session {
         self.longest.map_or(CloseReason::MaxDuration, |(_, reason)| reason)
     }
 
-    /// A running tool, or an answer that is still being played, stops the idle clock.
+    /// A running tool, an answer that is still being played, or the wait for an agent stops the idle clock.
     fn is_occupied(&self) -> bool {
-        !self.tools.is_empty() || self.downlink.is_busy()
+        let waits = self.ladder.down().is_some() && self.upstreams.active().is_none();
+        !self.tools.is_empty() || self.downlink.is_busy() || waits
     }
 
     pub(super) fn say_ending(&mut self, reason: CloseReason, left: Duration) {
@@ -131,13 +135,16 @@ impl Session {
         }));
         self.settle_cost(now);
         self.closed = true;
+        if let Some(since) = self.ladder.down().map(|down| down.since) {
+            self.count_down(now - since, false);
+        }
         let record = Box::new(self.record(reason, now));
         self.close_taps();
         if let Some(active) = self.upstreams.on_gone(None, now) {
             if active.capabilities.is_some() {
                 self.outputs.push_back(Output::ToAgent { upstream: active.id, message: ToAgent::End });
             }
-            self.outputs.push_back(Output::Hangup { upstream: active.id });
+            self.outputs.push_back(Output::Hangup { upstream: active.id, failed: false });
         }
         if let Some((link, _)) = self.links.detach() {
             self.outputs.push_back(Output::Detach { link, code: reason.code(), reason: reason.label() });
@@ -195,6 +202,12 @@ impl Session {
             tools: self.tools.entries().to_vec(),
             taps: self.taps.entries(),
             alerts: self.taps.alerts().to_vec(),
+            dials: self.totals.dials,
+            failovers: self.totals.failovers,
+            rollovers: self.totals.rollovers,
+            stalls: self.totals.stalls,
+            down_ms: ms(self.totals.down),
+            down_steps: self.totals.down_steps.clone(),
             resumes: self.totals.resumes,
             not_applied: self.totals.not_applied.clone(),
             usage,

@@ -10,6 +10,8 @@ mod clients;
 pub mod downlink;
 mod ear;
 mod event;
+mod failover;
+mod ladder;
 pub mod ledger;
 mod lifetime;
 mod limits;
@@ -19,6 +21,7 @@ mod record;
 mod rollover;
 pub mod state;
 mod taps;
+mod timer;
 mod tool_calls;
 mod tools;
 pub mod transcript;
@@ -37,7 +40,7 @@ use crate::message::{
     CloseReason, Error, ErrorCode, FromAgent, FromClient, Setup, State, StateChange, TextMessage, ToAgent, ToClient,
 };
 use crate::route::plan::Plan;
-use crate::time::{Micros, TimerName, Timers};
+use crate::time::{Micros, Timers};
 
 use downlink::{Downlink, DownlinkOutput};
 pub use ear::Ignored;
@@ -45,6 +48,7 @@ pub use event::{
     Carriage, Command, Direction, LinkChange, LinkInfo, Measure, Output, Queue, SessionParams, TapEvent, ToolAnswer,
     ToolOutcome, ToolPost, ToolRunner, Transport, UpstreamChange, UpstreamRole,
 };
+use ladder::{Backoff, Ladder};
 use limits::Limiting;
 use links::Links;
 use load::Load;
@@ -53,6 +57,7 @@ pub use record::{AgentEntry, AlertEntry, CallRecord, Codecs, Cost, TapEntry, Too
 use record::Totals;
 use state::Conversation;
 use taps::Taps;
+use timer::Timer;
 use tools::Tools;
 use transcript::Transcript;
 pub use turn::Interrupter;
@@ -62,82 +67,6 @@ use upstreams::Upstreams;
 
 /// Text messages kept while no agent is ready.
 const MAX_WAITING_MESSAGES: usize = 32;
-
-/// The timers of a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Timer {
-    /// The agent should be ready by now.
-    AgentReady,
-    /// The end of `max_s`, or of the caller's token, is near.
-    MaxWarning,
-    /// One of them is over.
-    Max,
-    /// Nobody has spoken for long.
-    Idle,
-    /// Nobody has spoken since the warning.
-    IdleGrace,
-    /// Nobody came back to the session.
-    Resume,
-    /// The node's patience is over.
-    Drain,
-    /// The agent has hung up and its last words should have been played.
-    Goodbye,
-    /// Another agent should be dialled beside one that is slow.
-    Hedge,
-    /// The agent should have given a sign of its answer.
-    Answer,
-    /// A fresh upstream of the agent should be dialled.
-    Rollover,
-    /// It takes over now at the latest.
-    RolloverBy,
-    /// The caller has been silent for as long as ends a turn.
-    CallerSilent,
-    /// A pause of the agent's voice is settled now at the latest.
-    Pause,
-}
-
-impl TimerName for Timer {
-    const ALL: &'static [Timer] = &[
-        Timer::AgentReady,
-        Timer::MaxWarning,
-        Timer::Max,
-        Timer::Idle,
-        Timer::IdleGrace,
-        Timer::Resume,
-        Timer::Drain,
-        Timer::Goodbye,
-        Timer::Hedge,
-        Timer::Answer,
-        Timer::Rollover,
-        Timer::RolloverBy,
-        Timer::CallerSilent,
-        Timer::Pause,
-    ];
-    fn index(self) -> usize {
-        self as usize
-    }
-}
-
-impl Timer {
-    const fn label(self) -> &'static str {
-        match self {
-            Timer::AgentReady => "agent_ready",
-            Timer::MaxWarning => "max_warning",
-            Timer::Max => "max",
-            Timer::Idle => "idle",
-            Timer::IdleGrace => "idle_grace",
-            Timer::Resume => "resume",
-            Timer::Drain => "drain",
-            Timer::Goodbye => "goodbye",
-            Timer::Hedge => "hedge",
-            Timer::Answer => "answer",
-            Timer::Rollover => "rollover",
-            Timer::RolloverBy => "rollover_by",
-            Timer::CallerSilent => "caller_silent",
-            Timer::Pause => "pause",
-        }
-    }
-}
 
 /// One conversation.
 #[derive(Debug)]
@@ -164,7 +93,7 @@ pub struct Session {
     conversation: Conversation,
     turn: TurnTaking,
     transcript: Transcript,
-    timers: Timers<Timer, 14>,
+    timers: Timers<Timer, 17>,
     tools: Tools,
     taps: Taps,
     /// Text messages that wait for an agent.
@@ -175,6 +104,12 @@ pub struct Session {
     awaited: bool,
     /// The caller was told that another agent takes over.
     noticed: bool,
+    ladder: Ladder,
+    /// Why another agent is taking over.
+    failover: Option<&'static str>,
+    rollover_pauses: Backoff,
+    /// Why the call ends once everything was heard.
+    farewell: CloseReason,
     /// The last voiced moment of the caller that no answer has followed yet.
     unanswered: Option<Micros>,
     /// The caller speaks since then, by the relay's own finding.
@@ -220,6 +155,10 @@ impl Session {
             told: VecDeque::new(),
             awaited: false,
             noticed: false,
+            ladder: Ladder::default(),
+            failover: None,
+            rollover_pauses: Backoff::default(),
+            farewell: CloseReason::AgentHangup,
             unanswered: None,
             voiced_since: None,
             limits: Limiting::new(meters),
@@ -301,7 +240,7 @@ impl Session {
             change if !self.upstreams.is_active(upstream) => self.on_tap_change(upstream, change, now),
             UpstreamChange::Connected(capabilities) => self.open_upstream(upstream, capabilities, now),
             UpstreamChange::Failed(_) if self.timers.deadline(Timer::Goodbye).is_some() => self.let_go(now),
-            UpstreamChange::Failed(error) => self.lose_upstream(Some(error), now),
+            UpstreamChange::Failed(error) => self.lose_upstream(error, now),
         }
         self.check_invariants();
     }
@@ -493,9 +432,6 @@ fn unsupported(what: &str) -> Error {
 fn means(turn: Option<TurnId>, present: Option<TurnId>) -> bool {
     turn.is_none() || turn == present
 }
-
-/// Why a call that ran out of agents ended.
-const NO_AGENT: CloseReason = CloseReason::AgentFailed;
 
 #[cfg(test)]
 mod tests;

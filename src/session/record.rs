@@ -64,6 +64,19 @@ pub struct CallRecord {
     /// Alerts that they raised, oldest first; at most 50 of them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub alerts: Vec<AlertEntry>,
+    /// Tries to reach an agent, those beside another one included.
+    pub dials: u32,
+    /// Times that another agent took over.
+    pub failovers: u32,
+    /// Times that a fresh session with the same agent took over.
+    pub rollovers: u32,
+    /// Agents that gave no sign of an answer in time.
+    pub stalls: u32,
+    /// Time without any agent but one for text.
+    pub down_ms: u64,
+    /// What the caller was left with in that time, in order: `clip`, `text`, `keep`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub down_steps: Vec<&'static str>,
     /// Links after the first.
     pub resumes: u32,
     /// Set-up fields that the agent did not apply.
@@ -112,6 +125,12 @@ impl CallRecord {
             tools: Vec::new(),
             taps: Vec::new(),
             alerts: Vec::new(),
+            dials: 0,
+            failovers: 0,
+            rollovers: 0,
+            stalls: 0,
+            down_ms: 0,
+            down_steps: Vec::new(),
             resumes: 0,
             not_applied: Vec::new(),
             usage: BTreeMap::new(),
@@ -270,6 +289,18 @@ pub struct Totals {
     pub agent_ready_ms: Option<u64>,
     /// First-audio times.
     pub first_audio_ms: Vec<u64>,
+    /// Tries to reach an agent.
+    pub dials: u32,
+    /// Another agent took over.
+    pub failovers: u32,
+    /// A fresh session took over.
+    pub rollovers: u32,
+    /// No answer in time.
+    pub stalls: u32,
+    /// Time without an agent.
+    pub down: std::time::Duration,
+    /// Steps taken then.
+    pub down_steps: Vec<&'static str>,
     /// Links after the first.
     pub resumes: u32,
     /// Fields not applied.

@@ -7,8 +7,8 @@
 use std::time::Duration;
 
 use crate::ids::UpstreamId;
-use crate::message::{AgentError, AgentStatus, FromAgent, State, ToAgent};
-use crate::session::event::{Measure, Output, UpstreamChange, UpstreamRole};
+use crate::message::{AgentError, AgentStatus, FailureClass, FromAgent, State, ToAgent};
+use crate::session::event::{Measure, Output, UpstreamChange};
 use crate::session::upstreams::Active;
 use crate::session::{Session, Timer};
 use crate::time::Micros;
@@ -17,8 +17,6 @@ use crate::time::Micros;
 const LEAD: Duration = Duration::from_secs(60);
 /// The change is made so long before the end at the latest, or a quarter of the time that is left.
 const MARGIN: Duration = Duration::from_secs(2);
-/// After a failed attempt the next one waits so long.
-const RETRY: Duration = Duration::from_secs(1);
 
 /// How long before the end of a session that lasts at most `longest` its rollover begins.
 fn lead(longest: Duration) -> Duration {
@@ -30,6 +28,7 @@ impl Session {
     pub(super) fn plan_rollover(&mut self, now: Micros) {
         self.timers.clear(Timer::Rollover);
         self.timers.clear(Timer::RolloverBy);
+        self.rollover_pauses.reset();
         let Some(active) = self.upstreams.active() else { return };
         if let Some(longest) = self.longest(active) {
             let begin = active.dialled + (longest - lead(longest));
@@ -45,6 +44,9 @@ impl Session {
 
     /// The end of the agent's session is near.
     pub(super) fn begin_rollover(&mut self, left: Duration, now: Micros) {
+        if self.ladder.down().is_some() {
+            return; // One that is better is being dialled.
+        }
         let by = now + left.saturating_sub(MARGIN.min(left / 4));
         let by = self.timers.deadline(Timer::RolloverBy).map_or(by, |before| before.min(by));
         self.timers.set(Timer::RolloverBy, by);
@@ -60,25 +62,10 @@ impl Session {
         self.begin_rollover(longest.map_or(LEAD, lead), now);
     }
 
-    /// The agent is slow to get ready: the next one of the pool is dialled beside it.
-    pub(super) fn hedge(&mut self, now: Micros) {
-        if let Some(active) = self.upstreams.active().filter(|active| active.ready.is_none()) {
-            self.dial_beside(active.rung + 1, now);
-        }
-    }
-
     fn dial_standby(&mut self, now: Micros) {
         if let Some(active) = self.upstreams.active() {
             self.dial_beside(active.rung, now);
         }
-    }
-
-    fn dial_beside(&mut self, rung: usize, now: Micros) {
-        if self.upstreams.standby().is_some() {
-            return;
-        }
-        let upstream = self.upstreams.dial_standby(rung, now);
-        self.outputs.push_back(Output::Dial { upstream, rung, role: UpstreamRole::Standby });
     }
 
     /// The upstream that is to take over changed.
@@ -92,29 +79,51 @@ impl Session {
     /// The upstream that is to take over says something. It has not been asked anything yet.
     pub(super) fn handle_standby(&mut self, message: FromAgent, now: Micros) {
         match message {
-            FromAgent::Ready(ready) => self.upstreams.on_standby_ready(ready),
+            FromAgent::Ready(ready) => {
+                self.upstreams.on_standby_ready(ready, now);
+                self.timers.clear(Timer::StandbyReady);
+                if self.ladder.down().is_some() {
+                    self.on_back(now);
+                }
+            }
             FromAgent::NotApplied(fields) => self.totals.on_not_applied(fields),
             FromAgent::Ended(end) => self.lose_standby(end.failure, now),
             _ => {}
         }
     }
 
+    /// The upstream that is to take over did not get ready in time.
+    pub(super) fn standby_is_late(&mut self, now: Micros) {
+        let waited = self.plan.policy.agent_ready.as_millis();
+        let message = format!("the agent was not ready within {waited} ms");
+        self.lose_standby(Some(AgentError { class: FailureClass::Timeout, code: None, message }), now);
+    }
+
     /// The upstream that was to take over is not needed.
     pub(super) fn drop_standby(&mut self) {
+        self.timers.clear(Timer::StandbyReady);
         if let Some(standby) = self.upstreams.take_standby() {
-            self.outputs.push_back(Output::Hangup { upstream: standby.id });
+            self.outputs.push_back(Output::Hangup { upstream: standby.id, failed: false });
         }
     }
 
     fn lose_standby(&mut self, why: Option<AgentError>, now: Micros) {
         let Some(gone) = self.upstreams.take_standby() else { return };
-        self.outputs.push_back(Output::Hangup { upstream: gone.id });
+        self.timers.clear(Timer::StandbyReady);
+        self.outputs.push_back(Output::Hangup { upstream: gone.id, failed: true });
         if let Some(error) = why {
-            self.outputs.push_back(Output::Measure(Measure::UpstreamFailed { class: error.class }));
+            self.outputs.push_back(Output::Measure(Measure::UpstreamFailed { rung: gone.rung, class: error.class }));
         }
         let same = self.upstreams.active().is_some_and(|active| active.rung == gone.rung);
         if same {
-            self.timers.set(Timer::Rollover, now + RETRY);
+            let pause = self.rollover_pauses.next(self.id.as_str(), "rollover");
+            return self.timers.set(Timer::Rollover, now + pause);
+        }
+        self.ladder.leave_out(gone.rung);
+        if self.ladder.down().is_some() {
+            self.redial(now);
+        } else {
+            self.hedge(now);
         }
     }
 
@@ -141,33 +150,55 @@ impl Session {
 
     fn is_between_turns(&self) -> bool {
         let quiet = matches!(self.conversation.state(), State::Idle | State::WaitingForUser | State::Listening);
-        quiet && self.voiced_since.is_none() && self.tools.is_empty() && !self.downlink.is_busy()
+        quiet && !self.awaited && self.voiced_since.is_none() && self.tools.is_empty() && !self.downlink.is_busy()
     }
 
     /// What stands by talks with the caller from now on.
     fn take_over(&mut self, now: Micros) {
         let Some(rung) = self.upstreams.standby().map(|standby| standby.rung) else { return };
         let name = self.plan.rungs[rung].name().clone();
-        let again = self.upstreams.last_rung() == Some(rung);
-        let why = if again { "rollover" } else { "slower than the next" };
+        let down = self.ladder.down().is_some();
+        let again = !down && self.upstreams.last_rung() == Some(rung);
+        let why = match (down, again) {
+            (true, _) => "an agent is back",
+            (false, true) => "rollover",
+            (false, false) => "slower than the next",
+        };
+        self.take_back_messages();
         if let Some(before) = self.upstreams.promote(name.as_str(), why, self.began, now) {
             self.tools.on_gone(before.id);
+            self.downlink.on_turn_ended();
             self.outputs.push_back(Output::ToAgent { upstream: before.id, message: ToAgent::End });
-            self.outputs.push_back(Output::Hangup { upstream: before.id });
+            self.outputs.push_back(Output::Hangup { upstream: before.id, failed: why == "slower than the next" });
         }
         let Some(id) = self.upstreams.active().map(|active| active.id) else { return };
         self.outputs.push_back(Output::Promote { upstream: id });
         let told = self.upstreams.active().map(|active| active.told.clone()).unwrap_or_default();
         self.count_replayed(&told);
-        self.outputs.push_back(Output::Measure(if again { Measure::Rollover } else { Measure::Fallback }));
+        if again {
+            self.failover = None;
+            self.count_rollover();
+        } else if !down {
+            self.failover.get_or_insert("slow");
+        }
         self.timers.clear(Timer::RolloverBy);
+        self.timers.clear(Timer::StandbyReady);
         match self.upstreams.take_ready() {
-            Some(ready) => self.agent_ready(ready, now),
+            Some(ready) => {
+                self.agent_ready(ready, now);
+                self.ask_to_go_on();
+            }
             None => {
                 self.timers.set(Timer::AgentReady, now + self.plan.policy.agent_ready);
                 self.say_status(AgentStatus::Connecting, None);
             }
         }
+    }
+
+    /// The conversation goes on over a fresh connection to the same agent.
+    pub(super) fn count_rollover(&mut self) {
+        self.totals.rollovers += 1;
+        self.outputs.push_back(Output::Measure(Measure::Rollover));
     }
 
     /// What was said since the agent was told of the conversation.

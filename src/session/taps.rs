@@ -389,7 +389,7 @@ impl Session {
         // Taps of many calls that are lost together come back one by one.
         let chance = pick::point(self.id.as_str(), "tap", &format!("{index}.{}", tap.entry.losses));
         tap.retry_at = Some(now + doubled.min(LONGEST_PAUSE).mul_f64(0.5 + chance / 2.0));
-        self.outputs.push_back(Output::Hangup { upstream });
+        self.outputs.push_back(Output::Hangup { upstream, failed: true });
         self.note_tap(index, TapEvent::Lost);
     }
 
@@ -411,7 +411,7 @@ impl Session {
             if tap.capabilities.is_some() {
                 self.outputs.push_back(Output::ToAgent { upstream, message: ToAgent::End });
             }
-            self.outputs.push_back(Output::Hangup { upstream });
+            self.outputs.push_back(Output::Hangup { upstream, failed: false });
         }
     }
 }

@@ -10,6 +10,9 @@ use crate::session::account;
 use crate::session::record::AgentEntry;
 use crate::time::Micros;
 
+/// Agents kept for the call record; in a call with more of them those in the middle are forgotten.
+const MAX_ENTRIES: usize = 100;
+
 /// An agent in use, or one that is kept ready to take over.
 #[derive(Debug)]
 pub struct Active {
@@ -23,13 +26,26 @@ pub struct Active {
     pub capabilities: Option<Capabilities>,
     /// Known once it is ready.
     pub ready: Option<Ready>,
+    /// When it was.
+    pub ready_at: Option<Micros>,
+    /// It was asked at its start to say something.
+    pub asked: bool,
     /// What it was told at its start of the conversation so far.
     pub told: Vec<ContextItem>,
 }
 
 impl Active {
     fn new(id: UpstreamId, rung: usize, now: Micros) -> Active {
-        Active { id, rung, dialled: now, capabilities: None, ready: None, told: Vec::new() }
+        Active {
+            id,
+            rung,
+            dialled: now,
+            capabilities: None,
+            ready: None,
+            ready_at: None,
+            asked: false,
+            told: Vec::new(),
+        }
     }
 }
 
@@ -54,6 +70,9 @@ impl Upstreams {
     }
 
     fn begin_entry(&mut self, name: &str, began: Micros, now: Micros) {
+        if self.entries.len() == MAX_ENTRIES {
+            self.entries.remove(MAX_ENTRIES / 2);
+        }
         self.entries.push(AgentEntry {
             name: name.to_owned(),
             from_ms: now.since(began).as_millis() as u64,
@@ -113,12 +132,19 @@ impl Upstreams {
         Some((active.id, active.capabilities?))
     }
 
-    /// The socket of an upstream is open, and it is told of the conversation so far.
-    pub fn on_connected(&mut self, upstream: UpstreamId, capabilities: Capabilities, told: Vec<ContextItem>) {
+    /// The socket of an upstream is open, and it is told of the conversation so far; `asked`: to say something first.
+    pub fn on_connected(
+        &mut self,
+        upstream: UpstreamId,
+        capabilities: Capabilities,
+        told: Vec<ContextItem>,
+        asked: bool,
+    ) {
         let both = [self.active.as_mut(), self.standby.as_mut()];
         if let Some(connected) = both.into_iter().flatten().find(|one| one.id == upstream) {
             connected.capabilities = Some(capabilities);
             connected.told = told;
+            connected.asked = asked;
         }
     }
 
@@ -126,6 +152,7 @@ impl Upstreams {
     pub fn on_ready(&mut self, ready: Ready, now: Micros) -> Option<Duration> {
         let active = self.active.as_mut()?;
         active.ready = Some(ready);
+        active.ready_at.get_or_insert(now);
         let took = now - active.dialled;
         if let Some(entry) = self.entries.last_mut() {
             entry.ready_after_ms = Some(took.as_millis() as u64);
@@ -134,9 +161,10 @@ impl Upstreams {
     }
 
     /// The one that is kept ready is ready.
-    pub fn on_standby_ready(&mut self, ready: Ready) {
+    pub fn on_standby_ready(&mut self, ready: Ready, now: Micros) {
         if let Some(standby) = &mut self.standby {
             standby.ready = Some(ready);
+            standby.ready_at.get_or_insert(now);
         }
     }
 

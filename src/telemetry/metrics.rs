@@ -9,7 +9,7 @@ use metrics::{Counter, Histogram};
 use super::names;
 use super::registry::{DecimalCounter, Registry};
 use crate::ids::{AgentName, RouteName};
-use crate::message::{Basis, CloseReason, Usage, usage};
+use crate::message::{Basis, CloseReason, FailureClass, Usage, usage};
 use crate::session::{Cost, Direction, Interrupter, Measure, Queue, TapEvent, ToolOutcome, Transport};
 use crate::upstream::breaker::BreakerState;
 
@@ -237,8 +237,7 @@ impl SessionMetrics {
         &self.labels
     }
 
-    /// Another agent talks from now on: agent-labelled series count for it. Counts no fallback; that is
-    /// [`Measure::Fallback`], to be recorded after this.
+    /// Another agent is dialled to talk, or talks from now on: agent-labelled series count for it.
     pub fn set_agent(&mut self, agent: &AgentName) {
         if self.labels.agent != *agent {
             self.labels.agent = agent.clone();
@@ -277,7 +276,12 @@ impl SessionMetrics {
         self.agent.upstream_connect.record(took.as_secs_f64());
     }
 
-    /// A try to reach `agent` came to an end: `ready`, `failed` or `refused`.
+    /// An upstream of `agent` has failed.
+    pub fn record_failure(&self, agent: &AgentName, class: FailureClass) {
+        self.registry.counter(&names::UPSTREAM_FAILURES, &[agent.as_str(), class.label()]).increment(1);
+    }
+
+    /// How a try to reach `agent` went on: `ready`, `failed`, `unanswered` or `refused`.
     pub fn record_attempt(&self, agent: &AgentName, result: &'static str, breaker: BreakerState) {
         self.registry.counter(&names::ATTEMPTS, &[agent.as_str(), result]).increment(1);
         self.registry.gauge(&names::BREAKER_STATE, &[agent.as_str()]).set(match breaker {
@@ -355,13 +359,18 @@ impl SessionMetrics {
                 let values = [self.labels.agent.as_str(), outcome];
                 self.registry.counter(&names::BARGEIN_PAUSES, &values).increment(1);
             }
-            Measure::UpstreamFailed { class } => {
-                let values = [self.labels.agent.as_str(), class.label()];
-                self.registry.counter(&names::UPSTREAM_FAILURES, &values).increment(1);
-            }
-            Measure::Fallback => {
-                let values = [self.labels.route.as_str(), self.labels.agent.as_str()];
+            // Whose it is only the driver knows.
+            Measure::UpstreamFailed { .. } => {}
+            Measure::Failover { reason } => {
+                let values = [self.labels.route.as_str(), self.labels.agent.as_str(), reason];
                 self.registry.counter(&names::FALLBACKS, &values).increment(1);
+            }
+            Measure::DownStep(step) => {
+                self.registry.counter(&names::DOWN_STEPS, &[self.labels.route.as_str(), step]).increment(1);
+            }
+            Measure::Down { span, recovered } => {
+                let values = [self.labels.route.as_str(), if recovered { "recovered" } else { "ended" }];
+                self.registry.histogram(&names::AGENTS_DOWN, &values).record(span.as_secs_f64());
             }
             Measure::Rollover => {
                 self.registry.counter(&names::ROLLOVERS, &[self.labels.agent.as_str()]).increment(1);

@@ -192,10 +192,14 @@ metrics! {
         "What agents reported as used; units outside of the common ones are counted as other.";
     AGENT_COST = "antiphon_agent_cost_total", Kind::Decimal, Count, ["agent", "currency"],
         "What calls cost by the operator's prices, as far as it is known; counted when a call ends.";
-    FALLBACKS = "antiphon_fallbacks_total", Kind::Counter, Count, ["route", "agent"],
-        "Times that another agent took over; agent is the one that did.";
+    FALLBACKS = "antiphon_fallbacks_total", Kind::Counter, Count, ["route", "agent", "reason"],
+        "Times that another agent took over; agent is the one that did, reason how the one before failed, or slow.";
+    AGENTS_DOWN = "antiphon_agents_down_seconds", Kind::Histogram(CALL), Seconds, ["route", "outcome"],
+        "How long calls were without any agent but one for text, until one was back or the call ended.";
+    DOWN_STEPS = "antiphon_down_steps_total", Kind::Counter, Count, ["route", "step"],
+        "Steps of when_down that were taken because no agent could be reached.";
     ATTEMPTS = "antiphon_upstream_attempts_total", Kind::Counter, Count, ["agent", "result"],
-        "Tries to reach an agent: ready, failed, refused (its breaker was open: it was not dialled).";
+        "Tries to reach an agent: ready, failed, unanswered (ready, and gone before it answered), refused (its breaker was open: it was not dialled).";
     BREAKER_STATE = "antiphon_breaker_state", Kind::Gauge, Count, ["agent"],
         "Circuit breaker of an agent, as of the last try: 0 closed, 1 half-open, 2 open.";
     ROLLOVERS = "antiphon_rollovers_total", Kind::Counter, Count, ["agent"],

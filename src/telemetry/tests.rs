@@ -64,8 +64,9 @@ fn eventful(telemetry: &Telemetry) {
         Measure::Interruption { by: Interrupter::Relay },
         Measure::BargeInIgnored(Ignored::Echo),
         Measure::PauseEnded { confirmed: false },
-        Measure::UpstreamFailed { class: FailureClass::Lost },
-        Measure::Fallback,
+        Measure::Failover { reason: "lost" },
+        Measure::DownStep("keep"),
+        Measure::Down { span, recovered: true },
         Measure::Rollover,
         Measure::Replayed { chars: 120 },
         Measure::UpstreamReady(span),
@@ -77,6 +78,7 @@ fn eventful(telemetry: &Telemetry) {
     }
     session.record_tap(&"monitor".into(), TapEvent::Alert);
     session.record_tool(Some("lookup_order"), ToolOutcome::Ok, span);
+    session.record_failure(&"storyteller".into(), FailureClass::Lost);
     session.record_playout_wait(span);
     session.record_upstream_connect(span);
     session.record_attempt(&"storyteller".into(), "refused", crate::upstream::breaker::BreakerState::Open);
@@ -195,7 +197,7 @@ fn after_a_fallback_figures_count_for_the_agent_that_took_over() {
     let mut session = telemetry.session(labels());
     session.record_added(Direction::Up, Path::Transcode, Duration::from_millis(1));
     session.set_agent(&"sorry-clip".into());
-    session.record(&Measure::Fallback);
+    session.record(&Measure::Failover { reason: "lost" });
     session.record_added(Direction::Up, Path::Transcode, Duration::from_millis(1));
     session.record_added(Direction::Up, Path::Transcode, Duration::from_millis(1));
     let text = telemetry.render();
@@ -205,7 +207,10 @@ fn after_a_fallback_figures_count_for_the_agent_that_took_over() {
         );
         assert_eq!(value(&text, &series), Some(count), "{series}");
     }
-    assert_eq!(value(&text, r#"antiphon_fallbacks_total{route="default",agent="sorry-clip"}"#), Some(1.0));
+    assert_eq!(
+        value(&text, r#"antiphon_fallbacks_total{route="default",agent="sorry-clip",reason="lost"}"#),
+        Some(1.0)
+    );
 }
 
 #[test]

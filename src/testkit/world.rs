@@ -9,6 +9,7 @@ use crate::config::settings::{AgentKind, AgentSettings, LimitSettings, Price, Se
 use crate::config::vendor::END_CALL;
 use crate::ids::{CallId, LinkId, SessionId, UpstreamId};
 use crate::limit::{Address, Limiter, Limits, Meters, Subject};
+use crate::media::announcement::Announcement;
 use crate::media::format::Format;
 use crate::message::{
     AgentAudio, AgentError, AudioFormats, AudioIn, CloseReason, FailureClass, FromAgent, FromClient, Ready, RtpMeta,
@@ -91,7 +92,8 @@ pub struct WorldBuilder {
     pub policy: Policy,
     /// The set-up in force.
     pub setup: Setup,
-    /// Names of the agents, best first; one that begins with `-` cannot be reached.
+    /// Names of the agents, best first; one that begins with `-` cannot be reached, `?` does not get
+    /// ready by itself, `!` is a clip, and `=` (last) only answers text.
     pub agents: Vec<&'static str>,
     /// How many of them are equals.
     pub pool: usize,
@@ -191,6 +193,8 @@ pub struct World {
     pub load: Arc<Load>,
     /// Agents that are dialled do not get ready by themselves.
     pub hold_ready: bool,
+    /// Regular agents cannot be reached.
+    pub unreachable: bool,
     refused_dials: u32,
     deadline: Option<Micros>,
     last_probe: Micros,
@@ -203,6 +207,7 @@ impl World {
         let now = Micros::from_millis(5_000);
         let rungs = build.agents.iter().map(|name| rung(name, &build)).collect();
         let mut plan = Plan { pool: build.pool, ..Plan::new("test", rungs, build.policy.clone()) };
+        plan.regular = build.agents.iter().filter(|name| !name.starts_with('=')).count();
         plan.tools = Arc::new(build.tools.clone());
         let tap = |kind: &TapKind| PlannedTap {
             rung: rung(kind.name, &WorldBuilder::default()),
@@ -242,6 +247,7 @@ impl World {
             standby: None,
             load,
             hold_ready: false,
+            unreachable: false,
             refused_dials: 0,
             up: Network::new(build.network, build.seed),
             down: Network::new(
@@ -373,7 +379,7 @@ impl World {
                     self.upstream = upstream;
                     self.told_agent.extend(told.into_iter().map(|message| (self.now, message)));
                 }
-                Output::Hangup { upstream } => self.hung_up.push(upstream),
+                Output::Hangup { upstream, .. } => self.hung_up.push(upstream),
                 Output::Detach { link, code, .. } => self.detached.push((link, code)),
                 Output::RunTool(post) => self.posted.push(post),
                 Output::AbortTool { call_id } => self.aborted.push(call_id),
@@ -406,13 +412,14 @@ impl World {
         }
         let refused = self.refused_dials > 0;
         self.refused_dials = self.refused_dials.saturating_sub(1);
-        if refused || self.build.agents[rung].starts_with('-') {
+        let name = self.build.agents[rung];
+        if refused || name.starts_with('-') || self.unreachable && !name.starts_with('=') {
             self.standby.take_if(|(standby, _)| *standby == upstream);
             let error = AgentError { class: FailureClass::Unreachable, code: None, message: "refused".into() };
             return self.session.on_upstream(upstream, UpstreamChange::Failed(error), self.now);
         }
         self.session.on_upstream(upstream, UpstreamChange::Connected(self.build.capabilities), self.now);
-        if self.hold_ready || self.build.agents[rung].starts_with('?') {
+        if self.hold_ready || name.starts_with('?') {
             return;
         }
         self.is_ready(upstream);
@@ -562,13 +569,17 @@ fn rung(name: &str, build: &WorldBuilder) -> Rung {
     let tokens = build.token_price.map(by_token);
     let agent = AgentSettings {
         name: name.into(),
-        kind: AgentKind::Storyteller,
+        kind: match name.starts_with('!') {
+            true => AgentKind::Clip { plays: Arc::new(Announcement::apology().expect("embedded")) },
+            false => AgentKind::Storyteller,
+        },
         setup: Setup::default(),
         vendor: serde_json::Value::Null,
         display: serde_json::Value::Null,
         zone: None,
         max_sessions: None,
         session_max: None,
+        ping: Duration::ZERO,
         price: build.prices.iter().find(|(priced, _)| *priced == name).map(|(_, price)| price.clone()).or(tokens),
     };
     let named = build.tools.keys().map(String::as_str).chain([END_CALL]).map(Tool::from).collect();

@@ -1,9 +1,11 @@
 //! Circuit breakers: an agent that fails again and again is left alone for a while, so that calls go to the next one at
 //! once and the agent is not buried under attempts.
 //!
-//! One breaker per agent and node. Closed: every conversation may try. After five attempts in a row that did not
-//! get ready it opens: nobody tries until its pause is over; then one conversation probes (half-open). If the probe gets
-//! ready the breaker closes, else the pause doubles, up to 30 s.
+//! One breaker per agent and node, fed by one outcome per conversation's attempt, which covers the dial, TLS, the first
+//! message of the protocol and the first sign of an answer. Closed: every conversation may try. After five failures in a
+//! row it opens: nobody tries until its pause is over; then one conversation probes (half-open). If the probe gets
+//! ready the breaker closes on probation: a single failure before the first answer opens it again. A failed probe
+//! doubles the pause, up to 30 s.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -66,6 +68,14 @@ impl Breaker {
         }
     }
 
+    /// The agent is ready, and has not answered yet.
+    fn ready(&mut self, probe: bool) {
+        if probe {
+            self.failures = FAILURES - 1;
+            (self.open_until, self.probing) = (None, None);
+        }
+    }
+
     fn succeed(&mut self) {
         *self = Breaker::default();
     }
@@ -100,7 +110,7 @@ impl Breakers {
     /// Lets a conversation try an agent, unless its breaker is open.
     pub fn attempt(self: &Arc<Self>, agent: &AgentName, now: Micros) -> Option<Attempt> {
         let probe = self.with(agent, |breaker| breaker.admit(now))?;
-        Some(Attempt { breakers: self.clone(), agent: agent.clone(), probe, settled: false })
+        Some(Attempt { breakers: self.clone(), agent: agent.clone(), probe, is_ready: false, settled: false })
     }
 
     /// How an agent's breaker stands.
@@ -115,17 +125,33 @@ pub struct Attempt {
     breakers: Arc<Breakers>,
     agent: AgentName,
     probe: bool,
+    is_ready: bool,
     settled: bool,
 }
 
 impl Attempt {
-    /// The agent is ready.
+    /// The agent is ready; gives whether it was not before.
+    pub fn ready(&mut self) -> bool {
+        if std::mem::replace(&mut self.is_ready, true) {
+            return false;
+        }
+        let probe = std::mem::take(&mut self.probe);
+        self.breakers.with(&self.agent, |breaker| breaker.ready(probe));
+        true
+    }
+
+    /// Whether the agent was ready.
+    pub fn is_ready(&self) -> bool {
+        self.is_ready
+    }
+
+    /// The agent answers.
     pub fn succeed(mut self) {
         self.settled = true;
         self.breakers.with(&self.agent, Breaker::succeed);
     }
 
-    /// The agent did not get ready. `chance` in `[0, 1)`.
+    /// The agent did not get ready, or did not answer. `chance` in `[0, 1)`.
     pub fn fail(mut self, chance: f64, now: Micros) {
         self.settled = true;
         self.breakers.with(&self.agent, |breaker| breaker.fail(self.probe, chance, now));
@@ -177,6 +203,27 @@ mod tests {
         assert!(breakers.attempt(&agent, at(600)).is_none(), "one probe at a time");
         probe.succeed();
         assert_eq!(breakers.state(&agent, at(600)), BreakerState::Closed);
+    }
+
+    #[test]
+    fn an_agent_that_gets_ready_and_never_answers_opens_it_and_a_probe_that_does_the_same_opens_it_again() {
+        let (breakers, agent) = (Arc::new(Breakers::default()), AgentName::from("a"));
+        for _ in 0..FAILURES {
+            let mut attempt = breakers.attempt(&agent, at(0)).expect("it is closed");
+            attempt.ready();
+            attempt.fail(0.0, at(0));
+        }
+        assert_eq!(breakers.state(&agent, at(1)), BreakerState::Open);
+        let mut probe = breakers.attempt(&agent, at(501)).expect("the pause is over");
+        probe.ready();
+        assert_eq!(breakers.state(&agent, at(501)), BreakerState::Closed);
+        probe.fail(0.0, at(600));
+        assert_eq!(breakers.state(&agent, at(1_599)), BreakerState::Open, "the pause has doubled");
+        let mut probe = breakers.attempt(&agent, at(1_601)).expect("the pause is over");
+        probe.ready();
+        probe.succeed();
+        breakers.attempt(&agent, at(1_602)).unwrap().fail(0.0, at(1_602));
+        assert_eq!(breakers.state(&agent, at(1_602)), BreakerState::Closed, "one failure is none");
     }
 
     #[test]

@@ -237,6 +237,10 @@ pub(super) fn refusal(url: &Url, status: StatusCode, body: &[u8]) -> AgentError 
         500..=599 => FailureClass::Internal,
         _ => FailureClass::BadRequest,
     };
+    if status.is_redirection() {
+        let text = format!("{} answered {status}; redirects are not followed: set `url` to where it leads", place(url));
+        return AgentError { code: Some(status.as_u16().to_string()), ..failure(FailureClass::BadRequest, text) };
+    }
     let words: String = String::from_utf8_lossy(body).chars().filter(|c| !c.is_control()).take(200).collect();
     let mut error = failure(class, format!("{} answered {status} {words}", place(url)).trim_end().into());
     error.code = Some(status.as_u16().to_string());
@@ -324,6 +328,20 @@ mod tests {
             let error = failed(&format!("HTTP/1.1 {status}\r\ncontent-length: 2\r\n\r\nno")).await;
             assert_eq!(error.class, class, "{error:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_redirect_leads_nowhere() {
+        let elsewhere = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let location = format!("ws://{}/", elsewhere.local_addr().unwrap());
+        for status in ["301 Moved Permanently", "302 Found", "307 Temporary Redirect"] {
+            let error =
+                failed(&format!("HTTP/1.1 {status}\r\nlocation: {location}\r\ncontent-length: 0\r\n\r\n")).await;
+            assert_eq!(error.class, FailureClass::BadRequest, "{error:?}");
+            assert!(error.message.contains("redirects are not followed"), "{error:?}");
+        }
+        let followed = tokio::time::timeout(Duration::from_millis(50), elsewhere.accept()).await;
+        assert!(followed.is_err(), "nobody came");
     }
 
     #[tokio::test]

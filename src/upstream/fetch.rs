@@ -28,10 +28,6 @@ pub(super) async fn fetch(tls: Arc<ClientConfig>, seats: Arc<Semaphore>, wanted:
     let call = Call { headers: wanted.headers.clone(), ..Call::get(url.clone(), Duration::MAX, MAX_ANSWER) };
     let answer = exchange(&tls, call).await?;
     let status = answer.status;
-    if status.is_redirection() {
-        let text = format!("{} answered {status}; redirects are not followed: set `url` to where it leads", place(url));
-        return Err(AgentError { code: Some(status.as_u16().to_string()), ..failure(FailureClass::BadRequest, text) });
-    }
     if !status.is_success() {
         return Err(refusal(url, status, &answer.body));
     }

@@ -111,10 +111,6 @@ async fn accepted(wanted: &HttpRequest, response: Response<Incoming>) -> Result<
     if status.is_success() {
         return Ok(response);
     }
-    if status.is_redirection() {
-        let text = format!("{} answered {status}; redirects are not followed: set `url` to where it leads", place(url));
-        return Err(AgentError { code: Some(status.as_u16().to_string()), ..failure(FailureClass::BadRequest, text) });
-    }
     let body = Limited::new(response.into_body(), MAX_REFUSAL).collect().await;
     Err(refusal(url, status, &body.map(|body| body.to_bytes()).unwrap_or_default()))
 }

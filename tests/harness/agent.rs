@@ -32,7 +32,12 @@ pub struct AgentLink {
 impl AgentServer {
     /// Listens on a free port.
     pub async fn bind() -> AgentServer {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        AgentServer::bind_at("127.0.0.1:0").await
+    }
+
+    /// Listens at an address, which another one may have left.
+    pub async fn bind_at(address: &str) -> AgentServer {
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         AgentServer { listener, address }
     }
@@ -40,6 +45,11 @@ impl AgentServer {
     /// For `url` of the agent.
     pub fn url(&self) -> String {
         format!("ws://{}/", self.address)
+    }
+
+    /// `127.0.0.1:4000`.
+    pub fn address(&self) -> String {
+        self.address.to_string()
     }
 
     /// The next call.

@@ -29,6 +29,11 @@ impl Speaker {
         self.received += samples;
     }
 
+    /// Samples that came.
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
     /// The sample that is leaving it.
     pub fn position(&self) -> u64 {
         let Some((at, from)) = self.begun else { return 0 };

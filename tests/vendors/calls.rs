@@ -136,6 +136,11 @@ impl Person {
         }
     }
 
+    /// What waits to be heard.
+    pub fn buffered_ms(&self) -> f64 {
+        self.speaker.received() as f64 * 1000.0 / f64::from(self.format.clock()) - self.played_ms()
+    }
+
     pub fn said(&self, kind: &str) -> Vec<&Value> {
         self.messages.iter().filter(|message| message["type"] == kind).collect()
     }

@@ -165,7 +165,7 @@ export interface ToClient {
   turn: Turn;
   flush: Flush;
   heard: Heard;
-  agent: { status: 'connecting' | 'ready' | 'fallback' | 'down'; name: string; reason?: string; retry_after_ms?: number };
+  agent: { status: 'connecting' | 'ready' | 'fallback' | 'text' | 'down'; name: string; reason?: string; retry_after_ms?: number };
   tool_call: { call_id: string; name: string; arguments: string };
   tool: { call_id: string; name: string; status: string };
   usage: { turn: number; [unit: string]: number };

@@ -107,7 +107,7 @@ fn agent(settings: &VendorAgent, start: &AgentStart, vendor: &Value) -> (Value, 
     let mut agent = json!({ "listen": listen, "think": think, "speak": speak });
     match greeting {
         Some(Greeting::Say(text)) if start.greet => agent["greeting"] = text.as_str().into(),
-        Some(Greeting::Prompt(_) | Greeting::Clip(_)) if start.greet => missing.push("greeting".to_owned()),
+        Some(Greeting::Clip(_)) if start.greet => missing.push("greeting".to_owned()),
         _ => {}
     }
     if *transcribe == Some(false) {

@@ -39,6 +39,11 @@ fn a_conversation_that_is_continued_goes_as_recorded() {
 }
 
 #[test]
+fn it_takes_over_as_recorded() {
+    golden::replay("deepgram/takeover.txt", &mut Deepgram::new(&settings(), Value::Null));
+}
+
+#[test]
 fn the_key_is_presented_as_a_token() {
     let endpoint = Deepgram::new(&settings(), Value::Null).endpoint().unwrap();
     assert_eq!(endpoint.url.as_str(), "wss://agent.deepgram.com/v1/agent/converse");

@@ -2,10 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::message::{AgentStart, ContextItem, Greeting, Role, Setup, TurnDetection};
-
-/// Longest text about what was said before, in bytes.
-const MAX_CONTEXT: usize = 32 * 1024;
+use crate::message::{AgentStart, Greeting, Setup, TurnDetection};
 
 /// `conversation_initiation_client_data`, without the operator's own fields; and the fields that it cannot carry.
 pub(super) fn opening(start: &AgentStart) -> (Value, Vec<String>) {
@@ -28,8 +25,9 @@ pub(super) fn opening(start: &AgentStart) -> (Value, Vec<String>) {
     match greeting {
         _ if !start.greet => set("agent/first_message", ""),
         Some(Greeting::Say(text)) => set("agent/first_message", text),
-        Some(Greeting::None) => set("agent/first_message", ""),
-        Some(Greeting::Prompt(_) | Greeting::Clip(_)) => missing.push("greeting".to_owned()),
+        // What a prompt asks for is said when the agent is ready.
+        Some(Greeting::None | Greeting::Prompt(_)) => set("agent/first_message", ""),
+        Some(Greeting::Clip(_)) => missing.push("greeting".to_owned()),
         Some(Greeting::Agent) | None => {}
     }
     if *transcribe == Some(false) {
@@ -63,22 +61,4 @@ pub(super) fn refused(message: &str, sent: &Value) -> Vec<String> {
     let named: Vec<String> =
         sent.clone().filter(|(word, _, _)| message.contains(word)).map(|(_, _, field)| (*field).to_owned()).collect();
     if named.is_empty() { sent.map(|(_, _, field)| (*field).to_owned()).collect() } else { named }
-}
-
-/// What was said before, in words: the wire has no field for it. The oldest goes first if it is too much.
-pub(super) fn context(items: &[ContextItem]) -> Option<String> {
-    let line = |item: &ContextItem| {
-        let who = if item.role == Role::User { "User" } else { "You" };
-        format!("{who}: {}\n", item.text)
-    };
-    let mut lines: Vec<String> = items.iter().map(line).collect();
-    let mut length: usize = lines.iter().map(String::len).sum();
-    let mut skip = 0;
-    while length > MAX_CONTEXT && skip < lines.len() {
-        length -= lines[skip].len();
-        skip += 1;
-    }
-    lines.drain(..skip);
-    (!lines.is_empty())
-        .then(|| format!("This conversation has been going on. What was said so far:\n{}", lines.concat()))
 }

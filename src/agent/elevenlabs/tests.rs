@@ -29,6 +29,11 @@ fn a_conversation_that_is_continued_goes_as_recorded() {
 }
 
 #[test]
+fn it_takes_over_as_recorded() {
+    golden::replay("elevenlabs/takeover.txt", &mut ElevenLabs::new(&settings(false), Value::Null));
+}
+
+#[test]
 fn a_public_agent_is_dialled_by_its_id_and_another_one_by_a_url_that_the_key_fetches() {
     let public = ElevenLabs::new(&settings(false), Value::Null).endpoint().unwrap();
     let url = "wss://api.elevenlabs.io/v1/convai/conversation?agent_id=agent_1";

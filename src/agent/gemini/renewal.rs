@@ -8,6 +8,9 @@ use crate::dialect::native::codec;
 use crate::message::{AgentError, FailureClass, FromAgent};
 use crate::time::Micros;
 
+/// Connections in a row that may be lost before an answer is complete; then another agent may try.
+const MOST_LOSSES: u8 = 1;
+
 impl Gemini {
     /// The service will close the connection: another one goes on from it, at the end of the present answer.
     pub(super) fn handle_go_away(&mut self, left: Duration, now: Micros) {
@@ -23,8 +26,10 @@ impl Gemini {
     }
 
     pub(super) fn redial(&mut self, now: Micros) {
-        let closed = self.turns.complete();
-        self.close_answer(closed);
+        let broken = self.turns.is_open();
+        self.broken |= broken;
+        let (was_open, line) = self.turns.complete();
+        self.close_answer((was_open && !broken, line));
         self.leave_by = None;
         self.stage = Stage::Resuming { by: now + SETUP_DEADLINE, with_handle: self.handle.is_some() };
         self.out.push_back(AgentOutput::Redial);
@@ -50,7 +55,11 @@ impl Gemini {
         match self.stage {
             Stage::Ended => {}
             Stage::Resuming { with_handle: true, .. } => self.begin_anew(now),
-            Stage::Ready if self.handle.is_some() && (lost || self.leave_by.is_some()) => self.redial(now),
+            Stage::Ready if self.handle.is_some() && self.leave_by.is_some() => self.redial(now),
+            Stage::Ready if self.handle.is_some() && lost && self.losses < MOST_LOSSES => {
+                self.losses += 1;
+                self.redial(now);
+            }
             Stage::Ready if code == 1000 => self.end(None),
             Stage::Opening | Stage::Ready | Stage::Resuming { .. } => {
                 let message = if reason.is_empty() { "the agent closed the connection" } else { reason };

@@ -39,6 +39,11 @@ fn a_conversation_goes_on_over_new_connections_as_recorded() {
 }
 
 #[test]
+fn an_answer_that_a_lost_connection_broke_off_goes_on_as_recorded() {
+    replay("gemini/lost.txt", &mut agent());
+}
+
+#[test]
 fn the_key_goes_into_a_header_and_not_into_the_url() {
     let endpoint = agent().endpoint().unwrap();
     assert_eq!(endpoint.headers[0].0, "x-goog-api-key");

@@ -408,6 +408,7 @@ impl Agent for LiveAgent {
             }
             ToAgent::Start(start) => self.handle_start(start),
             ToAgent::Message(message) => self.handle_message(&message),
+            ToAgent::Prompt(prompt) => self.append("commentary", None, &prompt),
             ToAgent::Cancel(_) => self.handle_cancel(now),
             ToAgent::ToolResult(result) => self.handle_tool_result(&result),
             ToAgent::Update(setup) => self.handle_update(&setup),

@@ -467,6 +467,7 @@ fn build_makes_websocket_agents_and_explains_what_it_cannot_make() {
         zone: None,
         max_sessions: None,
         session_max: None,
+        ping: Duration::ZERO,
         price: None,
     };
     let build = |kind: AgentKind| crate::agent::build(&named(kind), &Setup::default(), 1);

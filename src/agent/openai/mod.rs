@@ -435,6 +435,7 @@ impl Agent for OpenaiAgent {
             }
             ToAgent::Start(start) => self.handle_start(start),
             ToAgent::Message(message) => self.handle_message(&message),
+            ToAgent::Prompt(prompt) => self.respond(json!({"instructions": prompt})),
             ToAgent::Truncate(truncate) => self.handle_truncate(&truncate),
             ToAgent::Cancel(_) => self.handle_cancel(),
             ToAgent::ToolResult(result) => self.handle_tool_result(&result),

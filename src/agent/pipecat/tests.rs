@@ -6,7 +6,7 @@ use super::*;
 use crate::agent::tests::golden::replay;
 use crate::config::vendor::VendorKind;
 use crate::ids::TurnId;
-use crate::message::Setup;
+use crate::message::{AgentStart, Setup};
 
 const T0: Micros = Micros(1_000_000);
 
@@ -99,6 +99,11 @@ fn frames_are_those_of_pipecat() {
 #[test]
 fn a_call_in_json_goes_as_recorded() {
     replay("pipecat/rtvi.txt", &mut agent(PipecatWire::Rtvi));
+}
+
+#[test]
+fn it_takes_over_as_recorded() {
+    replay("pipecat/takeover.txt", &mut agent(PipecatWire::Rtvi));
 }
 
 #[test]

@@ -136,14 +136,16 @@ fn text_is_understood_leniently() {
 }
 
 #[test]
-fn a_lost_connection_ends_the_turn_and_has_a_class() {
+fn a_lost_connection_breaks_the_turn_off_and_has_a_class_and_a_goodbye_ends_it() {
     let mut agent = pcm();
     frame(&mut agent, 0);
     let events = heard(&mut agent, Wire::Close(1006, "gone".into()), Micros(1));
-    let [FromAgent::TurnEnded, FromAgent::Ended(AgentEnd { failure: Some(failure) })] = &events[..] else {
-        panic!("{events:?}")
-    };
+    let [FromAgent::Ended(AgentEnd { failure: Some(failure) })] = &events[..] else { panic!("{events:?}") };
     assert_eq!((failure.class, failure.message.as_str()), (FailureClass::Lost, "gone"));
+    let mut agent = pcm();
+    frame(&mut agent, 0);
+    let events = heard(&mut agent, Wire::Close(1000, "bye".into()), Micros(1));
+    assert!(matches!(&events[..], [FromAgent::TurnEnded, FromAgent::Ended(AgentEnd { failure: None })]), "{events:?}");
 }
 
 #[test]

@@ -92,6 +92,8 @@ impl Replay<'_> {
                 ToAgent::Audio(AgentAudioOut { pos, ticks, ready: self.now, filled, payload })
             }
             "message" => ToAgent::Message(TextMessage { id: "m-1".into(), text: rest.into(), role: None }),
+            "prompt" => ToAgent::Prompt(rest.into()),
+            "history" => ToAgent::History(serde_json::from_value(json()).unwrap()),
             "typing" => ToAgent::Typing(Typing { on: true, who: None }),
             "tool_result" => ToAgent::ToolResult(serde_json::from_value::<ToolResult>(json()).unwrap()),
             "app" => ToAgent::App(serde_json::from_value::<App>(json()).unwrap()),

@@ -67,6 +67,7 @@ impl Narrator {
                     AgentStatus::Connecting => "connecting",
                     AgentStatus::Ready => "ready",
                     AgentStatus::Fallback => "replaced by another",
+                    AgentStatus::Text => "only reads and writes now",
                     AgentStatus::Down => "down",
                 };
                 let reason = agent.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();

@@ -34,6 +34,8 @@ pub struct AgentSettings {
     /// How long one of its sessions lasts at most: a fresh one takes over before. Where it is absent, what the kind of
     /// agent is known for ([`Capabilities::longest`](crate::agent::Capabilities::longest)).
     pub session_max: Option<Duration>,
+    /// A WebSocket from which nothing came for so long is pinged; zero switches that off.
+    pub ping: Duration,
     /// The operator's prices.
     pub price: Option<Price>,
 }
@@ -51,6 +53,7 @@ impl AgentSettings {
             zone: None,
             max_sessions: None,
             session_max: None,
+            ping: Duration::ZERO,
             price: None,
         }
     }

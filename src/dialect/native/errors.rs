@@ -234,7 +234,7 @@ pub fn page() -> String {
 
 impl FailureClass {
     /// Every class, in the order of the documentation.
-    pub const ALL: [FailureClass; 9] = [
+    pub const ALL: [FailureClass; 12] = [
         FailureClass::Unreachable,
         FailureClass::Timeout,
         FailureClass::Auth,
@@ -244,6 +244,9 @@ impl FailureClass {
         FailureClass::Internal,
         FailureClass::BadRequest,
         FailureClass::Lost,
+        FailureClass::Stalled,
+        FailureClass::Full,
+        FailureClass::Suspended,
     ];
 
     /// Whether the same dial may succeed later, unchanged.
@@ -268,7 +271,14 @@ impl FailureClass {
             FailureClass::BadRequest => {
                 "The agent refused what it was sent: a wrong id, address, model or set-up field."
             }
-            FailureClass::Lost => "The connection to the agent was lost in the middle of a call.",
+            FailureClass::Lost => {
+                "The connection to the agent was lost in the middle of a call, or a ping was not answered."
+            }
+            FailureClass::Stalled => "The agent gave no sign of an answer within the route's `answer_within_ms`.",
+            FailureClass::Full => "The agent's `max_sessions` calls are all in use on this node: it was not dialled.",
+            FailureClass::Suspended => {
+                "The agent failed again and again and is left alone for a while: it was not dialled."
+            }
         }
     }
 
@@ -294,6 +304,13 @@ impl FailureClass {
                 "Correct the field that the message names: `agent_id`, `model`, `setup` or `vendor`."
             }
             FailureClass::Lost => "Nothing, if it is rare; name a `fallback`.",
+            FailureClass::Stalled => {
+                "Look at the vendor's status and at `antiphon_first_audio_seconds`; `answer_within_ms` may be too short."
+            }
+            FailureClass::Full => "Raise `max_sessions`, or put more agents into the route's `to`.",
+            FailureClass::Suspended => {
+                "Look at `antiphon_upstream_failures_total` for why it failed; it is tried again by itself."
+            }
         }
     }
 }

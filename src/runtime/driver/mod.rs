@@ -4,6 +4,7 @@
 //! message the session is drained; at the end every socket is flushed once. Nothing here waits for a send.
 
 mod acks;
+mod heartbeat;
 mod link;
 mod taps;
 mod tools;
@@ -283,6 +284,7 @@ impl Driver {
             due |= upstream.fire(now);
         }
         due |= self.keep_alive(now);
+        due |= self.keep_agents_alive(now);
         if due {
             self.drain(now);
         }
@@ -290,8 +292,7 @@ impl Driver {
 
     /// Arms the timer; whether it is due already.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> bool {
-        let of_upstreams =
-            self.upstreams.iter().flat_map(|upstream| [upstream.deadline, upstream.rests_until]).flatten();
+        let of_upstreams = self.upstreams.iter().filter_map(Upstream::next_deadline);
         let of_links = self.links.iter().filter_map(Link::deadline);
         let next = of_upstreams.chain(of_links).chain(self.session_deadline).min();
         self.around.timer.poll(next, self.turn.at, cx).is_ready()
@@ -346,7 +347,7 @@ impl Driver {
                 Output::ToAgent { upstream, message } => self.send_to_agent(upstream, message, now),
                 Output::Dial { upstream, rung, role } => self.dial(upstream, rung, role, now),
                 Output::Promote { upstream } => self.promote(upstream),
-                Output::Hangup { upstream } => self.hang_up(upstream, now),
+                Output::Hangup { upstream, failed } => self.hang_up(upstream, failed, now),
                 Output::RunTool(post) => self.run_tool(post),
                 Output::AbortTool { call_id } => self.abort_tool(&call_id),
                 Output::Detach { link, code, reason } => self.detach(link, code, reason),
@@ -389,22 +390,25 @@ impl Driver {
     }
 
     fn measure(&mut self, measure: Measure) {
-        if measure == Measure::Fallback
-            && let Some(active) = self.upstreams.iter().rev().find(|upstream| upstream.role == UpstreamRole::Active)
-        {
-            self.around.metrics.set_agent(&active.name);
-        }
-        if let Measure::Tool { tool, outcome, took } = measure {
-            let name = tool.and_then(|tool| self.plan.tools.keys().nth(tool));
-            self.around.metrics.record_tool(name.map(String::as_str), outcome, took);
-            if outcome == ToolOutcome::Refused {
-                self.drop_counted(NodeQueue::ToolCalls);
+        match measure {
+            Measure::UpstreamFailed { rung, class } => {
+                if let Some(rung) = self.plan.rungs.get(rung) {
+                    self.around.metrics.record_failure(rung.name(), class);
+                }
             }
+            Measure::Tool { tool, outcome, took } => {
+                let name = tool.and_then(|tool| self.plan.tools.keys().nth(tool));
+                self.around.metrics.record_tool(name.map(String::as_str), outcome, took);
+                if outcome == ToolOutcome::Refused {
+                    self.drop_counted(NodeQueue::ToolCalls);
+                }
+            }
+            Measure::Tap { tap, event } => {
+                self.note_tap(tap, event);
+                self.around.metrics.record(&measure);
+            }
+            measure => self.around.metrics.record(&measure),
         }
-        if let Measure::Tap { tap, event } = measure {
-            self.note_tap(tap, event);
-        }
-        self.around.metrics.record(&measure);
     }
 
     /// Hands everything over and counts how long that took since it was ready.

@@ -1,7 +1,11 @@
 //! The agents' side of a driver.
 
+mod health;
+
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use crate::agent::{self, Agent, AgentOutput, Wire};
 use crate::cluster::Cluster;
@@ -16,6 +20,7 @@ use crate::time::Micros;
 use crate::upstream::breaker::Attempt;
 use crate::upstream::{Exchange, Socket};
 
+use super::heartbeat::Heartbeat;
 use super::{Driver, Happened, TURN_MESSAGES};
 
 type Dialling = Pin<Box<dyn Future<Output = Result<Dialled, AgentError>> + Send>>;
@@ -28,9 +33,13 @@ pub(super) struct Upstream {
     pub(super) name: AgentName,
     pub(super) role: UpstreamRole,
     /// When the agent wants to be called.
-    pub(super) deadline: Option<Micros>,
+    deadline: Option<Micros>,
     /// A tap that says much is not listened to until then.
     pub(super) rests_until: Option<Micros>,
+    /// While a WebSocket is open, unless pings are off.
+    heartbeat: Option<Heartbeat>,
+    /// A ping follows so long a silence; zero switches pings off.
+    ping: Duration,
     /// Audio frames that are pushed and not flushed: from when their added latency counts.
     pub(super) unflushed: Vec<Micros>,
     agent: Box<dyn Agent>,
@@ -45,7 +54,7 @@ pub(super) struct Upstream {
     /// Until it is known whether the agent gets ready.
     attempt: Option<Attempt>,
     /// One of the agent's `max_sessions`; held for its drop.
-    seat: Option<Seat>,
+    seat: Option<Arc<Seat>>,
 }
 
 #[allow(clippy::large_enum_variant, reason = "one per connection to an agent")]
@@ -57,6 +66,12 @@ enum Channel {
 }
 
 impl Upstream {
+    /// When something is to be done for it.
+    pub(super) fn next_deadline(&self) -> Option<Micros> {
+        let heartbeat = self.heartbeat.as_ref().map(Heartbeat::next);
+        [self.deadline, self.rests_until, heartbeat].into_iter().flatten().min()
+    }
+
     /// Calls the agent if its deadline has passed.
     pub(super) fn fire(&mut self, now: Micros) -> bool {
         let due = self.deadline.is_some_and(|deadline| deadline <= now);
@@ -103,21 +118,28 @@ impl Driver {
             return self.fail(id, FailureClass::BadRequest, "the plan has no such agent".into());
         };
         let settings = rung.agent.clone();
-        let seat = settings.max_sessions.and_then(|most| self.around.cluster.take_seat(settings.account(), most));
+        if role == UpstreamRole::Active {
+            self.around.metrics.set_agent(&settings.name);
+        }
+        // A fresh session with the same agent takes the place of the one before.
+        let shares = |upstream: &&Upstream| role == UpstreamRole::Standby && upstream.name == settings.name;
+        let held = self.upstreams.iter().find(shares).and_then(|upstream| upstream.seat.clone());
+        let take = |most| self.around.cluster.take_seat(settings.account(), most).map(Arc::new);
+        let seat = held.or_else(|| settings.max_sessions.and_then(take));
         let full = settings.max_sessions.filter(|_| seat.is_none());
         if full.is_some() && !self.around.cluster.is_shared() {
-            return self.fail(id, FailureClass::Limit, full_up(&settings.name));
+            return self.fail(id, FailureClass::Full, full_up(&settings.name));
         }
         let Some(attempt) = self.around.seat.registry().breakers().attempt(&settings.name, now) else {
             let message = format!("agent `{}` failed again and again; it is not dialled for a while", settings.name);
             self.record_attempt(&settings.name, "refused", now);
-            return self.fail(id, FailureClass::Unreachable, message);
+            return self.fail(id, FailureClass::Suspended, message);
         };
         let agent = match agent::build(&settings, &rung.setup, self.around.seed ^ u64::from(id.0)) {
             Ok(agent) => agent,
             Err(error) => return self.fail(id, FailureClass::BadRequest, error.to_string()),
         };
-        let name = settings.name.clone();
+        let (name, ping) = (settings.name.clone(), settings.ping);
         let channel = match agent.endpoint() {
             None if full.is_none() => Channel::None,
             endpoint => {
@@ -142,6 +164,8 @@ impl Driver {
             role,
             deadline: None,
             rests_until: None,
+            heartbeat: None,
+            ping,
             unflushed: Vec::with_capacity(16),
             agent,
             channel,
@@ -207,8 +231,10 @@ impl Driver {
         let Some(upstream) = self.upstreams.iter_mut().find(|upstream| upstream.id == id) else { return };
         match result {
             Ok((socket, seat)) => {
+                let pings = matches!(socket, Some(Socket::WebSocket(_))) && !upstream.ping.is_zero();
+                upstream.heartbeat = pings.then(|| Heartbeat::new(upstream.ping, now));
                 upstream.channel = socket.map_or(Channel::None, Channel::Open);
-                upstream.seat = upstream.seat.take().or(seat);
+                upstream.seat = upstream.seat.take().or(seat.map(Arc::new));
                 if upstream.role == UpstreamRole::Active {
                     self.around.metrics.record_upstream_connect(now - upstream.dialled);
                 }
@@ -246,6 +272,9 @@ impl Driver {
                 Ok(received) => {
                     bytes += received.len();
                     messages += 1;
+                    if let Some(heartbeat) = &mut upstream.heartbeat {
+                        heartbeat.on_received(now);
+                    }
                     let Received::Wire(wire) = received else { continue };
                     let closed =
                         if let Wire::Close(code, reason) = &wire { Some((*code, reason.clone())) } else { None };
@@ -328,13 +357,7 @@ impl Driver {
                 if let FromAgent::Usage(usage) = &event {
                     self.around.metrics.record_usage(&upstream.name, usage);
                 }
-                if matches!(event, FromAgent::Ready(_))
-                    && let Some(attempt) = upstream.attempt.take()
-                {
-                    let name = upstream.name.clone();
-                    attempt.succeed();
-                    self.record_attempt(&name, "ready", now);
-                }
+                self.settle_attempt(id, &event, now);
                 self.session.on_agent(id, event, now);
             }
             AgentOutput::Wire(wire) => self.push(id, wire, None),
@@ -366,6 +389,7 @@ impl Driver {
         if let Channel::Open(socket) = std::mem::replace(&mut upstream.channel, dialling) {
             self.closing.spawn(socket.close(1000, "the conversation goes on over another connection"));
         }
+        upstream.heartbeat = None;
         upstream.dialled = now;
         upstream.unflushed.clear();
         self.turn.again = true;
@@ -395,21 +419,7 @@ impl Driver {
         self.around.metrics.set_agent(&upstream.name);
     }
 
-    fn record_attempt(&self, agent: &AgentName, result: &'static str, now: Micros) {
-        let breaker = self.around.seat.registry().breakers().state(agent, now);
-        self.around.metrics.record_attempt(agent, result, breaker);
-    }
-
-    /// An upstream is gone: if it never got ready, its agent's breaker counts it.
-    pub(super) fn give_up(&self, upstream: &mut Upstream, now: Micros) {
-        if let Some(attempt) = upstream.attempt.take() {
-            let chance = (self.around.seed >> 11) as f64 / (1u64 << 53) as f64;
-            attempt.fail(chance, now);
-            self.record_attempt(&upstream.name, "failed", now);
-        }
-    }
-
-    pub(super) fn hang_up(&mut self, id: UpstreamId, now: Micros) {
+    pub(super) fn hang_up(&mut self, id: UpstreamId, failed: bool, now: Micros) {
         // What the session said before goes out first; what the agent still says is no longer heard.
         while let Some(upstream) = self.upstreams.iter_mut().find(|upstream| upstream.id == id && upstream.restless) {
             match upstream.agent.poll(now) {
@@ -420,7 +430,7 @@ impl Driver {
         }
         if let Some(index) = self.upstreams.iter().position(|upstream| upstream.id == id) {
             let mut upstream = self.upstreams.remove(index);
-            if upstream.role == UpstreamRole::Active && !self.session.is_closed() {
+            if failed {
                 self.give_up(&mut upstream, now);
             }
             if let Some(close) = upstream.close() {
@@ -433,7 +443,7 @@ impl Driver {
 /// One of the account's `max_sessions`, where none is free on this node.
 async fn claim_seat(cluster: &Cluster, agent: &AgentSettings, most: u32) -> Result<Seat, AgentError> {
     cluster.claim_seat(agent.account(), most).await.ok_or_else(|| AgentError {
-        class: FailureClass::Limit,
+        class: FailureClass::Full,
         code: None,
         message: full_up(&agent.name),
     })

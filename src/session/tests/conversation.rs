@@ -5,6 +5,7 @@ use crate::message::{
     AgentStatus, AgentTranscript, CloseReason, ErrorCode, FromClient, Interrupt, Role, SetState, SpeechEvent,
     TextMessage, ToAgent, ToolCall, ToolResult,
 };
+use crate::route::plan::Policy;
 use crate::session::Measure;
 use crate::testkit::WorldBuilder;
 
@@ -90,13 +91,15 @@ fn an_agent_that_cannot_be_reached_is_replaced_by_the_next_one() {
     world.run(ms(100));
     assert_eq!(world.dialled, [0, 1, 2]);
     assert_eq!(statuses(&world).last(), Some(&(AgentStatus::Fallback, "third".into())));
-    assert_eq!(world.measures.iter().filter(|m| matches!(m, Measure::Fallback)).count(), 2);
+    assert_eq!(world.measures.iter().filter(|m| matches!(m, Measure::UpstreamFailed { .. })).count(), 2);
+    assert_eq!(world.measures.iter().filter(|m| matches!(m, Measure::Failover { reason: "unreachable" })).count(), 1);
     assert!(world.ended.is_none());
 }
 
 #[test]
 fn an_agent_that_is_never_ready_is_given_up_after_its_time() {
-    let build = WorldBuilder { agents: vec!["?silent", "second"], ..WorldBuilder::default() };
+    let policy = Policy { hedge: Duration::ZERO, ..Policy::default() };
+    let build = WorldBuilder { agents: vec!["?silent", "second"], policy, ..WorldBuilder::default() };
     let mut world = build.start();
     world.run(ms(4_900));
     assert_eq!(world.dialled, [0]);

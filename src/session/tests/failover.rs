@@ -121,7 +121,7 @@ fn beside_a_slow_agent_the_next_of_the_pool_is_dialled_and_the_first_that_is_rea
     assert_eq!(world.dialled, [0]);
     world.run(ms(20));
     assert_eq!((world.dialled.as_slice(), world.hung_up.as_slice()), (&[0, 1][..], &[slow][..]));
-    assert!(world.measures.iter().any(|measure| matches!(measure, Measure::Fallback)));
+    assert!(world.measures.contains(&Measure::Failover { reason: "slow" }));
     assert!(last_start(&world).greet, "nobody has greeted yet");
     answer(&mut world, ms(100), 2, None);
     world.run(ms(20_000));
@@ -141,9 +141,9 @@ fn a_slow_agent_that_gets_ready_first_keeps_the_call_and_the_other_one_is_let_go
 }
 
 #[test]
-fn a_fallback_is_not_dialled_beside_a_slow_agent() {
+fn a_clip_is_not_dialled_beside_a_slow_agent() {
     let policy = Policy { hedge: ms(300), ..Policy::default() };
-    let build = WorldBuilder { agents: vec!["?slow", "sorry"], pool: 1, policy, ..WorldBuilder::default() };
+    let build = WorldBuilder { agents: vec!["?slow", "!sorry"], pool: 1, policy, ..WorldBuilder::default() };
     let mut world = build.start();
     world.run(ms(4_900));
     assert_eq!(world.dialled, [0]);

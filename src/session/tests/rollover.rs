@@ -154,3 +154,34 @@ fn when_the_agent_dies_before_its_follower_is_ready_the_follower_takes_over_at_o
     });
     assert_eq!(last, Some(AgentStatus::Ready));
 }
+
+#[test]
+fn a_fresh_session_waits_for_the_answer_to_a_message_and_if_it_cannot_asks_for_it() {
+    let mut world = WorldBuilder::default().start();
+    world.run(ms(100));
+    world.client_says(FromClient::Message(TextMessage { id: "m".into(), text: "hello".into(), role: None }));
+    world.run(ms(50));
+    world.agent_says(FromAgent::GoAway(ms(4_000)));
+    world.run(ms(2_500));
+    assert_eq!(rollovers(&world), 0, "the answer may still come");
+    world.run(ms(1_000));
+    assert_eq!(rollovers(&world), 1);
+    let asked = world.told_agent.iter().filter(|(_, m)| matches!(m, ToAgent::Message(m) if m.text == "hello"));
+    assert_eq!(asked.count(), 2);
+}
+
+#[test]
+fn an_answer_that_the_change_has_broken_off_is_gone_on_with() {
+    let mut world = WorldBuilder::default().start();
+    world.run(ms(100));
+    world.agent_says(FromAgent::TurnStarted(None));
+    world.agent_speaks(ms(6_000), 1, None);
+    world.agent_says(FromAgent::GoAway(ms(4_000)));
+    world.run(ms(2_500));
+    assert_eq!(rollovers(&world), 0);
+    world.run(ms(1_000));
+    assert_eq!(rollovers(&world), 1);
+    assert_eq!(told(&world).0[1], (false, vec![]), "while it stands by it is asked for nothing");
+    let asked = world.told_agent.iter().any(|(_, m)| matches!(m, ToAgent::Prompt(text) if text.starts_with("Go on")));
+    assert!(asked);
+}

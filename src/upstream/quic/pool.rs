@@ -19,7 +19,7 @@ use crate::runtime::quic::congestion::ForCalls;
 use crate::runtime::quic::udp::Udp;
 use crate::runtime::sockets;
 
-/// The pause after the first failure; it doubles with each.
+/// The pause after the first failure is at most so long; the bound doubles with each.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -170,7 +170,7 @@ impl Pool {
             }
             Err(error) => {
                 let pause = (FIRST_PAUSE * 2u32.saturating_pow(group.failures.min(16))).min(LONGEST_PAUSE);
-                let pause = pause.mul_f64(rand::rng().random_range(0.5..1.0));
+                let pause = pause.mul_f64(rand::rng().random_range(0.0..1.0));
                 group.failures = group.failures.saturating_add(1);
                 group.pause = Some((Instant::now() + pause, error.clone()));
                 Some(error)

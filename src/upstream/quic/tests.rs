@@ -268,12 +268,15 @@ async fn a_lost_connection_ends_its_sessions_and_the_next_dial_makes_a_new_one()
     }
     server.endpoint.wait_idle().await;
     drop(server);
-    // Nobody is there for the first dial; the second one is not even tried.
+    // Nobody is there for the first dial; those that follow at once are not even tried, unless the pause was short.
     let nobody = Endpoint { connect_timeout: Duration::from_millis(300), ..endpoint.clone() };
     let error = dial(&dialer, &nobody).await.unwrap_err();
     assert!(matches!(error.class, FailureClass::Timeout | FailureClass::Unreachable), "{error:?}");
-    let error = dial(&dialer, &nobody).await.unwrap_err();
-    assert!(error.message.contains("not tried again for"), "{error:?}");
+    let mut tries = 0;
+    while !dial(&dialer, &nobody).await.unwrap_err().message.contains("not tried again for") {
+        tries += 1;
+        assert!(tries < 10, "the pauses grow");
+    }
     let _back = Server::start(address, &made, true);
     let mut again = loop {
         match dial(&dialer, &endpoint).await {

@@ -407,6 +407,9 @@ impl Actor {
     }
 
     fn speak(&mut self, now: Duration) {
+        if self.script.silent {
+            return self.log.push_back(json!({ "event": "silent" }));
+        }
         let sentences: Vec<_> = Storyteller::sentences().collect();
         let wanted = span(self.script.answer_s.unwrap_or(0.0));
         let (mut text, mut packets, mut long) = (String::new(), Vec::new(), Duration::ZERO);

@@ -37,6 +37,9 @@ pub struct Script {
     /// Refuse the handshake with this HTTP status
     #[arg(long, value_name = "STATUS")]
     pub refuse: Option<u16>,
+    /// Answer nothing and nobody
+    #[arg(long)]
+    pub silent: bool,
     /// Read and write nothing, beginning after so many milliseconds of speech were sent
     #[arg(long, value_name = "MS")]
     pub stall_at_ms: Option<u64>,
@@ -98,6 +101,7 @@ impl Script {
             expire_s: self.expire_s.or(below.expire_s),
             go_away_s: self.go_away_s.or(below.go_away_s),
             late_audio_ms: self.late_audio_ms.or(below.late_audio_ms),
+            silent: self.silent || below.silent,
             duplicate: self.duplicate || below.duplicate,
             errors: self.errors || below.errors,
         }

@@ -38,7 +38,7 @@ use crate::runtime::tls;
 /// Bytes of a request's body.
 const BODY: usize = 1 << 20;
 /// Longer texts in messages are shortened in the log.
-const LOGGED: usize = 300;
+const LOGGED: usize = 2000;
 
 /// An emulated vendor.
 pub struct Server {
@@ -152,10 +152,15 @@ impl Shared {
             .filter(|(name, _)| name.as_str().starts_with("x-") && !name.as_str().contains("key"))
             .filter_map(|(name, value)| Some((name.to_string(), Value::from(value.to_str().ok()?))))
             .collect();
-        tell(json!({
+        let mut told = json!({
             "event": "request", "method": parts.method.as_str(), "target": parts.uri.to_string(), "headers": own,
             "key_in": key_in,
-        }));
+        });
+        if let Ok(mut json) = serde_json::from_slice::<Value>(&body) {
+            shorten(&mut json);
+            told["body"] = json;
+        }
+        tell(told);
         if let Some(refused) = self.refusal(&parts) {
             tell(json!({ "event": "refused", "status": refused.status().as_u16() }));
             return refused;

@@ -236,6 +236,7 @@ fn session_message() -> impl Strategy<Value = ToClient> {
         AgentStatus::Connecting,
         AgentStatus::Ready,
         AgentStatus::Fallback,
+        AgentStatus::Text,
         AgentStatus::Down,
     ]);
     let code = prop::sample::select(ErrorCode::ALL.to_vec());
