@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use crossbeam_queue::ArrayQueue;
 
-use super::bucket::{Bucket, Denied, Due};
+use super::bucket::Bucket;
 use super::key::{Key, Subject};
+use super::meter::{Meter, take_units};
 use super::meters::{Meters, Refusal};
 use super::rate::Rate;
 use super::regime::{Regime, Rule};
@@ -19,8 +20,6 @@ use crate::time::Micros;
 
 /// Reports that wait for the control plane at most.
 pub const REPORTS: usize = 4096;
-/// When a lease is renewed that is spent: a round trip, with patience.
-const RENEWAL: Duration = Duration::from_millis(20);
 /// When somebody who found no seat may look again.
 const SEAT_WAIT: Duration = Duration::from_secs(2);
 
@@ -53,6 +52,15 @@ pub struct Limit {
     pub kind: Kind,
     /// Its counts.
     pub counters: Arc<Counters>,
+}
+
+impl Limit {
+    pub(super) fn rate(&self) -> &Rate {
+        match &self.kind {
+            Kind::Rate(rate) => rate,
+            Kind::AtOnce(_) => unreachable!("cells of rates are made for rates only"),
+        }
+    }
 }
 
 /// What has changed in a cell and must be told to the cluster.
@@ -141,6 +149,14 @@ impl Limiter {
         self.seats.find(key, now).take(most, self.shared.seat_rule(told, now), &self.shared)
     }
 
+    /// Takes `units` from the cell of this name, for whoever decides once and keeps no cell.
+    ///
+    /// # Errors
+    /// When it may be tried again, if the limit is reached.
+    pub fn take(&self, limit: &Arc<Limit>, key: Key, units: f64, now: Micros) -> Result<(), Refusal> {
+        self.buckets.with(key, now, |bucket| take_units((limit, bucket, &self.shared), units, now))
+    }
+
     /// The cell of a limit for a rate.
     pub fn meter(&self, limit: &Arc<Limit>, key: Key, now: Micros) -> Meter {
         Meter { limit: limit.clone(), bucket: self.buckets.find(key, now), shared: self.shared.clone() }
@@ -206,106 +222,6 @@ impl Limits {
             }
         }
         ask
-    }
-}
-
-/// A limit's cell for a rate.
-#[derive(Clone, Debug)]
-pub struct Meter {
-    /// The limit.
-    pub limit: Arc<Limit>,
-    /// The cell.
-    pub bucket: Arc<Bucket>,
-    shared: Arc<Shared>,
-}
-
-impl Meter {
-    fn rate(&self) -> &Rate {
-        match &self.limit.kind {
-            Kind::Rate(rate) => rate,
-            Kind::AtOnce(_) => unreachable!("meters are made for rates only"),
-        }
-    }
-
-    /// Takes `units`.
-    ///
-    /// # Errors
-    /// When it may be tried again, if the limit is reached.
-    pub fn take(&self, units: f64, now: Micros) -> Result<(), Refusal> {
-        let rate = self.rate();
-        let rule = self.shared.regime.rule(now);
-        match self.bucket.take(rate, rule, rate.cost(units), now) {
-            Ok(due) => {
-                self.report(due);
-                Ok(())
-            }
-            Err(Denied::Unleased) => {
-                self.limit.counters.unleased.fetch_add(1, Relaxed);
-                self.report(self.bucket.demand(Due::Now));
-                Err(self.refusal(RENEWAL))
-            }
-            Err(Denied::Reached(wait)) => {
-                self.limit.counters.refused.fetch_add(1, Relaxed);
-                let block = self.limit.settings.block;
-                if block.is_zero() || self.bucket.left(rate, now).1 > Duration::ZERO {
-                    return Err(self.refusal(wait));
-                }
-                self.bucket.block(block, now);
-                if !self.shared.regime.is_alone() {
-                    self.report(self.bucket.demand(Due::Now));
-                }
-                Err(self.refusal(block))
-            }
-        }
-    }
-
-    /// Counts `units` that are spent already.
-    pub fn charge(&self, units: f64, now: Micros) {
-        let rule = self.shared.regime.rule(now);
-        self.report(self.bucket.charge(rule, self.rate().cost(units), now));
-    }
-
-    /// Gives back `units` that were taken and not used.
-    pub fn give_back(&self, units: f64, now: Micros) {
-        self.bucket.give_back(self.shared.regime.rule(now), self.rate().cost(units));
-    }
-
-    /// Whether something is left.
-    ///
-    /// # Errors
-    /// When something will be.
-    pub fn check(&self, now: Micros) -> Result<(), Refusal> {
-        let (left, blocked) = self.bucket.left(self.rate(), now);
-        if left > 0 {
-            return Ok(());
-        }
-        self.limit.counters.refused.fetch_add(1, Relaxed);
-        let wait = self.bucket.until_left(self.rate(), now);
-        Err(self.refusal(blocked.max(wait)))
-    }
-
-    /// Units that are left.
-    pub fn left(&self, now: Micros) -> f64 {
-        self.rate().units(self.bucket.left(self.rate(), now).0)
-    }
-
-    /// The share that is used, 0 to 1.
-    pub fn used(&self, now: Micros) -> f64 {
-        1.0 - self.bucket.left(self.rate(), now).0 as f64 / self.rate().burst() as f64
-    }
-
-    fn refusal(&self, retry_after: Duration) -> Refusal {
-        Refusal { limit: self.limit.clone(), retry_after }
-    }
-
-    fn report(&self, due: Due) {
-        if due == Due::No {
-            return;
-        }
-        let report = Report::Rate { meter: self.clone(), urgent: due == Due::Now };
-        if !self.shared.report(report) {
-            self.bucket.forget_report();
-        }
     }
 }
 

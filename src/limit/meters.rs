@@ -4,7 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::limiter::{Limit, Meter};
+use super::limiter::Limit;
+use super::meter::Meter;
 use crate::config::settings::{LimitUnit, OnReach};
 use crate::time::Micros;
 

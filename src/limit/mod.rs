@@ -9,6 +9,7 @@
 mod bucket;
 mod key;
 mod limiter;
+mod meter;
 mod meters;
 mod rate;
 mod regime;
@@ -17,7 +18,8 @@ mod table;
 
 pub use bucket::{Bucket, Level, REPORT_AFTER, Spent};
 pub use key::{Address, Key, Subject};
-pub use limiter::{Ask, Counter, Counters, Grant, Kind, Limit, Limiter, Limits, Links, Meter, REPORTS, Report};
+pub use limiter::{Ask, Counter, Counters, Grant, Kind, Limit, Limiter, Limits, Links, REPORTS, Report};
+pub use meter::Meter;
 pub use meters::{Meters, Refusal, Spending, Warned};
 pub use rate::Rate;
 pub use regime::{Regime, Rule};

@@ -23,9 +23,14 @@ pub trait Entry {
 /// Few cells in each, so that to tidy one up takes microseconds.
 const SHARDS: usize = 1024;
 
-/// A key is a digest: its bits are as good as any hash of it.
+/// A key is a digest: its bits are as good as any hash of it. Those that choose the shard are not among these: all cells of a
+/// shard have them in common, and would begin their search at the same place.
 const fn hash_of(key: Key) -> u64 {
     key.0 as u64
+}
+
+const fn shard_of(key: Key) -> usize {
+    (key.0 >> 64) as usize % SHARDS
 }
 
 /// At most so many cells; those that somebody holds are never given up, and do not count.
@@ -46,24 +51,28 @@ impl<T: Entry> Table<T> {
         }
     }
 
-    fn shard(&self, hash: u64) -> MutexGuard<'_, HashTable<Arc<T>>> {
+    fn shard(&self, shard: usize) -> MutexGuard<'_, HashTable<Arc<T>>> {
         // No change of it can panic half done.
-        self.shards[hash as usize % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
+        self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The cell of this name; a new one if there is none.
     pub fn find(&self, key: Key, now: Micros) -> Arc<T> {
+        self.with(key, now, Arc::clone)
+    }
+
+    /// What `look` makes of the cell of this name; of a new one if there is none. Others that look into its shard wait.
+    pub fn with<R>(&self, key: Key, now: Micros, look: impl FnOnce(&Arc<T>) -> R) -> R {
         let hash = hash_of(key);
-        let mut shard = self.shard(hash);
+        let mut shard = self.shard(shard_of(key));
         if let Some(found) = shard.find(hash, |entry| entry.key() == key) {
-            return found.clone();
+            return look(found);
         }
         if shard.len() >= self.most.load(Relaxed).div_ceil(SHARDS).max(1) {
             self.make_room(&mut shard, now);
         }
-        let entry = Arc::new(T::new(key));
-        shard.insert_unique(hash, entry.clone(), |entry| hash_of(entry.key()));
-        entry
+        let entry = shard.insert_unique(hash, Arc::new(T::new(key)), |entry| hash_of(entry.key()));
+        look(entry.get())
     }
 
     /// Drops what says nothing; if that is less than an eighth, also the lightest of the rest.
@@ -87,7 +96,7 @@ impl<T: Entry> Table<T> {
 
     /// Drops what says nothing of one shard, and gives its memory back.
     pub fn tidy(&self, shard: usize, now: Micros) {
-        let mut shard = self.shard(shard as u64);
+        let mut shard = self.shard(shard % SHARDS);
         shard.retain(|entry| !(Arc::strong_count(entry) == 1 && entry.is_spare(now)));
         if shard.capacity() > 64 && shard.len() < shard.capacity() / 4 {
             let room = shard.len() * 2;

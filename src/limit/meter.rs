@@ -1,0 +1,124 @@
+//! A limit's cell for a rate, as those hold it who are counted in it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use super::bucket::{Bucket, Denied, Due};
+use super::limiter::{Limit, Report, Shared};
+use super::meters::Refusal;
+use super::rate::Rate;
+use crate::time::Micros;
+
+/// When a lease is renewed that is spent: a round trip, with patience.
+const RENEWAL: Duration = Duration::from_millis(20);
+
+/// A limit's cell for a rate.
+#[derive(Clone, Debug)]
+pub struct Meter {
+    /// The limit.
+    pub limit: Arc<Limit>,
+    /// The cell.
+    pub bucket: Arc<Bucket>,
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Meter {
+    fn rate(&self) -> &Rate {
+        self.limit.rate()
+    }
+
+    /// Takes `units`.
+    ///
+    /// # Errors
+    /// When it may be tried again, if the limit is reached.
+    pub fn take(&self, units: f64, now: Micros) -> Result<(), Refusal> {
+        take_units((&self.limit, &self.bucket, &self.shared), units, now)
+    }
+
+    /// Counts `units` that are spent already.
+    pub fn charge(&self, units: f64, now: Micros) {
+        let rule = self.shared.regime.rule(now);
+        self.report(self.bucket.charge(rule, self.rate().cost(units), now));
+    }
+
+    /// Gives back `units` that were taken and not used.
+    pub fn give_back(&self, units: f64, now: Micros) {
+        self.bucket.give_back(self.shared.regime.rule(now), self.rate().cost(units));
+    }
+
+    /// Whether something is left.
+    ///
+    /// # Errors
+    /// When something will be.
+    pub fn check(&self, now: Micros) -> Result<(), Refusal> {
+        let (left, blocked) = self.bucket.left(self.rate(), now);
+        if left > 0 {
+            return Ok(());
+        }
+        self.limit.counters.refused.fetch_add(1, Relaxed);
+        let wait = self.bucket.until_left(self.rate(), now);
+        Err(self.refusal(blocked.max(wait)))
+    }
+
+    /// Units that are left.
+    pub fn left(&self, now: Micros) -> f64 {
+        self.rate().units(self.bucket.left(self.rate(), now).0)
+    }
+
+    /// The share that is used, 0 to 1.
+    pub fn used(&self, now: Micros) -> f64 {
+        1.0 - self.bucket.left(self.rate(), now).0 as f64 / self.rate().burst() as f64
+    }
+
+    fn refusal(&self, retry_after: Duration) -> Refusal {
+        Refusal { limit: self.limit.clone(), retry_after }
+    }
+
+    fn report(&self, due: Due) {
+        report((&self.limit, &self.bucket, &self.shared), due);
+    }
+}
+
+/// A limit, one of its cells for a rate, and what all cells share. Decisions borrow them: to count their holders would have
+/// all threads write to the same memory.
+pub(super) type Cell<'a> = (&'a Arc<Limit>, &'a Arc<Bucket>, &'a Arc<Shared>);
+
+pub(super) fn take_units(cell: Cell<'_>, units: f64, now: Micros) -> Result<(), Refusal> {
+    let (limit, bucket, shared) = cell;
+    let rate = limit.rate();
+    let refusal = |retry_after| Refusal { limit: limit.clone(), retry_after };
+    match bucket.take(rate, shared.regime.rule(now), rate.cost(units), now) {
+        Ok(due) => {
+            report(cell, due);
+            Ok(())
+        }
+        Err(Denied::Unleased) => {
+            limit.counters.unleased.fetch_add(1, Relaxed);
+            report(cell, bucket.demand(Due::Now));
+            Err(refusal(RENEWAL))
+        }
+        Err(Denied::Reached(wait)) => {
+            limit.counters.refused.fetch_add(1, Relaxed);
+            let block = limit.settings.block;
+            if block.is_zero() || bucket.left(rate, now).1 > Duration::ZERO {
+                return Err(refusal(wait));
+            }
+            bucket.block(block, now);
+            if !shared.regime.is_alone() {
+                report(cell, bucket.demand(Due::Now));
+            }
+            Err(refusal(block))
+        }
+    }
+}
+
+fn report((limit, bucket, shared): Cell<'_>, due: Due) {
+    if due == Due::No {
+        return;
+    }
+    let meter = Meter { limit: limit.clone(), bucket: bucket.clone(), shared: shared.clone() };
+    if !shared.report(Report::Rate { meter, urgent: due == Due::Now }) {
+        bucket.forget_report();
+    }
+}
