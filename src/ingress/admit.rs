@@ -13,7 +13,7 @@ use super::websocket::Head;
 use crate::auth::{Principal, Use};
 use crate::cluster::Entered;
 use crate::ids::{ConversationId, SessionId};
-use crate::limit::{Grant, Limit, Links};
+use crate::limit::{Grant, Limit, Links, Standing};
 use crate::message::{AudioFormats, Error, ErrorCode, Start, Started};
 use crate::route::RouteRequest;
 use crate::route::plan::{Plan, Policy};
@@ -196,6 +196,8 @@ pub(super) struct Planned {
     /// What counts its links.
     links: Links,
     grant: Grant,
+    /// What is left of the limits that count it.
+    pub(super) standings: Vec<Standing>,
 }
 
 /// Routes the call and makes its session.
@@ -235,6 +237,7 @@ pub(super) async fn plan(
     let counted = limits::Caller { user, tenant, address: caller.head.address };
     let ask = limits::ask(node, &node.in_force.load(), &plan, &counted);
     let grant = limits::take(node, &ask).await?;
+    let standings = ask.standings(node.clock.now());
     let plan = Arc::new(plan);
     let conversation_id = start.conversation_id.clone().unwrap_or_else(|| ConversationId::from(secret()));
     let metrics = node.telemetry.session(SessionLabels {
@@ -253,7 +256,7 @@ pub(super) async fn plan(
     let (link, meters, load) = (link.clone(), ask.meters, Arc::default());
     let params = SessionParams { id, conversation_id, plan, start, link, expires_at, token_for, budget, load, meters };
     let accepted = caller.accepted;
-    Ok(Planned { params, principal, metrics, setup, timer, accepted, links: ask.links, grant })
+    Ok(Planned { params, principal, metrics, setup, timer, accepted, links: ask.links, grant, standings })
 }
 
 impl Planned {
@@ -270,7 +273,7 @@ impl Planned {
 
 /// Makes the session of a call that was routed, and enters it.
 pub(super) fn begin(node: &Node, worker: &Arc<Worker>, planned: Planned) -> Admitted {
-    let Planned { mut params, principal, metrics, setup, timer, accepted, links, grant } = planned;
+    let Planned { mut params, principal, metrics, setup, timer, accepted, links, grant, .. } = planned;
     params.load = node.overload.load(worker.index);
     let in_force = node.in_force.load();
     let limits = &in_force.settings.http.websocket;

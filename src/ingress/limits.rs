@@ -6,7 +6,7 @@ use hyper::header::{HeaderName, HeaderValue};
 
 use super::admit::Refused;
 use super::http::Answer;
-use crate::limit::{Address, Ask, Grant, Kind, Limit, Refusal, Subject};
+use crate::limit::{Address, Ask, Grant, Kind, Limit, Refusal, Standing, Subject};
 use crate::message::{Error, ErrorCode};
 use crate::route::plan::Plan;
 use crate::runtime::node::{InForce, Node};
@@ -63,16 +63,43 @@ impl Refused {
 }
 
 /// Tells in headers which limit the client has met (draft-ietf-httpapi-ratelimit-headers).
-pub(super) fn describe(mut answer: Answer, limit: Option<&Limit>, retry_after_ms: Option<u64>) -> Answer {
-    let shown = |limit: &&Limit| limit.name.bytes().all(|b| b.is_ascii_graphic() && !b"\"\\".contains(&b));
-    let Some(limit) = limit.filter(shown) else { return answer };
+pub(super) fn describe(answer: Answer, limit: Option<&Limit>, retry_after_ms: Option<u64>) -> Answer {
+    let Some(limit) = limit.filter(|limit| is_shown(limit)) else { return answer };
+    let after = retry_after_ms.map(|ms| format!(";t={}", ms.div_ceil(1000))).unwrap_or_default();
+    with_headers(answer, policy_of(limit), format!("\"{}\";r=0{after}", limit.name))
+}
+
+/// Tells in headers what is left to a client that was let in, of each limit that counts it.
+pub(super) fn describe_standings(answer: Answer, standings: &[Standing]) -> Answer {
+    let shown = || standings.iter().filter(|standing| is_shown(&standing.limit));
+    if shown().next().is_none() {
+        return answer;
+    }
+    let left = |standing: &Standing| {
+        let after = standing.full_after.as_millis().div_ceil(1000);
+        let after = if after > 0 { format!(";t={after}") } else { String::new() };
+        format!("\"{}\";r={}{after}", standing.limit.name, standing.left)
+    };
+    let policies: Vec<String> = shown().map(|standing| policy_of(&standing.limit)).collect();
+    let lefts: Vec<String> = shown().map(left).collect();
+    with_headers(answer, policies.join(", "), lefts.join(", "))
+}
+
+/// Whether its name can stand in a header's string (RFC 9651 section 3.3.3).
+fn is_shown(limit: &Limit) -> bool {
+    limit.name.bytes().all(|b| b.is_ascii_graphic() && !b"\"\\".contains(&b))
+}
+
+fn policy_of(limit: &Limit) -> String {
     let (name, settings) = (&limit.name, &limit.settings);
-    let policy = match (limit.kind, settings.per) {
+    match (limit.kind, settings.per) {
         (Kind::Rate(_), Some(per)) => format!("\"{name}\";q={};w={}", settings.amount.ceil(), per.as_secs()),
         _ => format!("\"{name}\";q={};qu=\"concurrent-requests\"", settings.amount),
-    };
-    let after = retry_after_ms.map(|ms| format!(";t={}", ms.div_ceil(1000))).unwrap_or_default();
-    for (header, value) in [(POLICY, policy), (LIMIT, format!("\"{name}\";r=0{after}"))] {
+    }
+}
+
+fn with_headers(mut answer: Answer, policy: String, left: String) -> Answer {
+    for (header, value) in [(POLICY, policy), (LIMIT, left)] {
         if let Ok(value) = HeaderValue::try_from(value) {
             answer.headers_mut().insert(header, value);
         }

@@ -296,6 +296,17 @@ fn take(rates: &[Meter], at_once: &[Counter], told: bool, now: Micros) -> Result
     Ok(seats)
 }
 
+/// What is left of a limit.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    /// Which one.
+    pub limit: Arc<Limit>,
+    /// Units that are left, whole ones.
+    pub left: f64,
+    /// When everything will have been earned again; zero for a number at once, of which nobody knows.
+    pub full_after: Duration,
+}
+
 /// All cells in which one call is counted.
 #[derive(Clone, Debug, Default)]
 pub struct Ask {
@@ -329,6 +340,21 @@ impl Ask {
     /// Cells of which this node holds no free seat.
     pub fn short(&self, now: Micros) -> impl Iterator<Item = &Counter> {
         self.links.at_once.iter().chain(&self.at_once).filter(move |counter| counter.is_short(now))
+    }
+
+    /// How a client stands whose call was let in, limit by limit, of those that count links and sessions.
+    pub fn standings(&self, now: Micros) -> Vec<Standing> {
+        let rates = self.links.rates.iter().chain(&self.sessions).map(|meter| Standing {
+            limit: meter.limit.clone(),
+            left: meter.left(now).floor(),
+            full_after: meter.full_after(now),
+        });
+        let at_once = self.links.at_once.iter().chain(&self.at_once).map(|counter| Standing {
+            limit: counter.limit.clone(),
+            left: counter.most.saturating_sub(counter.seats.used()).into(),
+            full_after: Duration::ZERO,
+        });
+        rates.chain(at_once).collect()
     }
 
     /// Takes one session and its first link; `told`: the cluster could be asked, as far as that was necessary.

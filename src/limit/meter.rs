@@ -66,6 +66,12 @@ impl Meter {
         self.rate().units(self.bucket.left(self.rate(), now).0)
     }
 
+    /// When everything will have been earned again.
+    pub fn full_after(&self, now: Micros) -> Duration {
+        let (left, blocked) = self.bucket.left(self.rate(), now);
+        blocked.max(Duration::from_nanos(self.rate().burst() - left))
+    }
+
     /// The share that is used, 0 to 1.
     pub fn used(&self, now: Micros) -> f64 {
         1.0 - self.bucket.left(self.rate(), now).0 as f64 / self.rate().burst() as f64

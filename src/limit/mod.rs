@@ -18,7 +18,7 @@ mod table;
 
 pub use bucket::{Bucket, Level, REPORT_AFTER, Spent};
 pub use key::{Address, Key, Subject};
-pub use limiter::{Ask, Counter, Counters, Grant, Kind, Limit, Limiter, Limits, Links, REPORTS, Report};
+pub use limiter::{Ask, Counter, Counters, Grant, Kind, Limit, Limiter, Limits, Links, REPORTS, Report, Standing};
 pub use meter::Meter;
 pub use meters::{Meters, Refusal, Spending, Warned};
 pub use rate::Rate;

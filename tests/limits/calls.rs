@@ -160,13 +160,20 @@ async fn messages_and_audio_beyond_a_limit_are_refused_and_the_call_goes_on() {
 }
 
 #[tokio::test]
-async fn a_refusal_over_http_has_the_headers_of_rate_limits() {
-    let limits = [("links", "unit = \"connections\"\nrate = \"1/60s\"\nblock_s = 60")];
+async fn answers_over_http_have_the_headers_of_rate_limits() {
+    let limits = [
+        ("links", "unit = \"connections\"\nrate = \"1/60s\"\nblock_s = 60"),
+        ("calls", "unit = \"sessions\"\nrate = 3"),
+    ];
     let daemon = Daemon::start_with(Some(&config(None, &limits, "")), &[]).await;
     let offer = || async { json!({ "sdp": Peer::offer().await.5, "start": { "agent": "echo" } }).to_string() };
     let json = ["content-type: application/json"];
-    let (status, _, body) = ask(daemon.http, "POST", "/v1/session/webrtc", &json, &offer().await).await;
+    let (status, head, body) = ask(daemon.http, "POST", "/v1/session/webrtc", &json, &offer().await).await;
     assert_eq!(status, 201, "{body}");
+    // One of one is taken, of three at once two are left.
+    assert_eq!(header(&head, "ratelimit"), Some("\"links\";r=0;t=60, \"calls\";r=2"));
+    let policies = "\"links\";q=1;w=60, \"calls\";q=3;qu=\"concurrent-requests\"";
+    assert_eq!(header(&head, "ratelimit-policy"), Some(policies));
     let (status, head, body) = ask(daemon.http, "POST", "/v1/session/webrtc", &json, &offer().await).await;
     assert_eq!(status, 429, "{body}");
     assert_eq!(header(&head, "retry-after"), Some("60"));

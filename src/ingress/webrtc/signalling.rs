@@ -19,6 +19,7 @@ use crate::ingress::connection::Shared;
 use crate::ingress::http::{Answer, busy, json, problem, read_body, refusal};
 use crate::ingress::websocket::Head;
 use crate::ingress::{elsewhere, limits};
+use crate::limit::Standing;
 use crate::message::{AudioFormats, Error, ErrorCode, Start, Started};
 use crate::route::plan::{GapMode, Policy};
 use crate::runtime::peer::switchboard::{Inbound, Resource, Route};
@@ -59,6 +60,7 @@ struct Answered {
     started: Option<Started>,
     resource: String,
     ufrag: String,
+    standings: Vec<Standing>,
 }
 
 /// Whether these requests are answered here.
@@ -231,16 +233,18 @@ async fn answer(shared: &Shared, webrtc: &Webrtc, caller: &Caller, offered: Offe
         resume_token: elsewhere::resume_token(node),
         have: start.have,
     };
-    let (purpose, started, wishes) = match start.resume.clone() {
+    let (purpose, started, wishes, standings) = match start.resume.clone() {
         // What its route wishes is known to the session only. To ask for a lost packet again does no harm.
         Some(token) => {
             let claim = admit::can_resume(node, caller, &start, token).await.map_err(refuse)?;
-            (Purpose::Resume(claim), None, Wishes { nack: true, ..Wishes::default() })
+            (Purpose::Resume(claim), None, Wishes { nack: true, ..Wishes::default() }, Vec::new())
         }
         None => {
-            let planned = admit::plan(node, caller, start, &link, webrtc.board.waiting()).await.map_err(refuse)?;
+            let waiting = webrtc.board.waiting();
+            let mut planned = admit::plan(node, caller, start, &link, waiting).await.map_err(refuse)?;
+            let standings = std::mem::take(&mut planned.standings);
             let (started, wishes) = (planned.started(), wishes_of(planned.policy()));
-            (Purpose::Start(Box::new(planned)), Some(started), wishes)
+            (Purpose::Start(Box::new(planned)), Some(started), wishes, standings)
         }
     };
     peer.agree(wishes, &mut negotiated);
@@ -251,7 +255,7 @@ async fn answer(shared: &Shared, webrtc: &Webrtc, caller: &Caller, offered: Offe
         node.telemetry.node().record_refusal(Refusal::Overload);
         busy("overloaded", "too many calls are being set up")
     })?;
-    Ok(Answered { sdp: negotiated.answer, started, resource, ufrag })
+    Ok(Answered { sdp: negotiated.answer, started, resource, ufrag, standings })
 }
 
 /// The 201 of RFC 9725 section 4.2, with the answer as SDP or in JSON.
@@ -280,7 +284,7 @@ fn tell(shared: &Shared, answered: &Answered, endpoint: &str, raw: bool) -> Answ
     *answer.status_mut() = StatusCode::CREATED;
     answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     let answer = with(answer, header::LOCATION, &format!("{endpoint}/{}", answered.resource));
-    with(answer, header::ETAG, &etag(&answered.ufrag))
+    limits::describe_standings(with(answer, header::ETAG, &etag(&answered.ufrag)), &answered.standings)
 }
 
 fn etag(ufrag: &str) -> String {
