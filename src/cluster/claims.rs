@@ -33,6 +33,13 @@ struct Claim {
     renew_at: Micros,
 }
 
+impl Claim {
+    /// Redis knows nothing of it, and nobody waits for it.
+    fn is_untold(&self) -> bool {
+        self.asked == 0 && !self.in_flight && self.renew_at == Micros::ZERO
+    }
+}
+
 /// A claim that is to be made.
 #[derive(Debug)]
 pub(super) struct Wanted {
@@ -80,8 +87,16 @@ impl Claims {
     /// Seats were taken or given back.
     pub(super) fn on_change(&mut self, seats: &Arc<Seats>, most: u32) {
         seats.begin_telling();
+        let key = seats.key();
+        // While Redis cannot be used nothing is claimed: what was taken and given back meanwhile must not pile up.
+        if seats.used() == 0 && seats.held() == 0 && self.cells.get(&key).is_none_or(Claim::is_untold) {
+            if self.cells.remove(&key).is_some_and(|cell| cell.dirty) {
+                self.dirty.retain(|other| *other != key);
+            }
+            return;
+        }
         self.cell(seats, most);
-        self.mark(seats.key());
+        self.mark(key);
     }
 
     /// Somebody waits for a seat.
@@ -194,6 +209,23 @@ mod tests {
         assert_eq!((wanted.used, wanted.want), (0, 0));
         claims.on_held(Key(1), 0, Micros(300_000));
         assert_eq!(claims.len(), 0);
+    }
+
+    #[test]
+    fn what_is_taken_and_given_back_untold_does_not_pile_up() {
+        let mut claims = Claims::default();
+        let limiter = crate::limit::Limiter::new(10_000);
+        limiter.shared.regime.set(false, 1, Micros(0));
+        for number in 0..1000 {
+            let key = Key(number);
+            let seat = limiter.take_seat(key, 5, true, Micros(0)).unwrap();
+            let seats = limiter.seats.find(key, Micros(0));
+            claims.on_change(&seats, 5);
+            assert_eq!(claims.len(), 1);
+            drop(seat);
+            claims.on_change(&seats, 5);
+            assert_eq!((claims.len(), claims.dirty.len()), (0, 0));
+        }
     }
 
     #[test]

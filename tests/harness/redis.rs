@@ -135,24 +135,41 @@ impl Sentinels {
             sentinels.push(RedisServer::start_from(&file).await);
         }
         let all = Sentinels { servers: vec![primary, replica], sentinels };
-        // A failover needs a replica that all have seen, and each other.
+        all.complete(1).await;
+        all
+    }
+
+    /// Starts a server again that was killed, as a replica of the other.
+    pub async fn rejoin(&mut self, dead: usize, primary: usize) {
+        let port = self.servers[primary].port.to_string();
+        self.servers[dead].restart().await;
+        self.servers[dead].say(&["replicaof", "127.0.0.1", &port]);
+        self.complete(dead).await;
+    }
+
+    /// A failover needs a replica that all have seen, and each other.
+    async fn complete(&self, replica: usize) {
+        let complete = |sentinel: &RedisServer| {
+            let said = sentinel.say(&["sentinel", "master", "antiphon"]);
+            let words: Vec<&str> = said.lines().collect();
+            let is = |name: &str, value: &str| words.windows(2).any(|two| two == [name, value]);
+            let port = self.servers[1 - replica].port.to_string();
+            let up = is("port", &port) && is("flags", "master") && is("num-slaves", "1");
+            let seen = sentinel.say(&["sentinel", "replicas", "antiphon"]);
+            let words: Vec<&str> = seen.lines().collect();
+            let replica_is_up = words.windows(2).any(|two| two == ["flags", "slave"]);
+            up && is("num-other-sentinels", "2") && replica_is_up
+        };
         let seen = async {
             loop {
-                let complete = |sentinel: &RedisServer| {
-                    let said = sentinel.say(&["sentinel", "master", "antiphon"]);
-                    let words: Vec<&str> = said.lines().collect();
-                    let is = |name: &str, value: &str| words.windows(2).any(|two| two == [name, value]);
-                    is("num-slaves", "1") && is("num-other-sentinels", "2")
-                };
-                let linked = all.servers[1].say(&["info", "replication"]).contains("master_link_status:up");
-                if linked && all.sentinels.iter().all(complete) {
+                let linked = self.servers[replica].say(&["info", "replication"]).contains("master_link_status:up");
+                if linked && self.sentinels.iter().all(complete) {
                     return;
                 }
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         };
         timeout(PATIENCE, seen).await.expect("the sentinels do not see each other");
-        all
     }
 
     /// Of the sentinels.
@@ -213,11 +230,18 @@ impl RedisCluster {
     }
 }
 
-/// A way to a server that can be cut: then nothing comes through, in either direction, and nobody is told.
+/// A way to a server that can be cut, so that nothing comes through in either direction and nobody is told, or slow.
 pub struct Cut {
     port: u16,
-    open: tokio::sync::watch::Sender<bool>,
+    state: tokio::sync::watch::Sender<Way>,
     task: tokio::task::JoinHandle<()>,
+}
+
+#[derive(Clone, Copy)]
+struct Way {
+    open: bool,
+    /// Before each read is handed on.
+    delay: Duration,
 }
 
 impl Cut {
@@ -225,19 +249,19 @@ impl Cut {
     pub async fn before(port: u16) -> Cut {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let own = listener.local_addr().unwrap().port();
-        let (open, opened) = tokio::sync::watch::channel(true);
+        let (state, way) = tokio::sync::watch::channel(Way { open: true, delay: Duration::ZERO });
         let task = tokio::spawn(async move {
-            let mut ways = tokio::task::JoinSet::new();
+            let mut connections = tokio::task::JoinSet::new();
             while let Ok((near, _)) = listener.accept().await {
-                let opened = opened.clone();
-                ways.spawn(async move {
+                let way = way.clone();
+                connections.spawn(async move {
                     let Ok(far) = tokio::net::TcpStream::connect(("127.0.0.1", port)).await else { return };
                     let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
-                    tokio::join!(carry(near_in, far_out, opened.clone()), carry(far_in, near_out, opened));
+                    tokio::join!(carry(near_in, far_out, way.clone()), carry(far_in, near_out, way));
                 });
             }
         });
-        Cut { port: own, open, task }
+        Cut { port: own, state, task }
     }
 
     /// For a configuration.
@@ -247,12 +271,17 @@ impl Cut {
 
     /// From now on nothing comes through.
     pub fn cut(&self) {
-        let _ = self.open.send(false);
+        self.state.send_modify(|way| way.open = false);
     }
 
     /// From now on everything does; what was held back comes first.
     pub fn mend(&self) {
-        let _ = self.open.send(true);
+        self.state.send_modify(|way| way.open = true);
+    }
+
+    /// From now on everything takes so much longer, in each direction.
+    pub fn slow(&self, delay: Duration) {
+        self.state.send_modify(|way| way.delay = delay);
     }
 }
 
@@ -265,12 +294,16 @@ impl Drop for Cut {
 async fn carry(
     mut from: tokio::net::tcp::OwnedReadHalf,
     mut to: tokio::net::tcp::OwnedWriteHalf,
-    mut open: tokio::sync::watch::Receiver<bool>,
+    mut way: tokio::sync::watch::Receiver<Way>,
 ) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut buffer = [0; 16 << 10];
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
-        if open.wait_for(|open| *open).await.is_err() || to.write_all(&buffer[..count]).await.is_err() {
+        let delay = way.borrow().delay;
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
+        if way.wait_for(|way| way.open).await.is_err() || to.write_all(&buffer[..count]).await.is_err() {
             return;
         }
     }
