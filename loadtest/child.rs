@@ -76,7 +76,15 @@ impl Child {
     /// # Errors
     /// If it does not start.
     pub fn daemon(cores: Cores, agents: SocketAddr, mode: Mode) -> Result<Child, String> {
-        Child::daemon_with(cores, &configuration(agents), mode)
+        Child::daemon_with(cores, &configuration(agents, ""), mode)
+    }
+
+    /// As [`Child::daemon`], with more keys of its routes, and tables behind them.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub fn daemon_under(cores: Cores, agents: SocketAddr, more: (&str, &str), mode: Mode) -> Result<Child, String> {
+        Child::daemon_with(cores, &(configuration(agents, more.0) + more.1), mode)
     }
 
     /// The daemon with taps for every caller who asks for `tapped`.
@@ -84,7 +92,11 @@ impl Child {
     /// # Errors
     /// If it cannot be started.
     pub fn tapped_daemon(cores: Cores, agents: SocketAddr, taps: &BadTaps) -> Result<Child, String> {
-        Child::daemon_with(cores, &format!("{}{}", taps::configuration(taps), configuration(agents)), Mode::default())
+        Child::daemon_with(
+            cores,
+            &format!("{}{}", taps::configuration(taps), configuration(agents, "")),
+            Mode::default(),
+        )
     }
 
     fn daemon_with(cores: Cores, configuration: &str, mode: Mode) -> Result<Child, String> {
@@ -176,6 +188,15 @@ impl Child {
         answer(stdout, "counter")?.parse().map_err(|_| "no number".to_owned())
     }
 
+    /// Holds its control runtime up; only a daemon of this program's own build knows how.
+    ///
+    /// # Errors
+    /// If it is gone.
+    pub fn block(&mut self, length: Duration) -> Result<(), String> {
+        let stdin = self.counter.0.as_mut().ok_or("it is ending")?;
+        writeln!(stdin, "block {}", length.as_millis()).and_then(|()| stdin.flush()).map_err(|error| error.to_string())
+    }
+
     /// Its metrics.
     ///
     /// # Errors
@@ -217,7 +238,7 @@ impl Drop for Child {
     }
 }
 
-fn configuration(agents: SocketAddr) -> String {
+fn configuration(agents: SocketAddr, of_routes: &str) -> String {
     format!(
         r#"[listen]
 http = "127.0.0.1:0"
@@ -238,9 +259,11 @@ delay_ms = 0
 name = "echo"
 match.agent = "echo"
 to = "echo"
+{of_routes}
 [[route]]
 name = "load"
 to = "swarm"
+{of_routes}
 "#
     )
 }
@@ -340,9 +363,17 @@ pub fn pinned_by(hash: CertificateHash) {
 
 /// In a child: answers each line on standard input with what is counted, and ends the process when it ends.
 pub fn serve_counter(count: impl Fn() -> u64 + Send + 'static) {
+    serve_counter_and_blocks(count, |_| {});
+}
+
+/// As [`serve_counter`]; a line `block N` has `block` hold something up for N milliseconds.
+pub fn serve_counter_and_blocks(count: impl Fn() -> u64 + Send + 'static, block: impl Fn(Duration) + Send + 'static) {
     std::thread::spawn(move || {
-        for _ in std::io::stdin().lines().map_while(Result::ok) {
-            println!("counter {}", count());
+        for line in std::io::stdin().lines().map_while(Result::ok) {
+            match line.strip_prefix("block ").and_then(|ms| ms.parse().ok()) {
+                Some(ms) => block(Duration::from_millis(ms)),
+                None => println!("counter {}", count()),
+            }
         }
         std::process::exit(0);
     });

@@ -7,16 +7,19 @@
 #[path = "../benches/measure/allocations.rs"]
 mod allocations;
 mod bare;
+mod chaos;
 mod child;
 mod ends;
 mod floor;
 mod machine;
 mod material;
 mod measure;
+mod overload;
 mod progress;
 mod quic;
 mod report;
 mod rude;
+mod servers;
 mod swarm;
 mod taps;
 mod webrtc;
@@ -55,7 +58,9 @@ const COUNTED: (usize, u64) = (20, 3);
     within 20 % (or one bucket) of the view from outside. With --bad-clients: no other call loses a frame, and added \
     p99 within 2 ms of the run without them. With --taps: p50 each way of calls with bad taps at most 1.05 times that of \
     the others, and no frame lost. With --transport webrtc: CPU per peer of an echo at most 1.5 times a bare \
-    str0m loop, at most 200 kB per peer, and to agents p50 at most 0.3 ms and p99 at most 2 ms over that loop.\n\nExit status: 0 all bars hold, 1 one is missed, 2 it could not run.")]
+    str0m loop, at most 200 kB per peer, and to agents p50 at most 0.3 ms and p99 at most 2 ms over that loop. With --chaos and \
+    --crowd: p99 at most the larger of twice that of calm and 2 ms more; admissions p99 25 ms; well again in 2 s; refusals \
+    p99 50 ms; recovered in 10 s.\n\nExit status: 0 all bars hold, 1 one is missed, 2 it could not run.")]
 struct Args {
     #[command(subcommand)]
     part: Option<Part>,
@@ -93,6 +98,13 @@ struct Options {
     /// One more run beside clients that never read, send garbage or 10 MB, or stall in the handshake
     #[arg(long)]
     bad_clients: bool,
+    /// Instead: calls over WebSocket beside a real Redis that is frozen, killed, cut off and fails over, and while the
+    /// daemon's control runtime stands still for ten seconds, in three windows each; takes four minutes
+    #[arg(long, conflicts_with_all = ["transport", "bad_clients", "smoke", "seconds", "runs", "codec", "reports", "taps", "overload"])]
+    chaos: bool,
+    /// Instead: as many calls as the daemon lets in, then twice as many, then none
+    #[arg(long, conflicts_with_all = ["transport", "bad_clients", "smoke", "seconds", "runs", "codec", "reports", "taps", "overload", "calls", "chaos"])]
+    crowd: bool,
     /// Compare calls with taps that never read, talk nonsense or die with calls without, at the same time
     #[arg(long)]
     taps: bool,
@@ -161,14 +173,23 @@ fn main() -> ExitCode {
         Some(Part::Bare { agents }) => bare::run(agents).map_err(|error| error.to_string()).map(|()| true),
         Some(Part::QuicProxy { agents, pin }) => quic::proxy::run(agents, pin).map(|()| true),
         Some(Part::Run(args)) => {
-            child::serve_counter(allocations::count);
-            return antiphon::app::run(&args);
+            let (block, mut blocks) = tokio::sync::mpsc::unbounded_channel();
+            child::serve_counter_and_blocks(allocations::count, move |length| {
+                let _ = block.send(length);
+            });
+            return antiphon::app::run_beside(&args, async move {
+                while let Some(length) = blocks.recv().await {
+                    std::thread::sleep(length);
+                }
+                std::future::pending().await
+            });
         }
         None => {
             if options.smoke {
                 (options.calls, options.seconds, options.floor_seconds) = (60, 6, 3);
             }
             match options.transport {
+                _ if options.chaos || options.crowd => in_trouble(&options),
                 Transport::Websocket if options.taps => LoadTest::new(options).and_then(|test| test.beside_taps()),
                 Transport::Websocket => LoadTest::new(options).and_then(|test| test.run()),
                 Transport::Webrtc => over_webrtc(&options),
@@ -197,6 +218,17 @@ fn over_webrtc(options: &Options) -> Result<bool, String> {
     };
     let name = if options.smoke { "webrtc-smoke" } else { "webrtc" };
     webrtc::run(plan, options.name.as_deref().unwrap_or(name))
+}
+
+fn in_trouble(options: &Options) -> Result<bool, String> {
+    let cores = Cores::choose();
+    machine::pin(cores.generator).map_err(|error| format!("a core of its own: {error}"))?;
+    println!("priority: {}", machine::raise_priority());
+    let name = options.name.as_deref();
+    if options.crowd {
+        return overload::run(options.seed, cores, name.unwrap_or("crowd"));
+    }
+    chaos::run(options.calls.into(), options.seed, cores, name.unwrap_or("chaos"))
 }
 
 fn over_quic(options: &Options) -> Result<bool, String> {

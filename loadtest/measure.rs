@@ -143,6 +143,11 @@ impl Exposition {
         })
     }
 
+    /// The sum of all series of a metric.
+    pub fn sum(&self, name: &str) -> f64 {
+        self.series(name, &[]).map(|(_, value)| value).sum()
+    }
+
     /// The series of a metric that have risen since `before`, and by how much.
     pub fn risen_since(&self, before: &Exposition, name: &str) -> Vec<(String, f64)> {
         let old: BTreeMap<&str, f64> = before.series(name, &[]).collect();

@@ -3,6 +3,8 @@
 //! One epoll loop with a timer in nanoseconds: runtimes with timers of a millisecond would send in bunches, and add
 //! their own lateness to what is measured.
 
+mod windows;
+
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
@@ -23,6 +25,8 @@ use crate::ends::{Read, Socket, answer, dial, hear, read, say, speak};
 use crate::material::{FRAME, Voice};
 use crate::measure::{Track, histogram};
 use crate::progress::Progress;
+
+pub use windows::{Arrival, Window, run_in_windows};
 
 /// How often one more call is set up.
 const RAMP: Duration = Duration::from_millis(10);
@@ -148,12 +152,7 @@ pub fn run(
     progress: &Progress,
     at: &mut dyn FnMut(Edge),
 ) -> Result<Outcome, String> {
-    let mut swarm = Swarm::new(scenario, target).map_err(|error| error.to_string())?;
-    while swarm.calls.len() < scenario.calls {
-        swarm.add_call()?;
-        swarm.run_for(RAMP);
-    }
-    swarm.run_for(SETTLE);
+    let mut swarm = Swarm::filled(scenario, target)?;
     at(Edge::Settled);
     // Whoever asked for something made the swarm late: let it catch up.
     swarm.run_for(SETTLE / 5);
@@ -223,6 +222,17 @@ impl<'a> Swarm<'a> {
         Ok(Swarm { scenario, target, epoll, timer, begun, calls, strays, slots, next, cycle, measuring, out })
     }
 
+    /// All calls are there and talk.
+    fn filled(scenario: &'a Scenario, target: Target<'a>) -> Result<Swarm<'a>, String> {
+        let mut swarm = Swarm::new(scenario, target).map_err(|error| error.to_string())?;
+        while swarm.calls.len() < scenario.calls {
+            swarm.add_call()?;
+            swarm.run_for(RAMP);
+        }
+        swarm.run_for(SETTLE);
+        Ok(swarm)
+    }
+
     fn now(&self) -> u64 {
         self.begun.elapsed().as_nanos() as u64
     }
@@ -240,6 +250,12 @@ impl<'a> Swarm<'a> {
         hear(&mut caller, is_ready)?;
         let took = self.now() - begun;
         self.out.set_up.saturating_record(took);
+        self.take_in(caller, agent)
+    }
+
+    /// A call talks from now on.
+    fn take_in(&mut self, caller: Socket, agent: Socket) -> Result<(), String> {
+        let index = self.calls.len();
         let at_agent = if self.target.transcodes { &self.scenario.agent } else { &self.scenario.caller };
         let at_caller = if self.target.transcodes { &self.scenario.caller } else { &self.scenario.agent };
         let (up, down) = (Track::new(at_agent.ticks()), Track::new(at_caller.ticks()));

@@ -3,6 +3,7 @@
 //! The main thread is the control runtime: it accepts connections, serves health and metrics, and handles signals.
 //! Every other task hangs on it or on a worker; the end of any of its own tasks ends the process with an error.
 
+use std::convert::Infallible;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::net::TcpListener;
@@ -65,7 +66,12 @@ enum RunError {
 
 /// Runs the daemon until it is told to end.
 pub fn run(args: &RunArgs) -> ExitCode {
-    match try_run(args) {
+    run_beside(args, std::future::pending())
+}
+
+/// As [`run`]; `beside` shares the control runtime with the daemon, so that a test can hold that up.
+pub fn run_beside(args: &RunArgs, beside: impl Future<Output = Infallible>) -> ExitCode {
+    match try_run(args, beside) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
@@ -86,7 +92,7 @@ struct App<'a> {
     logs: Arc<Logs>,
 }
 
-fn try_run(args: &RunArgs) -> Result<(), RunError> {
+fn try_run(args: &RunArgs, beside: impl Future<Output = Infallible>) -> Result<(), RunError> {
     let (begun, clock) = (Instant::now(), Clock::start());
     let settings = Settings::load(&args.config.config)?;
     let telemetry = Telemetry::new();
@@ -118,7 +124,12 @@ fn try_run(args: &RunArgs) -> Result<(), RunError> {
     let workers_of_node = workers.all().to_vec();
     let node = Arc::new(Node::new(clock, in_force, telemetry, workers_of_node, records, exchanges, keyrings)?);
     let app = App { args, begun, node, workers, logs };
-    let result = runtime.block_on(app.serve(http, control, (prepared, quic), bound));
+    let result = runtime.block_on(async {
+        tokio::select! {
+            result = app.serve(http, control, (prepared, quic), bound) => result,
+            never = beside => match never {},
+        }
+    });
     runtime.shutdown_timeout(Duration::from_millis(100));
     result
 }
