@@ -105,6 +105,9 @@ pub enum FromClient {
     History(History),
     /// Ask for `stats`.
     Stats,
+    /// Ask for the set-up in force, now and whenever it changes (of dialects that echo it; no native message).
+    #[serde(skip)]
+    Describe,
     /// End the session.
     End,
     /// Measure the round trip.

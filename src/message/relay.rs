@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    AgentStatus, App, AudioFormats, AudioOut, Basis, CloseReason, ErrorCode, Ping, Role, State, TextMessage, Typing,
-    Usage,
+    AgentStatus, App, AudioFormats, AudioOut, Basis, CloseReason, ErrorCode, Ping, Role, Setup, State, TextMessage,
+    Typing, Usage,
 };
 use crate::ids::{AgentName, CallId, ConversationId, FlushId, Generation, ItemId, MessageId, SessionId, TurnId};
 
@@ -60,6 +60,9 @@ pub enum ToClient {
     Error(Error),
     /// Figures of this session.
     Stats(Stats),
+    /// The set-up in force, for dialects that echo it (no native message).
+    #[serde(skip)]
+    InForce(Setup),
     /// The session is over.
     Ended(Ended),
     /// Answer to `ping`.

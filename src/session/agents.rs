@@ -64,7 +64,7 @@ impl Session {
             FromAgent::Usage(usage) => self.count_usage(usage, now),
             FromAgent::App(app) => self.say(ToClient::App(app)),
             FromAgent::Alert(alert) => self.say(ToClient::Alert(alert)),
-            FromAgent::NotApplied(fields) => self.totals.on_not_applied(fields),
+            FromAgent::NotApplied(fields) => self.take_not_applied(fields),
             FromAgent::GoAway(left) => self.begin_rollover(left, now),
             FromAgent::Renewed => self.count_rollover(),
             FromAgent::Error(error) if self.awaited && self.plan.policy.fail_on.contains(&error.class) => {

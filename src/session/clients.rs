@@ -51,6 +51,7 @@ impl Session {
             FromClient::Update(update) => self.take_update(update),
             FromClient::History(history) => self.take_history(history),
             FromClient::Stats => self.say(ToClient::Stats(self.stats())),
+            FromClient::Describe => self.describe(),
             FromClient::End => self.close(CloseReason::ClientHangup, now),
             FromClient::Ping(ping) => self.say(ToClient::Pong(ping)),
         }
@@ -134,6 +135,7 @@ impl Session {
         if allowed != Setup::default() {
             self.setup = merge(&self.setup, &allowed);
             self.fit_ear();
+            self.update_in_force(&allowed);
             self.tell(ToAgent::Update(allowed));
         }
     }

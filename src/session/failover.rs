@@ -27,6 +27,7 @@ impl Session {
         self.totals.dials += 1;
         self.timers.set(Timer::AgentReady, now + self.plan.policy.agent_ready);
         self.outputs.push_back(Output::Dial { upstream, rung, role: UpstreamRole::Active });
+        self.agent_begins(rung);
         self.say_status(AgentStatus::Connecting, None);
         self.arm_hedge(now);
     }

@@ -91,6 +91,7 @@ fn is_kept(message: &ToClient) -> bool {
             | ToClient::Turn(_)
             | ToClient::Flush(_)
             | ToClient::Stats(_)
+            | ToClient::InForce(_)
             | ToClient::Pong(_)
     )
 }

@@ -11,6 +11,7 @@ pub mod downlink;
 mod ear;
 mod event;
 mod failover;
+mod in_force;
 mod ladder;
 pub mod ledger;
 mod lifetime;
@@ -48,6 +49,7 @@ pub use event::{
     Carriage, Command, Direction, LinkChange, LinkInfo, Measure, Output, Queue, SessionParams, TapEvent, ToolAnswer,
     ToolOutcome, ToolPost, ToolRunner, Transport, UpstreamChange, UpstreamRole,
 };
+use in_force::InForce;
 use ladder::{Backoff, Ladder};
 use limits::Limiting;
 use links::Links;
@@ -76,6 +78,7 @@ pub struct Session {
     plan: Arc<Plan>,
     /// What the client asked for, reduced to what the route lets it decide.
     setup: Setup,
+    in_force: InForce,
     history: Vec<crate::message::ContextItem>,
     context: Option<serde_json::Value>,
     metadata: Option<serde_json::Value>,
@@ -133,6 +136,7 @@ impl Session {
             id,
             conversation_id,
             setup,
+            in_force: InForce::default(),
             history,
             context: start.context,
             metadata: start.metadata,

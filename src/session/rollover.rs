@@ -172,6 +172,7 @@ impl Session {
             self.outputs.push_back(Output::Hangup { upstream: before.id, failed: why == "slower than the next" });
         }
         let Some(id) = self.upstreams.active().map(|active| active.id) else { return };
+        self.agent_begins(rung);
         self.outputs.push_back(Output::Promote { upstream: id });
         let told = self.upstreams.active().map(|active| active.told.clone()).unwrap_or_default();
         self.count_replayed(&told);

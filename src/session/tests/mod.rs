@@ -4,6 +4,7 @@ mod bargein;
 mod conversation;
 mod failover;
 mod heard;
+mod in_force;
 mod ladder;
 mod lifetime;
 mod limits;
