@@ -7,11 +7,11 @@ mod meter;
 mod microphone;
 mod narrator;
 pub mod player;
-mod quic;
+pub mod quic;
 mod recorder;
 pub mod report;
 mod script;
-mod webrtc;
+pub mod webrtc;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -6,7 +6,7 @@ pub mod openai;
 
 use crate::agent::Wire;
 use crate::ids::Seq;
-use crate::message::{Error, FromClient, Start, ToClient};
+use crate::message::{AudioOut, Error, FromClient, Start, ToClient};
 use crate::time::Micros;
 
 /// What a client's frame means.
@@ -37,6 +37,11 @@ pub trait Dialect: Send {
     /// not kept for a resume (audio, pong, stats).
     fn encode(&mut self, seq: Option<Seq>, message: &ToClient) -> Option<Wire>;
 
+    /// An audio frame goes to the client on a carriage of its own, beside this dialect's frames.
+    fn on_audio(&mut self, audio: &AudioOut) {
+        let _ = audio;
+    }
+
     /// A further frame of what was encoded last, or the dialect's own answer to a frame of the client; asked for until
     /// there is none.
     fn take_wire(&mut self) -> Option<Wire> {
@@ -46,6 +51,16 @@ pub trait Dialect: Send {
     /// What else a frame of the client means; asked for until there is nothing more.
     fn take_heard(&mut self) -> Option<Heard> {
         None
+    }
+
+    /// Whether its clients can come back to their session when a link is lost; else the session ends with the link.
+    fn can_resume(&self) -> bool {
+        true
+    }
+
+    /// Whether `start` was said, or need not be.
+    fn is_started(&self) -> bool {
+        true
     }
 
     /// The `start` of a client that need not say anything first, where there are such clients.

@@ -14,7 +14,7 @@ use crate::auth::{Principal, Use};
 use crate::cluster::Entered;
 use crate::ids::{ConversationId, SessionId};
 use crate::limit::{Grant, Limit, Links, Standing};
-use crate::message::{AudioFormats, Error, ErrorCode, Start, Started};
+use crate::message::{self, AudioFormats, Error, ErrorCode, Start, Started};
 use crate::route::RouteRequest;
 use crate::route::plan::{Plan, Policy};
 use crate::runtime::driver::{Driver, Setup, Surroundings};
@@ -263,6 +263,11 @@ impl Planned {
     /// How its route has audio handled.
     pub(super) fn policy(&self) -> &Policy {
         &self.params.plan.policy
+    }
+
+    /// What the client asks for came later than the call.
+    pub(super) fn set_setup(&mut self, setup: Option<message::Setup>) {
+        self.params.start.setup = setup;
     }
 
     /// What the client is told of the session.

@@ -117,7 +117,7 @@ fn preflight(settings: &HttpSettings) -> Answer {
     *answer.status_mut() = StatusCode::NO_CONTENT;
     let headers = answer.headers_mut();
     headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, PATCH, DELETE, OPTIONS"));
-    let names = HeaderValue::from_static("authorization, content-type, if-match");
+    let names = HeaderValue::from_static("authorization, content-type, if-match, x-openai-agents-sdk");
     headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, names);
     headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from(settings.cors_max_age.as_secs()));
     answer

@@ -31,7 +31,7 @@ use crate::telemetry::Refusal;
 use crate::time::Micros;
 
 /// How long a client that need not say anything first is waited for: what it says decides formats and set-up.
-const UNASKED: Duration = Duration::from_millis(500);
+pub(super) const UNASKED: Duration = Duration::from_millis(500);
 
 /// A request that is becoming a WebSocket.
 pub(super) struct Upgrade {

@@ -107,7 +107,8 @@ impl Line {
         match (&mut *self, message) {
             (Line::Peer(peer), ToClient::Audio(audio)) => {
                 peer.push_audio(audio);
-                return Some(Ok(()));
+                dialect.on_audio(audio);
+                return Some(self.push_answers(dialect));
             }
             (Line::Quic(link), ToClient::Audio(audio)) => {
                 link.push_audio(audio);

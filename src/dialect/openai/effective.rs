@@ -5,32 +5,58 @@ use serde_json::{Value, json};
 use crate::agent::openai::opening::{format_of, wire_format};
 use crate::message::{AudioFormats, Setup, Tool, ToolDefinition, TurnDetection, Turns};
 
-/// Set-up fields, and where each stands in a session.
-const PLACES: [(&str, &[&str]); 6] = [
-    ("instructions", &["instructions"]),
-    ("voice", &["audio", "output", "voice"]),
-    ("language", &["audio", "input", "transcription"]),
-    ("transcribe", &["audio", "input", "transcription"]),
-    ("turns", &["audio", "input", "turn_detection"]),
-    ("tools", &["tools"]),
-];
-
-/// A session as it is before anybody asked for anything.
-pub fn session(id: &str, model: &str, audio: AudioFormats) -> Value {
-    json!({
+/// What is known of a session before it has begun: an agent's own set-up is not.
+pub fn outline(id: &str, model: &str, audio: Option<AudioFormats>) -> Value {
+    let mut session = json!({
         "type": "realtime", "object": "realtime.session", "id": id, "model": model, "output_modalities": ["audio"],
-        "instructions": "", "tools": [], "tool_choice": "auto", "max_output_tokens": "inf", "tracing": null,
-        "audio": {
-            "input": {
-                "format": wire_format(audio.uplink), "transcription": null, "noise_reduction": null,
-                "turn_detection": {
-                    "type": "server_vad", "threshold": 0.5, "prefix_padding_ms": 300, "silence_duration_ms": 500,
-                    "create_response": true, "interrupt_response": true, "idle_timeout_ms": null,
-                },
-            },
-            "output": {"format": wire_format(audio.downlink), "voice": "default", "speed": 1.0},
-        },
-    })
+        "audio": { "input": {}, "output": {} },
+    });
+    if let Some(audio) = audio {
+        session["audio"]["input"]["format"] = wire_format(audio.uplink).unwrap_or_default();
+        session["audio"]["output"]["format"] = wire_format(audio.downlink).unwrap_or_default();
+    }
+    session
+}
+
+/// The whole session with the set-up in force; what this relay neither decides nor knows is left out. `audio`: where it
+/// is carried by this wire.
+pub fn session(id: &str, model: &str, audio: Option<AudioFormats>, setup: &Setup) -> Value {
+    let mut session = outline(id, model, audio);
+    session["instructions"] = setup.instructions.as_deref().unwrap_or_default().into();
+    session["tools"] = setup.tools.iter().flatten().map(wire_tool).collect();
+    session["tracing"] = Value::Null;
+    let input = &mut session["audio"]["input"];
+    input["noise_reduction"] = Value::Null;
+    input["transcription"] = match (&setup.language, setup.transcribe) {
+        (Some(language), _) => json!({ "language": language }),
+        (None, Some(true)) => json!({}),
+        (None, _) => Value::Null,
+    };
+    // Whatever agent is behind: it answers and stops by itself.
+    let automatic = |kind: &str| json!({ "type": kind, "create_response": true, "interrupt_response": true });
+    input["turn_detection"] = match setup.turns.map(|turns| turns.detect) {
+        Some(TurnDetection::Manual) => Value::Null,
+        Some(TurnDetection::Semantic) => automatic("semantic_vad"),
+        Some(TurnDetection::Server | TurnDetection::Relay) | None => automatic("server_vad"),
+    };
+    if let Some(voice) = &setup.voice {
+        session["audio"]["output"]["voice"] = voice.as_str().into();
+    }
+    session
+}
+
+/// Whether the client says when its turns end.
+pub fn is_manual(setup: &Setup) -> bool {
+    setup.turns.is_some_and(|turns| turns.detect == TurnDetection::Manual)
+}
+
+fn wire_tool(tool: &Tool) -> Value {
+    match tool {
+        Tool::Named(name) => json!({ "type": "function", "name": name }),
+        Tool::Defined(tool) => json!({
+            "type": "function", "name": tool.name, "description": tool.description, "parameters": tool.parameters,
+        }),
+    }
 }
 
 /// The formats that an update asks for, over those in force.
@@ -81,52 +107,69 @@ fn tool(tool: &Value) -> Option<Tool> {
         .then(|| Tool::Defined(ToolDefinition { name, description, parameters: tool["parameters"].clone() }))
 }
 
-/// Takes what was asked for into the session, but for the set-up fields that were refused, the formats, which are
-/// those of the link, and everything that this relay does not pass on.
-pub fn take(session: &mut Value, asked: &Value, refused: &[String]) {
-    for (field, place) in PLACES {
-        let refused = refused.iter().any(|refused| refused == field);
-        let value = place.iter().try_fold(asked, |value, part| value.get(part));
-        if let Some(value) = value.filter(|_| !refused) {
-            let slot = place.iter().fold(&mut *session, |value, part| &mut value[*part]);
-            *slot = value.clone();
-            if field == "turns" && slot.is_object() {
-                // Whatever agent is behind: it answers and stops by itself.
-                (slot["create_response"], slot["interrupt_response"]) = (true.into(), true.into());
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::media::format::Format;
 
     #[test]
-    fn the_echo_has_what_was_taken_and_nothing_that_was_refused() {
+    fn every_field_of_the_echo_comes_from_what_is_in_force() {
+        let pcm = Format::pcm16(24_000);
+        let audio = AudioFormats { uplink: Format::PCMU, downlink: pcm, flow: None };
+        let asked = json!({
+            "instructions": "Be rude.", "model": "other", "output_modalities": ["text"], "tool_choice": "required",
+            "max_output_tokens": 5, "tracing": "auto", "speed": 2,
+            "tools": [{"type": "function", "name": "look", "description": "Looks", "parameters": {"type": "object"}}, {"type": "mcp"}],
+            "audio": {
+                "input": {
+                    "transcription": {"model": "whisper-1", "language": "de"}, "noise_reduction": {"type": "near_field"},
+                    "turn_detection": {"type": "semantic_vad", "eagerness": "low", "interrupt_response": false},
+                },
+                "output": {"voice": "cedar", "speed": 1.5},
+            },
+        });
+        let setup = setup(&asked);
+        assert_eq!(setup.set_fields(), ["instructions", "voice", "language", "transcribe", "turns", "tools"]);
+        let told = session("sess_1", "m", Some(audio), &setup);
+        assert_eq!(
+            told,
+            json!({
+                "type": "realtime", "object": "realtime.session", "id": "sess_1", "model": "m",
+                "output_modalities": ["audio"], "instructions": "Be rude.", "tracing": null,
+                "tools": [{"type": "function", "name": "look", "description": "Looks", "parameters": {"type": "object"}}],
+                "audio": {
+                    "input": {
+                        "format": {"type": "audio/pcmu"}, "noise_reduction": null, "transcription": {"language": "de"},
+                        "turn_detection": {"type": "semantic_vad", "create_response": true, "interrupt_response": true},
+                    },
+                    "output": {"format": {"type": "audio/pcm", "rate": 24000}, "voice": "cedar"},
+                },
+            })
+        );
+        assert_eq!(self::setup(&told), setup, "what is echoed can be sent again");
+    }
+
+    #[test]
+    fn null_and_empty_values_clear_and_absent_ones_ask_for_nothing() {
+        let cleared = setup(&json!({
+            "instructions": "", "tools": [], "audio": {"input": {"turn_detection": null, "transcription": null}},
+        }));
+        assert_eq!(cleared.set_fields(), ["instructions", "transcribe", "turns", "tools"]);
+        let told = session("s", "m", None, &cleared);
+        assert_eq!((&told["instructions"], &told["tools"]), (&json!(""), &json!([])));
+        assert!(told["audio"]["input"]["turn_detection"].is_null() && is_manual(&cleared));
+        assert!(told["audio"]["input"].get("format").is_none(), "audio travels beside this wire");
+        assert!(setup(&json!({"type": "realtime"})).set_fields().is_empty());
+    }
+
+    #[test]
+    fn only_the_formats_of_this_wire_can_be_asked_for() {
         let pcm = Format::pcm16(24_000);
         let audio = AudioFormats { uplink: pcm, downlink: pcm, flow: None };
-        let mut told = session("sess_1", "m", audio);
-        let asked = json!({
-            "instructions": "Be rude.", "tools": [{"type": "function", "name": "look"}, {"type": "mcp"}],
-            "audio": {"input": {"format": {"type": "audio/pcmu"}, "turn_detection": {"type": "semantic_vad", "interrupt_response": false}},
-                "output": {"voice": "cedar"}},
-        });
-        assert_eq!(formats(&asked, audio), Ok(AudioFormats { uplink: Format::PCMU, ..audio }));
-        assert_eq!(
-            formats(&json!({"audio": {"output": {"format": {"type": "audio/ogg"}}}}), audio),
-            Err("session.audio.output.format")
-        );
-        let setup = setup(&asked);
-        assert_eq!(setup.set_fields(), ["instructions", "voice", "turns", "tools"]);
-        assert_eq!(
-            setup.tools.as_ref().map(|tools| tools.iter().map(|tool| tool.name()).collect()),
-            Some(vec!["look"])
-        );
-        take(&mut told, &asked, &["instructions".into()]);
-        assert_eq!((&told["instructions"], &told["audio"]["output"]["voice"]), (&json!(""), &json!("cedar")));
-        assert_eq!(told["audio"]["input"]["turn_detection"]["interrupt_response"], true);
-        assert_eq!(told["audio"]["input"]["format"]["type"], "audio/pcm");
+        let asked = |direction: &str, format: Value| json!({"audio": {direction: {"format": format}}});
+        let taken = formats(&asked("input", json!({"type": "audio/pcmu"})), audio);
+        assert_eq!(taken, Ok(AudioFormats { uplink: Format::PCMU, ..audio }));
+        let refused = formats(&asked("output", json!({"type": "audio/ogg"})), audio);
+        assert_eq!(refused, Err("session.audio.output.format"));
     }
 }

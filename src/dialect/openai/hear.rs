@@ -5,11 +5,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::{Openai, UPDATES, WAITING, effective};
+use super::{Asked, Openai, UPDATES, WAITING, effective};
 use crate::agent::audio_json;
 use crate::dialect::Heard;
 use crate::message::{
-    AudioIn, ContextItem, FromClient, History, Input, InputAction, Interrupt, Ping, Playout, Role, Setup, TextMessage,
+    AudioIn, ContextItem, FromClient, History, Input, InputAction, Interrupt, Playout, Role, Setup, TextMessage,
     ToolResult, Update,
 };
 use crate::time::Micros;
@@ -28,6 +28,9 @@ struct Append<'a> {
     audio: audio_json::Text<'a>,
 }
 
+/// What `response.create` may ask for in place of the session's own, and this relay cannot pass on.
+const RESPONSE_FIELDS: [&str; 6] = ["conversation", "input", "instructions", "prompt", "tools", "tool_choice"];
+
 impl Openai {
     fn hear(&mut self, message: FromClient) {
         self.heard.push_back(Heard::Message(message));
@@ -37,7 +40,6 @@ impl Openai {
         if let Ok(Append { kind, audio }) = serde_json::from_str(text)
             && kind.0 == "input_audio_buffer.append"
         {
-            self.begin(None);
             return self.handle_append(&audio.0, now);
         }
         let Ok(event) = serde_json::from_str::<Value>(text) else {
@@ -49,19 +51,17 @@ impl Openai {
                 self.refuse(&event, "invalid_value", Some("audio"), "`audio` must be base64 text");
             }
             "input_audio_buffer.commit" => self.handle_commit(&event),
-            "input_audio_buffer.clear" => {
-                self.uncommitted = false;
-                self.hear_input(InputAction::Clear);
-                self.send("input_audio_buffer.cleared", json!({}));
-            }
+            "input_audio_buffer.clear" => self.handle_clear(),
             "conversation.item.create" => self.handle_item(&event),
+            "conversation.item.retrieve" => self.handle_retrieve(&event),
+            "conversation.item.delete" => {
+                let message = "what was said cannot be taken back from the agent";
+                self.refuse(&event, "item_delete_unsupported", Some("type"), message);
+            }
             "conversation.item.truncate" => self.handle_truncate(&event),
             "response.create" => self.handle_respond(&event),
             "response.cancel" => self.handle_cancel(&event),
-            "output_audio_buffer.clear" => {
-                self.cancelled = true;
-                self.hear(FromClient::Interrupt(Interrupt::default()));
-            }
+            "output_audio_buffer.clear" => self.handle_clear_output(),
             "" => self.refuse(&event, "missing_required_parameter", Some("type"), "an event has a `type`"),
             other => {
                 let message = format!("events of type `{other}` are not served here");
@@ -71,27 +71,37 @@ impl Openai {
     }
 
     /// Starts the session with the first event that needs one.
-    fn begin(&mut self, setup: Option<Setup>) {
+    fn begin(&mut self, setup: Option<Setup>, asked: Asked) {
+        let start = self.start(setup);
+        self.heard.push_back(Heard::Start(start));
+        self.ask(asked);
+    }
+
+    fn begin_if_new(&mut self) {
         if !self.started {
-            let start = self.start(setup);
-            self.heard.push_back(Heard::Start(start));
+            self.begin(None, Asked::Nothing);
         }
     }
 
     fn hear_input(&mut self, action: InputAction) {
-        self.begin(None);
-        if self.manual {
+        self.begin_if_new();
+        if self.is_manual() {
             self.hear(FromClient::Input(Input { action }));
         }
     }
 
     fn handle_append(&mut self, audio: &str, now: Micros) {
+        if self.beside {
+            let message = "in a call over WebRTC the audio is on the track";
+            return self.refuse(&Value::Null, "invalid_value", Some("type"), message);
+        }
+        self.begin_if_new();
         let Some(payload) = audio_json::decode(audio) else {
             return self.refuse(&Value::Null, "invalid_value", Some("audio"), "`audio` must be base64 text");
         };
         let format = self.audio.uplink;
         let mut payload: Bytes = self.carry.align(format.bytes_per_sample().unwrap_or(1), payload);
-        if self.manual && !self.uncommitted && !payload.is_empty() {
+        if self.is_manual() && !self.uncommitted && !payload.is_empty() {
             self.hear(FromClient::Input(Input { action: InputAction::Start }));
         }
         self.uncommitted = true;
@@ -107,7 +117,7 @@ impl Openai {
         if !asked.is_object() {
             return self.refuse(event, "missing_required_parameter", Some("session"), "`session` is missing");
         }
-        let audio = match effective::formats(asked, self.audio) {
+        let audio = match self.carried().map_or(Ok(self.audio), |now| effective::formats(asked, now)) {
             Ok(audio) => audio,
             Err(field) => {
                 let message = "possible are audio/pcm at 24000, audio/pcmu and audio/pcma";
@@ -118,29 +128,34 @@ impl Openai {
             let message = "the audio formats are settled by the first session.update";
             return self.refuse(event, "invalid_value", Some("session.audio"), message);
         }
-        if self.updates.len() == UPDATES {
+        if self.asked.len() >= UPDATES {
             return self.refuse(event, "rate_limit_exceeded", None, "too many updates at once");
         }
         let setup = effective::setup(asked);
-        if self.started {
-            self.hear(FromClient::Update(Update { setup }));
-        } else {
+        if !self.started {
             self.audio = audio;
-            let fresh = effective::session("", "", audio);
-            for direction in ["input", "output"] {
-                self.session["audio"][direction]["format"] = fresh["audio"][direction]["format"].clone();
-            }
-            self.begin(Some(setup).filter(|setup| *setup != Setup::default()));
+            return self.begin(Some(setup), Asked::Updated);
         }
-        // What the session says to the fields comes before its answer to this.
-        self.events += 1;
-        self.updates.push_back((self.events, asked.clone()));
-        self.hear(FromClient::Ping(Ping { t: self.events }));
+        if setup != Setup::default() {
+            self.hear(FromClient::Update(Update { setup }));
+        }
+        self.ask(Asked::Updated);
+    }
+
+    fn handle_clear(&mut self) {
+        self.uncommitted = false;
+        self.hear_input(InputAction::Clear);
+        if self.beside {
+            // The track never stops: what comes from here on is spoken for the next commit.
+            self.hear_input(InputAction::Start);
+        }
+        self.send("input_audio_buffer.cleared", json!({}));
     }
 
     fn handle_commit(&mut self, event: &Value) {
-        if !self.manual || !self.uncommitted {
-            let message = if self.manual {
+        let manual = self.is_manual();
+        if !manual || !(self.uncommitted || self.beside) {
+            let message = if manual {
                 "there is no audio to commit"
             } else {
                 "turns are detected here; there is nothing to commit"
@@ -164,11 +179,11 @@ impl Openai {
         let call = (item["call_id"].as_str().map(str::to_owned), item["output"].as_str().map(str::to_owned));
         match (kind.as_str(), role, call) {
             ("function_call_output", _, (Some(call_id), Some(output))) => {
-                self.begin(None);
+                self.begin_if_new();
                 self.hear(FromClient::ToolResult(ToolResult { call_id: call_id.into(), output, is_error: false }));
             }
             ("message", Some(role), _) if !text.is_empty() && text.len() <= MAX_TEXT => {
-                self.begin(None);
+                self.begin_if_new();
                 if self.waiting.len() == WAITING {
                     self.hand_over();
                 }
@@ -180,7 +195,7 @@ impl Openai {
             }
         }
         if item["id"].is_null() {
-            item["id"] = self.next_item().into();
+            item["id"] = self.items.next_id().into();
         }
         (item["object"], item["status"]) = ("realtime.item".into(), "completed".into());
         self.add_item(&item, true);
@@ -194,13 +209,30 @@ impl Openai {
         }
     }
 
+    fn handle_retrieve(&mut self, event: &Value) {
+        let id = event["item_id"].as_str().unwrap_or_default();
+        match self.items.find(id).cloned() {
+            Some(item) => self.send("conversation.item.retrieved", json!({ "item": item })),
+            None => {
+                let message = format!("there is no item `{id}`, or it is too old");
+                self.refuse(event, "item_retrieve_invalid_item_id", Some("item_id"), &message);
+            }
+        }
+    }
+
     fn handle_respond(&mut self, event: &Value) {
-        self.begin(None);
+        let asked = &event["response"];
+        let is_own = |field: &&&str| !asked[**field].is_null() && asked[**field] != "auto";
+        if let Some(field) = RESPONSE_FIELDS.iter().find(is_own) {
+            let message = format!("an answer follows the session; `{field}` cannot be set for one answer alone");
+            return self.refuse(event, "invalid_value", Some(&format!("response.{field}")), &message);
+        }
+        self.begin_if_new();
         let last = self.waiting.pop_back_if(|item| item.role == Role::User);
         self.hand_over();
         match last {
             Some(item) => {
-                let id = self.next_item();
+                let id = self.items.next_id();
                 self.typed = Some(item.text.clone());
                 self.hear(FromClient::Message(TextMessage { id: id.into(), text: item.text, role: None }));
             }
@@ -218,8 +250,21 @@ impl Openai {
             let message = "Cancellation failed: no active response found";
             return self.refuse(event, "response_cancel_not_active", None, message);
         }
+        self.interrupt();
+    }
+
+    fn interrupt(&mut self) {
         self.cancelled = true;
         self.hear(FromClient::Interrupt(Interrupt::default()));
+    }
+
+    /// The client wants silence now.
+    fn handle_clear_output(&mut self) {
+        if self.open.is_some() {
+            self.interrupt();
+        } else if !self.cleared {
+            self.say_cleared();
+        }
     }
 
     fn handle_truncate(&mut self, event: &Value) {

@@ -2,12 +2,12 @@
 
 use serde_json::{Value, json};
 
-use super::{Openai, Spoken, TURNS, User, effective};
+use super::{Asked, Openai, Over, Spoken, TURNS, User, effective};
 use crate::agent::{Wire, audio_json};
 use crate::ids::TurnId;
 use crate::message::{
-    AudioOut, Error, ErrorCode, Flush, Role, Speech, SpeechEvent, TextMessage, ToClient, ToolCall, Transcript, Turn,
-    TurnPhase, Usage,
+    AudioOut, Error, ErrorCode, Flush, Heard, Role, Setup, Speech, SpeechEvent, TextMessage, ToClient, ToolCall,
+    Transcript, Turn, TurnPhase, Usage,
 };
 
 impl Openai {
@@ -25,25 +25,30 @@ impl Openai {
             ToClient::ToolCall(call) => self.say_call(call),
             ToClient::Usage(usage) => self.usage = wire_usage(usage),
             ToClient::Error(error) => self.say_error(error),
-            ToClient::Pong(pong) => self.settle_update(pong.t),
+            ToClient::InForce(setup) => self.say_in_force(setup),
+            ToClient::Heard(heard) => self.say_heard(heard),
             _ => {}
         }
     }
 
-    /// The session has taken or refused everything of an update.
-    fn settle_update(&mut self, mark: u64) {
-        let Some((_, asked)) = self.updates.pop_front_if(|(waiting, _)| *waiting == mark) else { return };
-        let refused = std::mem::take(&mut self.refused);
-        effective::take(&mut self.session, &asked, &refused);
-        self.manual = self.session["audio"]["input"]["turn_detection"].is_null();
-        let session = self.session.clone();
-        self.send("session.updated", json!({ "session": session }));
+    /// What the session has made of an update, or what an agent did not take of it.
+    fn say_in_force(&mut self, setup: &Setup) {
+        let changed = self.setup != *setup;
+        self.setup = setup.clone();
+        let kind = match self.asked.pop_front() {
+            Some(Asked::Created) => "session.created",
+            Some(Asked::Updated) => "session.updated",
+            None if changed => "session.updated",
+            Some(Asked::Nothing) | None => return,
+        };
+        let session = effective::session(&self.id, &self.model, self.carried(), &self.setup);
+        self.send(kind, json!({ "session": session }));
     }
 
     fn say_error(&mut self, error: &Error) {
-        let field = error.field.as_deref().and_then(|field| field.strip_prefix("setup."));
-        if let Some(field) = field.filter(|_| error.code == ErrorCode::NotPermitted && !self.updates.is_empty()) {
-            return self.refused.push(field.to_owned());
+        let of_setup = error.field.as_deref().is_some_and(|field| field.starts_with("setup."));
+        if of_setup && error.code == ErrorCode::NotPermitted && !self.asked.is_empty() {
+            return; // Clients send all that they know of; the echo tells them what came of it.
         }
         let kind = match error.code {
             ErrorCode::AgentError | ErrorCode::AgentUnavailable | ErrorCode::Overloaded => "server_error",
@@ -60,13 +65,30 @@ impl Openai {
     // ---------------------------------------------------------------------------------------------- the caller
 
     fn say_speech(&mut self, event: SpeechEvent) {
+        let ms = self.clock.ms;
         match event {
-            SpeechEvent::Started => self.start_speech(),
-            SpeechEvent::Stopped => self.stop_speech(),
+            SpeechEvent::Started if self.open.is_some() && !self.user.speaking && !self.is_manual() => {
+                self.user.over = Some(Over { from_ms: ms, to_ms: None });
+            }
+            SpeechEvent::Started => self.start_speech(ms),
+            SpeechEvent::Stopped => match &mut self.user.over {
+                Some(over) => over.to_ms = Some(ms),
+                None => self.stop_speech(ms),
+            },
         }
     }
 
-    fn start_speech(&mut self) {
+    /// The answer is over: what was said into it is told.
+    fn tell_over(&mut self) {
+        let Some(Over { from_ms, to_ms }) = self.user.over.take() else { return };
+        self.start_speech(from_ms);
+        if let Some(to_ms) = to_ms {
+            self.stop_speech(to_ms);
+        }
+    }
+
+    fn start_speech(&mut self, from_ms: u64) {
+        self.user.over = None;
         if self.user.speaking {
             return;
         }
@@ -75,23 +97,23 @@ impl Openai {
             return;
         }
         self.hand_over();
-        let item = self.next_item();
+        let item = self.items.next_id();
         self.user = User { item: Some(item.clone()), speaking: true, ..User::default() };
-        if !self.manual {
-            self.send("input_audio_buffer.speech_started", json!({ "audio_start_ms": self.clock_ms, "item_id": item }));
+        if !self.is_manual() {
+            self.send("input_audio_buffer.speech_started", json!({ "audio_start_ms": from_ms, "item_id": item }));
         }
     }
 
-    fn stop_speech(&mut self) {
+    fn stop_speech(&mut self, to_ms: u64) {
         if !std::mem::take(&mut self.user.speaking) {
             return;
         }
         let Some(item) = self.user.item.clone() else { return };
-        if !self.manual {
-            self.send("input_audio_buffer.speech_stopped", json!({ "audio_end_ms": self.clock_ms, "item_id": item }));
+        if !self.is_manual() {
+            self.send("input_audio_buffer.speech_stopped", json!({ "audio_end_ms": to_ms, "item_id": item }));
         }
         self.awaits_agent = true;
-        let previous = self.last_item.clone();
+        let previous = self.items.last().map(str::to_owned);
         self.send("input_audio_buffer.committed", json!({ "item_id": item, "previous_item_id": previous }));
         let value = json!({
             "id": item, "object": "realtime.item", "type": "message", "status": "completed", "role": "user",
@@ -105,7 +127,7 @@ impl Openai {
             Role::User => self.say_user_text(line),
             Role::Agent => self.say_agent_text(line),
         }
-        self.clock_ms = self.clock_ms.max(line.end_ms.unwrap_or(line.start_ms));
+        self.clock.on_ms(line.end_ms.unwrap_or(line.start_ms));
     }
 
     fn say_user_text(&mut self, line: &Transcript) {
@@ -121,7 +143,7 @@ impl Openai {
         }
         if self.user.item.is_none() || self.user.implied {
             // The agent does not tell when the caller speaks.
-            self.start_speech();
+            self.start_speech(self.user.over.map_or(self.clock.ms, |over| over.from_ms));
         }
         self.user.theirs = Some(line.item.clone());
         let item = self.user.item.clone();
@@ -134,10 +156,13 @@ impl Openai {
             self.user.told = text.len();
         }
         if line.is_final {
-            self.stop_speech();
+            self.stop_speech(self.clock.ms);
             let mut fields = place;
             fields["transcript"] = text.as_str().into();
             fields["usage"] = json!({ "type": "duration", "seconds": 0 });
+            if let Some(item) = item {
+                self.items.set_transcript(&item, text);
+            }
             self.send("conversation.item.input_audio_transcription.completed", fields);
             self.user = User::default();
         }
@@ -152,7 +177,7 @@ impl Openai {
         if let Some(open) = self.open {
             self.end_turn(open, None);
         }
-        let item = turn.item.as_ref().map_or_else(|| self.next_item(), |item| item.as_str().to_owned());
+        let item = turn.item.as_ref().map_or_else(|| self.items.next_id(), |item| item.as_str().to_owned());
         self.open_response(turn.turn, item, turn.pos);
         self.open = Some(turn.turn);
         if let Some(text) = self.early.take_if(|(early, _)| *early == turn.turn).map(|(_, text)| text) {
@@ -188,13 +213,12 @@ impl Openai {
     }
 
     fn say_audio(&mut self, audio: &AudioOut) {
-        let (clock, ticks) = (u64::from(self.audio.downlink.clock().max(1)), u64::from(audio.ticks));
-        self.clock_ms += ticks * 1000 / clock;
-        let Some(turn) = self.open else { return };
+        if !self.count_audio(audio) {
+            return;
+        }
         self.events += 1;
         let event = self.events;
-        let Some(spoken) = self.spoken(turn) else { return };
-        spoken.sent += ticks;
+        let Some(spoken) = self.open.and_then(|turn| self.spoken(turn)) else { return };
         let before = format!(
             "{{\"type\":\"response.output_audio.delta\",\"event_id\":\"event_{event}\",\"response_id\":\"{}\",\
              \"item_id\":{},\"output_index\":0,\"content_index\":0,\"delta\":\"",
@@ -204,10 +228,47 @@ impl Openai {
         self.wires.push_back(Wire::Text(audio_json::encode(&before, &audio.payload, "\"}")));
     }
 
+    /// Audio goes to the client: whether it is of an answer.
+    pub(super) fn count_audio(&mut self, audio: &AudioOut) -> bool {
+        self.clock.on_time(audio.ready);
+        let Some(turn) = self.open else { return false };
+        let Some(spoken) = self.turns.iter_mut().find(|spoken| spoken.turn == turn) else { return false };
+        spoken.sent += u64::from(audio.ticks);
+        if self.beside && self.playing.as_ref() != Some(&spoken.response) {
+            let response = spoken.response.clone();
+            self.send("output_audio_buffer.started", json!({ "response_id": response }));
+            (self.playing, self.cleared) = (Some(response), false);
+        }
+        true
+    }
+
+    /// Nothing plays any more, and this was the client's or the caller's wish.
+    pub(super) fn say_cleared(&mut self) {
+        self.cleared = true;
+        let response = self.playing.take().or_else(|| self.turns.back().map(|spoken| spoken.response.clone()));
+        if self.beside {
+            self.send("output_audio_buffer.cleared", json!({ "response_id": response }));
+        }
+    }
+
+    /// Where the relay plays, it knows where the answer was cut.
+    fn say_heard(&mut self, heard: &Heard) {
+        if !self.beside {
+            return;
+        }
+        let Some(item) = self.spoken(heard.turn).map(|spoken| spoken.item.clone()) else { return };
+        let fields = json!({ "item_id": item, "content_index": 0, "audio_end_ms": heard.ms });
+        self.send("conversation.item.truncated", fields);
+    }
+
     fn say_agent_text(&mut self, line: &Transcript) {
         let Some(text) = &line.text else { return };
         if line.cut.is_some() || line.heard.is_some() {
-            return; // The client cuts for itself.
+            // The client cuts for itself; who asks for the item again gets what was heard of it.
+            if let Some(item) = self.spoken(line.turn).map(|spoken| spoken.item.clone()) {
+                self.items.set_transcript(&item, text);
+            }
+            return;
         }
         if self.spoken(line.turn).is_none() {
             self.early = Some((line.turn, text.clone()));
@@ -221,7 +282,11 @@ impl Openai {
         let Some(spoken) = self.spoken(turn) else { return };
         let goes_on = text.as_bytes().starts_with(&spoken.text.as_bytes()[..spoken.told.min(spoken.text.len())]);
         text.clone_into(&mut spoken.text);
-        let fresh = text.get(spoken.told..).filter(|fresh| goes_on && open && !fresh.is_empty()).map(str::to_owned);
+        if !open {
+            let item = spoken.item.clone();
+            return self.items.set_transcript(&item, text);
+        }
+        let fresh = text.get(spoken.told..).filter(|fresh| goes_on && !fresh.is_empty()).map(str::to_owned);
         let Some(fresh) = fresh else { return };
         spoken.told = text.len();
         let mut fields = place_of(spoken);
@@ -246,27 +311,34 @@ impl Openai {
         fields["part"] = json!({ "type": "audio", "transcript": text });
         self.send("response.content_part.done", fields);
         self.send("response.output_item.done", json!({ "response_id": id, "output_index": 0, "item": item }));
-        self.send("conversation.item.done", json!({ "previous_item_id": null, "item": item }));
+        self.complete_item(&item);
         let mut response = self.response(&id, if cut.is_some() { "cancelled" } else { "completed" }, json!([item]));
         if let Some(reason) = cut {
             response["status_details"] = json!({ "type": "cancelled", "reason": reason });
         }
         response["usage"] = self.usage.take();
         self.send("response.done", json!({ "response": response }));
+        self.tell_over();
+        if cut.is_some() {
+            self.say_cleared();
+        } else if let Some(response) = self.playing.take() {
+            self.send("output_audio_buffer.stopped", json!({ "response_id": response }));
+        }
     }
 
     fn say_flush(&mut self, flush: &Flush) {
         self.flush = Some(flush.id);
         let by_client = std::mem::take(&mut self.cancelled);
-        if !by_client && !self.user.speaking {
+        let Some(open) = self.open else { return };
+        if self.user.over.is_some() {
+            self.tell_over();
+        } else if !by_client && !self.user.speaking {
             // The client's player stops at this event; whether somebody really speaks, the agent tells later.
             self.user.implied = false;
-            self.start_speech();
+            self.start_speech(self.clock.ms);
             (self.user.implied, self.user.speaking) = (true, false);
         }
-        if let Some(open) = self.open {
-            self.end_turn(open, Some(if by_client { "client_cancelled" } else { "turn_detected" }));
-        }
+        self.end_turn(open, Some(if by_client { "client_cancelled" } else { "turn_detected" }));
     }
 
     /// A text message of the agent, which is no transcript of speech.
@@ -296,7 +368,7 @@ impl Openai {
             self.send(kind, fields);
         }
         self.send("response.output_item.done", json!({ "response_id": response, "output_index": 0, "item": item }));
-        self.send("conversation.item.done", json!({ "previous_item_id": null, "item": item }));
+        self.complete_item(&item);
         let done = self.response(&response, "completed", json!([item]));
         self.send("response.done", json!({ "response": done }));
     }
@@ -308,7 +380,7 @@ impl Openai {
         }
         self.awaits_agent = true;
         self.responses += 1;
-        let (response, id) = (format!("resp_{}", self.responses), self.next_item());
+        let (response, id) = (format!("resp_{}", self.responses), self.items.next_id());
         let item = |status: &str, arguments: &str| {
             json!({
                 "id": id, "object": "realtime.item", "type": "function_call", "status": status, "name": call.name,
@@ -331,7 +403,7 @@ impl Openai {
         self.send("response.function_call_arguments.done", fields);
         let done = item("completed", &call.arguments);
         self.send("response.output_item.done", json!({ "response_id": response, "output_index": 0, "item": done }));
-        self.send("conversation.item.done", json!({ "previous_item_id": null, "item": done }));
+        self.complete_item(&done);
         let mut value = self.response(&response, "completed", json!([done]));
         value["usage"] = self.usage.take();
         self.send("response.done", json!({ "response": value }));

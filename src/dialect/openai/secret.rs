@@ -13,9 +13,9 @@ pub fn session_of_secret(id: &str, asked: &Value) -> (Setup, Option<AgentName>, 
     let model = asked["model"].as_str().filter(|model| !model.is_empty());
     let audio = AudioFormats { uplink: pcm, downlink: pcm, flow: None };
     let audio = effective::formats(asked, audio).unwrap_or(audio);
-    let mut session = effective::session(id, model.unwrap_or("default"), audio);
-    effective::take(&mut session, asked, &[]);
-    (effective::setup(asked), model.map(AgentName::from), session)
+    let setup = effective::setup(asked);
+    let session = effective::session(id, model.unwrap_or("default"), Some(audio), &setup);
+    (setup, model.map(AgentName::from), session)
 }
 
 #[cfg(test)]

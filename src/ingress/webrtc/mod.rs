@@ -4,7 +4,10 @@
 //! takes it, and runs the session from then on.
 
 mod certificate;
+mod denied;
+mod first_words;
 mod offer;
+mod realtime;
 pub(super) mod signalling;
 mod socket;
 mod tcp;
@@ -18,7 +21,7 @@ use std::time::Duration;
 
 use super::admit::{Claim, Planned};
 use crate::config::settings::Settings;
-use crate::media::format::Format;
+use crate::dialect::Dialect;
 use crate::runtime::node::Node;
 use crate::runtime::peer::PeerTransport;
 use crate::runtime::peer::engine::Engine;
@@ -69,7 +72,7 @@ pub struct Prepared {
 /// An answer that waits for its peer.
 struct Parked {
     peer: Box<dyn PeerTransport>,
-    format: Format,
+    dialect: Box<dyn Dialect>,
     channel: bool,
     purpose: Purpose,
     link: LinkInfo,

@@ -1,8 +1,9 @@
-//! Signalling over HTTP: the native endpoint, and WHIP (RFC 9725).
+//! Signalling over HTTP: the native endpoint, and WHIP (RFC 9725). OpenAI's is in [`super::realtime`].
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -11,15 +12,20 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 
-use super::{PARKED_FOR, Parked, Purpose, Webrtc, offer, turn};
+use super::denied::Denied;
+use super::{PARKED_FOR, Parked, Purpose, Webrtc, offer, realtime, turn};
+use crate::dialect::Dialect;
 use crate::dialect::native::codec::{self, ClientMessage, Decoded};
+use crate::dialect::native::{self, Native};
+use crate::dialect::openai::{self, Openai};
 use crate::ids::AgentName;
 use crate::ingress::admit::{self, Caller, Refused};
 use crate::ingress::connection::Shared;
-use crate::ingress::http::{Answer, busy, json, problem, read_body, refusal};
+use crate::ingress::http::{Answer, json, problem, read_body};
 use crate::ingress::websocket::Head;
 use crate::ingress::{elsewhere, limits};
 use crate::limit::Standing;
+use crate::media::format::Format;
 use crate::message::{AudioFormats, Error, ErrorCode, Start, Started};
 use crate::route::plan::{GapMode, Policy};
 use crate::runtime::peer::switchboard::{Inbound, Resource, Route};
@@ -31,11 +37,9 @@ use crate::telemetry::{NodeQueue, Refusal};
 pub(in crate::ingress) const NATIVE_PATH: &str = "/v1/session/webrtc";
 /// The WHIP endpoint; sessions are below it.
 pub(in crate::ingress) const WHIP_PATH: &str = "/whip";
-/// OpenAI's endpoint.
-pub(in crate::ingress) const REALTIME_PATH: &str = "/v1/realtime/calls";
 /// How long a session may take that is asked to restart ICE.
 const PATIENCE: Duration = Duration::from_secs(5);
-const SDP: &str = "application/sdp";
+pub(super) const SDP: &str = "application/sdp";
 const TRICKLE: &str = "application/trickle-ice-sdpfrag";
 const ACCEPT_POST: HeaderName = HeaderName::from_static("accept-post");
 
@@ -48,24 +52,63 @@ struct Call<'a> {
 }
 
 /// An offer and what is asked with it.
-struct Offered {
-    sdp: String,
-    start: Start,
+pub(super) struct Offered {
+    pub sdp: String,
+    pub asks: Asks,
+}
+
+/// What a client asks for, in its language.
+pub(super) enum Asks {
+    /// The native protocol.
+    Native(Box<Start>),
+    /// The Realtime wire: its `session`, if that came along, and the model where it names none.
+    Openai(Option<serde_json::Value>, Option<String>),
+}
+
+impl Asks {
+    /// The label of the data channel.
+    fn channel(&self) -> &'static str {
+        match self {
+            Asks::Native(_) => native::SUBPROTOCOL,
+            Asks::Openai(..) => openai::CHANNEL,
+        }
+    }
+
+    /// What the call is known by to its client.
+    fn resource(&self) -> String {
+        match self {
+            Asks::Native(_) => admit::secret(),
+            Asks::Openai(..) => format!("rtc_{}", admit::secret()),
+        }
+    }
+
+    /// The first message, and the language of all others.
+    fn begin(self, format: Format) -> (Start, Box<dyn Dialect>) {
+        match self {
+            Asks::Native(start) => (*start, Box::new(Native::started(format))),
+            Asks::Openai(session, model) => {
+                let id = format!("sess_{}", admit::secret());
+                let (dialect, start) = Openai::call(&id, model, session.as_ref(), format);
+                (start, Box::new(dialect))
+            }
+        }
+    }
 }
 
 /// An answer that waits for its peer, and what its client is told.
-struct Answered {
-    sdp: String,
+pub(super) struct Answered {
+    pub sdp: String,
     /// Absent where a session is resumed.
-    started: Option<Started>,
-    resource: String,
-    ufrag: String,
-    standings: Vec<Standing>,
+    pub started: Option<Started>,
+    pub resource: String,
+    pub ufrag: String,
+    /// What is left of its limits.
+    pub standings: Vec<Standing>,
 }
 
 /// Whether these requests are answered here.
 pub(in crate::ingress) fn serves(path: &str) -> bool {
-    [NATIVE_PATH, WHIP_PATH, REALTIME_PATH].contains(&path) || resource_of(path).is_some()
+    [NATIVE_PATH, WHIP_PATH].contains(&path) || resource_of(path).is_some() || realtime::serves(path)
 }
 
 /// What stands for one call, below the endpoint that made it; both take the same requests.
@@ -76,13 +119,15 @@ fn resource_of(path: &str) -> Option<&str> {
 
 /// Answers a request for WebRTC.
 pub(in crate::ingress) async fn respond(shared: &Shared, request: Request<Incoming>) -> Answer {
+    let path = request.uri().path().to_owned();
+    if realtime::serves(&path) {
+        return realtime::respond(shared, request).await;
+    }
     let Some(webrtc) = shared.webrtc.clone() else {
         let detail = "WebRTC is off here; set `listen.webrtc` in the configuration, or use the WebSocket";
         return problem(StatusCode::NOT_FOUND, "webrtc_off", detail);
     };
-    let path = request.uri().path().to_owned();
     match (request.method(), resource_of(&path)) {
-        (&Method::POST, None) if path == REALTIME_PATH => no_openai(),
         (&Method::POST, None) => post(shared, &webrtc, request, path == WHIP_PATH).await,
         (&Method::PATCH, Some(id)) => patch(shared, &webrtc, request, id).await,
         (&Method::DELETE, Some(id)) => delete(&webrtc, id),
@@ -96,21 +141,13 @@ pub(in crate::ingress) async fn respond(shared: &Shared, request: Request<Incomi
     }
 }
 
-fn no_openai() -> Answer {
-    let message = "the OpenAI dialect is not in this build; POST the offer to /v1/session/webrtc instead";
-    let body = serde_json::json!({
-        "error": { "message": message, "type": "invalid_request_error", "code": "unsupported", "param": null }
-    });
-    json(StatusCode::NOT_IMPLEMENTED, "application/json", &body)
-}
-
-fn empty(status: StatusCode) -> Answer {
+pub(super) fn empty(status: StatusCode) -> Answer {
     let mut answer = Answer::default();
     *answer.status_mut() = status;
     answer
 }
 
-fn with(mut answer: Answer, name: HeaderName, value: &str) -> Answer {
+pub(super) fn with(mut answer: Answer, name: HeaderName, value: &str) -> Answer {
     if let Ok(value) = HeaderValue::try_from(value) {
         answer.headers_mut().append(name, value);
     }
@@ -118,13 +155,31 @@ fn with(mut answer: Answer, name: HeaderName, value: &str) -> Answer {
 }
 
 async fn post(shared: &Shared, webrtc: &Arc<Webrtc>, request: Request<Incoming>, whip: bool) -> Answer {
+    let raw = whip || media_type(request.headers()) == SDP;
+    let endpoint = if whip { WHIP_PATH } else { NATIVE_PATH };
+    let offered = |headers: &HeaderMap, query: &str, body: &[u8]| offered(headers, query, body, whip);
+    match take_offer(shared, webrtc, request, async move |headers, query, body| offered(&headers, &query, &body)).await
+    {
+        Ok(answered) => tell(shared, &answered, endpoint, raw),
+        Err(denied) => denied.problem(),
+    }
+}
+
+/// Reads a request with an offer, which `offered` takes apart, and answers the offer.
+pub(super) async fn take_offer(
+    shared: &Shared,
+    webrtc: &Webrtc,
+    request: Request<Incoming>,
+    offered: impl AsyncFnOnce(HeaderMap, String, Bytes) -> Result<Offered, Denied>,
+) -> Result<Answered, Denied> {
     let node = &shared.node;
-    let refuse = |refusal, answer| {
+    let refuse = |refusal, denied| {
         node.telemetry.node().record_refusal(refusal);
-        answer
+        Err(denied)
     };
     if node.is_draining() {
-        return refuse(Refusal::Draining, busy("draining", "this node is going down; connect again"));
+        let message = "this node is going down; connect again";
+        return refuse(Refusal::Draining, Denied::new(StatusCode::SERVICE_UNAVAILABLE, "draining", message));
     }
     let accepted = node.clock.now();
     let head = Head::new(shared, &request);
@@ -132,57 +187,54 @@ async fn post(shared: &Shared, webrtc: &Arc<Webrtc>, request: Request<Incoming>,
     let (parts, body) = request.into_parts();
     let body = match read_body(shared, body).await {
         Ok(body) => body,
-        Err(answer) => return refuse(Refusal::BadRequest, answer),
+        Err(answer) => return refuse(Refusal::BadRequest, Denied::Answered(Box::new(answer))),
     };
-    let offered = match offered(&parts.headers, &query, &body, whip) {
+    let offered = match offered(parts.headers, query, body).await {
         Ok(offered) => offered,
-        Err(answer) => return refuse(Refusal::BadRequest, answer),
+        Err(denied) => return refuse(Refusal::BadRequest, denied),
     };
     let upgraded = node.clock.now();
     let caller = Caller { head, accepted, tls: shared.tls, upgraded, opened: upgraded };
-    match answer(shared, webrtc, &caller, offered).await {
-        Ok(answered) => {
-            let endpoint = if whip { WHIP_PATH } else { NATIVE_PATH };
-            tell(shared, &answered, endpoint, whip || media_type(&parts.headers) == SDP)
-        }
-        Err(answer) => answer,
-    }
+    answer(shared, webrtc, &caller, offered).await
 }
 
-fn media_type(headers: &HeaderMap) -> &str {
+pub(super) fn media_type(headers: &HeaderMap) -> &str {
     let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     value.split(';').next().unwrap_or_default().trim()
 }
 
 /// Takes the request apart; the offer is within its bounds.
-#[allow(clippy::result_large_err, reason = "an answer, moved once")]
-fn offered(headers: &HeaderMap, query: &str, body: &[u8], whip: bool) -> Result<Offered, Answer> {
-    let bad = |detail: &str| problem(StatusCode::BAD_REQUEST, "bad_message", detail);
+fn offered(headers: &HeaderMap, query: &str, body: &[u8], whip: bool) -> Result<Offered, Denied> {
+    let bad = |detail: &str| Denied::new(StatusCode::BAD_REQUEST, "bad_message", detail);
     let text = std::str::from_utf8(body).map_err(|_| bad("the body is not UTF-8"))?;
     let (sdp, start) = match media_type(headers) {
-        SDP => (text.to_owned(), Start { agent: agent_of(query), ..Start::default() }),
+        SDP => {
+            let agent = parameter(query, "agent").map(AgentName::from);
+            (text.to_owned(), Start { agent, ..Start::default() })
+        }
         "application/json" if !whip => {
             let call: Call<'_> = serde_json::from_str(text)
                 .map_err(|error| bad(&format!("the body is not {{\"sdp\": \"v=0…\", \"start\": {{…}}}}: {error}")))?;
-            let start = start_of(call.start.map_or("{}", RawValue::get)).map_err(|error| refusal(&error))?;
+            let start = start_of(call.start.map_or("{}", RawValue::get))?;
             (call.sdp, start)
         }
         _ => {
             let wanted = if whip { SDP } else { "application/json or application/sdp" };
             let detail = format!("send the offer as {wanted}");
-            return Err(problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", &detail));
+            return Err(Denied::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
         }
     };
     if whip && offer::is_deaf(&sdp) {
         let detail = "WHIP sends audio: the offer must be sendonly or sendrecv (RFC 9725 section 4.2)";
-        return Err(problem(StatusCode::UNPROCESSABLE_ENTITY, "bad_direction", detail));
+        return Err(Denied::new(StatusCode::UNPROCESSABLE_ENTITY, "bad_direction", detail));
     }
     let sdp = offer::bounded(&sdp).map_err(|detail| bad(&detail))?;
-    Ok(Offered { sdp, start })
+    Ok(Offered { sdp, asks: Asks::Native(Box::new(start)) })
 }
 
-fn agent_of(query: &str) -> Option<AgentName> {
-    url::form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == "agent").map(|(_, name)| (&*name).into())
+/// A parameter of a query.
+pub(super) fn parameter(query: &str, name: &str) -> Option<String> {
+    url::form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
 }
 
 /// The `start` of the native protocol; here its `type` may be left out.
@@ -205,27 +257,27 @@ fn wishes_of(policy: &Policy) -> Wishes {
 }
 
 /// Routes the call, answers the offer and parks the answer.
-#[allow(clippy::result_large_err, reason = "an answer, moved once")]
-async fn answer(shared: &Shared, webrtc: &Webrtc, caller: &Caller, offered: Offered) -> Result<Answered, Answer> {
+async fn answer(shared: &Shared, webrtc: &Webrtc, caller: &Caller, offered: Offered) -> Result<Answered, Denied> {
     let node = &shared.node;
-    let refuse = |refused_: Refused| {
-        node.telemetry.node().record_refusal(refused_.refusal);
-        let Some(error) = refused_.error else { return empty(StatusCode::BAD_REQUEST) };
-        limits::describe(refusal(&error), refused_.limit.as_deref(), error.retry_after_ms)
+    let refuse = |refused: Refused| {
+        node.telemetry.node().record_refusal(refused.refusal);
+        Denied::Refused(Box::new(refused))
     };
-    let Offered { sdp, start } = offered;
+    let Offered { sdp, asks } = offered;
     let now = node.clock.now();
-    let (mut peer, mut negotiated) =
-        webrtc.engine.answer(&sdp, node.clock.instant(now).into_std()).map_err(|error| {
-            node.telemetry.node().record_refusal(Refusal::BadRequest);
-            let status = match error {
-                PeerError::Sdp(_) => StatusCode::BAD_REQUEST,
-                PeerError::NoAudio => StatusCode::UNPROCESSABLE_ENTITY,
-                PeerError::Engine(_) => StatusCode::INTERNAL_SERVER_ERROR,
-            };
-            problem(status, "bad_offer", &error.to_string())
-        })?;
+    let instant = node.clock.instant(now).into_std();
+    let (mut peer, mut negotiated) = webrtc.engine.answer(&sdp, asks.channel(), instant).map_err(|error| {
+        node.telemetry.node().record_refusal(Refusal::BadRequest);
+        let status = match error {
+            PeerError::Sdp(_) => StatusCode::BAD_REQUEST,
+            PeerError::NoAudio => StatusCode::UNPROCESSABLE_ENTITY,
+            PeerError::Engine(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Denied::new(status, "bad_offer", error.to_string())
+    })?;
     let format = negotiated.format;
+    let resource = asks.resource();
+    let (start, dialect) = asks.begin(format);
     let link = LinkInfo {
         transport: Transport::Webrtc,
         carriage: Carriage::Rtp,
@@ -248,12 +300,12 @@ async fn answer(shared: &Shared, webrtc: &Webrtc, caller: &Caller, offered: Offe
         }
     };
     peer.agree(wishes, &mut negotiated);
-    let parked = Parked { peer: Box::new(peer), format, channel: negotiated.channel, purpose, link };
-    let (resource, ufrag) = (admit::secret(), negotiated.credentials.ufrag);
+    let parked = Parked { peer: Box::new(peer), dialect, channel: negotiated.channel, purpose, link };
+    let ufrag = negotiated.credentials.ufrag;
     webrtc.board.park(ufrag.clone(), resource.clone(), parked, now, now + PARKED_FOR).map_err(|_| {
         node.telemetry.node().record_dropped(NodeQueue::Parked);
         node.telemetry.node().record_refusal(Refusal::Overload);
-        busy("overloaded", "too many calls are being set up")
+        Denied::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "too many calls are being set up")
     })?;
     Ok(Answered { sdp: negotiated.answer, started, resource, ufrag, standings })
 }
@@ -363,22 +415,33 @@ fn credentials_of(fragment: &str) -> Option<Credentials> {
 }
 
 fn delete(webrtc: &Webrtc, id: &str) -> Answer {
+    hang_up(webrtc, id).map_or_else(|denied| denied.problem(), |()| empty(StatusCode::OK))
+}
+
+/// Ends a call, or forgets one that has not begun.
+///
+/// # Errors
+/// If there is none, or it takes no requests.
+pub(super) fn hang_up(webrtc: &Webrtc, id: &str) -> Result<(), Denied> {
     match webrtc.board.resource(id) {
-        Resource::Peer(route, _) => match route.try_send(Inbound::Hangup) {
-            Ok(()) => empty(StatusCode::OK),
-            Err(_) => busy("overloaded", "the session takes no requests now"),
-        },
+        Resource::Peer(route, _) => route.try_send(Inbound::Hangup).map_err(|_| {
+            let message = "the session takes no requests now";
+            Denied::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message)
+        }),
         Resource::Waiting(ufrag) => {
             webrtc.board.forget(&ufrag);
-            empty(StatusCode::OK)
+            Ok(())
         }
-        Resource::Nobody => unknown(),
+        Resource::Nobody => {
+            let message = "there is no such session; it may have ended";
+            Err(Denied::new(StatusCode::NOT_FOUND, "not_found", message))
+        }
     }
 }
 
 /// What a preflight tells beside the usual (RFC 9725 section 4.2).
 pub(in crate::ingress) fn describe(answer: Answer, path: &str) -> Answer {
-    if resource_of(path).is_some() { answer } else { with(answer, ACCEPT_POST, SDP) }
+    if resource_of(path).is_some() || realtime::serves(path) { answer } else { with(answer, ACCEPT_POST, SDP) }
 }
 
 #[cfg(test)]

@@ -12,8 +12,8 @@ use quinn_udp::{RecvMeta, UdpSocketState};
 use str0m::ice::StunMessage;
 use tokio::sync::mpsc::error::TrySendError;
 
+use super::first_words::{self, Gone};
 use super::{Parked, Purpose, Webrtc};
-use crate::dialect::native::Native;
 use crate::ingress::admit;
 use crate::message::CloseReason;
 use crate::runtime::datagrams::Datagrams;
@@ -193,12 +193,23 @@ impl Router {
         let outlet = self.webrtc.outlets.get(worker.index).cloned().unwrap_or_default();
         let grace = node.in_force.load().settings.webrtc.grace;
         let job = async move {
-            let Parked { peer, format, channel, purpose, link } = parked;
+            let Parked { peer, mut dialect, channel, mut purpose, link } = parked;
             let (clock, telemetry) = (node.clock, node.telemetry.clone());
-            let peer = PeerLink::new(peer, Box::new(place), outlet, clock, telemetry, channel, grace);
+            let mut peer = PeerLink::new(peer, Box::new(place), outlet, clock, telemetry, channel, grace);
+            if let Purpose::Start(planned) = &mut purpose
+                && !dialect.is_started()
+            {
+                match first_words::hear(&mut peer, dialect.as_mut(), clock).await {
+                    Ok(setup) => planned.set_setup(setup),
+                    Err(Gone) => {
+                        node.telemetry.node().record_refusal(Refusal::Gone);
+                        return peer.close().await;
+                    }
+                }
+            }
             let link = NewLink {
                 line: Line::Peer(Box::new(peer)),
-                dialect: Box::new(Native::started(format)),
+                dialect,
                 info: link,
                 worker: worker.index,
                 admission: Box::new(()),

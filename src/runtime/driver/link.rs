@@ -215,8 +215,9 @@ impl Driver {
     /// Takes away a link that is lost; the session is told at the next drain.
     pub(super) fn take_link(&mut self, id: LinkId) -> Option<Link> {
         let index = self.links.iter().position(|link| link.id == id)?;
-        self.happened.push_back(Happened::LinkLost(id));
-        Some(self.links.remove(index))
+        let link = self.links.remove(index);
+        self.happened.push_back(if link.dialect.can_resume() { Happened::LinkLost(id) } else { Happened::Gone });
+        Some(link)
     }
 
     /// Closes a link that the session no longer wants.

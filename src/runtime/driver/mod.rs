@@ -167,6 +167,8 @@ struct Turn {
 #[derive(Debug)]
 enum Happened {
     LinkLost(LinkId),
+    /// A link of a client that cannot come back.
+    Gone,
     Upstream(UpstreamId, UpstreamChange),
 }
 
@@ -368,6 +370,10 @@ impl Driver {
         match self.happened.pop_front() {
             Some(Happened::LinkLost(id)) => {
                 self.session.on_link(id, LinkChange::Lost, now);
+                true
+            }
+            Some(Happened::Gone) => {
+                self.session.on_command(Command::End(CloseReason::ClientLost), now);
                 true
             }
             Some(Happened::Upstream(id, change)) => {

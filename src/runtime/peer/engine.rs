@@ -17,7 +17,6 @@ use str0m::rtp::{Extension, RtpPacket, RtpWrite, Ssrc};
 use str0m::{Candidate, Event, Input, Output, Rtc};
 
 use super::{Credentials, Negotiated, Path, PeerError, PeerEvent, PeerOutput, PeerTransport, Protocol, Report, Wishes};
-use crate::dialect::native::SUBPROTOCOL;
 use crate::media::format::Format;
 use crate::message::RtpMeta;
 
@@ -85,11 +84,11 @@ impl Engine {
         all.map(|candidate| format!("a={}\r\n", candidate.to_sdp_string())).collect()
     }
 
-    /// Answers an offer.
+    /// Answers an offer. `label`: of the data channel that control messages travel on.
     ///
     /// # Errors
     /// If it cannot be used.
-    pub fn answer(&self, offer: &str, now: Instant) -> Result<(Peer, Negotiated), PeerError> {
+    pub fn answer(&self, offer: &str, label: &'static str, now: Instant) -> Result<(Peer, Negotiated), PeerError> {
         let mut rtc = Rtc::builder()
             .set_crypto_provider(self.provider.clone())
             .set_dtls_cert(self.certificate.clone())
@@ -114,7 +113,7 @@ impl Engine {
         }
         let answer = accept(&mut rtc, offer)?;
         let credentials = credentials_of(&mut rtc);
-        let mut peer = Peer::new(rtc, offer.to_owned());
+        let mut peer = Peer::new(rtc, offer.to_owned(), label);
         for mid in audio_mids(offer) {
             peer.on_media(mid);
         }
@@ -164,6 +163,7 @@ pub struct Peer {
     mid: Option<Mid>,
     format: Option<Format>,
     payload_type: Option<Pt>,
+    label: &'static str,
     channel: Option<ChannelId>,
     next_seq: u64,
     source: Source,
@@ -203,13 +203,14 @@ impl Source {
 }
 
 impl Peer {
-    fn new(rtc: Rtc, offer: String) -> Peer {
+    fn new(rtc: Rtc, offer: String, label: &'static str) -> Peer {
         Peer {
             rtc,
             offer,
             mid: None,
             format: None,
             payload_type: None,
+            label,
             channel: None,
             next_seq: 1,
             source: Source::default(),
@@ -290,7 +291,7 @@ impl Peer {
         match event {
             Event::Connected => Some(PeerEvent::Connected),
             Event::RtpPacket(packet) => self.on_rtp(&packet),
-            Event::ChannelOpen(id, label) if label == SUBPROTOCOL && self.channel.is_none() => {
+            Event::ChannelOpen(id, label) if label == self.label && self.channel.is_none() => {
                 self.channel = Some(id);
                 Some(PeerEvent::ChannelOpen)
             }

@@ -1,14 +1,17 @@
 //! One WebRTC peer as a session's link: datagrams in, audio and control messages out, never waiting.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use quinn_udp::{Transmit, UdpSocketState};
+use tokio::time::sleep_until;
 
 use super::stream::StreamOutlet;
 use super::switchboard::{Datagram, Inbound, Seated};
@@ -233,6 +236,23 @@ impl PeerLink {
         self.timeout.map_or(vanishes, |timeout| timeout.min(vanishes))
     }
 
+    /// Whether control messages can be sent and heard.
+    pub fn is_channel_open(&self) -> bool {
+        self.channel == Channel::Open
+    }
+
+    /// Whether there will be control messages.
+    pub fn has_channel(&self) -> bool {
+        self.channel != Channel::Absent
+    }
+
+    /// Things that arrived and are for somebody who takes this link over.
+    pub fn put_back(&mut self, things: Vec<Arrived>) {
+        for thing in things.into_iter().rev() {
+            self.arrived.push_front(thing);
+        }
+    }
+
     /// The next thing from the peer.
     ///
     /// # Errors
@@ -260,6 +280,29 @@ impl PeerLink {
                 }
             }
         }
+    }
+
+    /// The next thing from the peer, or `None` as soon as nothing more has come and `done` says so. For whoever has no
+    /// timer of its own that minds the [`PeerLink::deadline`].
+    ///
+    /// # Errors
+    /// If the peer is gone.
+    pub async fn receive_until(
+        &mut self,
+        mut done: impl FnMut(&mut PeerLink) -> bool,
+    ) -> Result<Option<Arrived>, SocketError> {
+        let mut timer = pin!(sleep_until(self.clock.instant(self.deadline())));
+        poll_fn(|cx| {
+            loop {
+                match self.poll_receive(self.clock.now(), cx) {
+                    Poll::Ready(arrived) => return Poll::Ready(arrived.map(Some)),
+                    Poll::Pending if done(self) => return Poll::Ready(Ok(None)),
+                    Poll::Pending => timer.as_mut().reset(self.clock.instant(self.deadline())),
+                }
+                ready!(timer.as_mut().poll(cx));
+            }
+        })
+        .await
     }
 
     /// What the transport has to tell; what it has to send meanwhile is sent.
@@ -431,17 +474,7 @@ impl PeerLink {
 
     /// Waits until the peer has acknowledged everything, or is gone. What it still says is no longer heard.
     async fn drain_channel(&mut self) {
-        loop {
-            let deadline = self.clock.instant(self.deadline());
-            let arrived = std::future::poll_fn(|cx| match self.poll_receive(self.clock.now(), cx) {
-                Poll::Ready(arrived) => Poll::Ready(arrived.is_ok()),
-                Poll::Pending if self.transport.is_channel_drained() => Poll::Ready(false),
-                Poll::Pending => Poll::Pending,
-            });
-            if let Ok(false) = tokio::time::timeout_at(deadline, arrived).await {
-                return;
-            }
-        }
+        while let Ok(Some(_)) = self.receive_until(|peer| peer.transport.is_channel_drained()).await {}
     }
 }
 

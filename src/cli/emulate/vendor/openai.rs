@@ -8,6 +8,7 @@ use super::actor::{Cut, Heard, Says};
 use super::{Answered, Outbox, Wiring, not_found};
 use crate::agent::openai::opening::{format_of, merge};
 use crate::agent::{Wire, audio_json};
+use crate::dialect::openai::items::Items;
 use crate::media::format::Format;
 
 /// Answers a request: any path that ends in `/realtime`.
@@ -26,8 +27,7 @@ pub fn connect(request: &http::request::Parts) -> Answered {
 struct OpenaiWire {
     session: Value,
     events: u64,
-    items: u64,
-    last_item: Option<String>,
+    items: Items,
     /// The caller's utterance.
     user_item: String,
     /// Turn, item and whether it goes on; and what of it was sent.
@@ -62,8 +62,7 @@ impl OpenaiWire {
         OpenaiWire {
             session,
             events: 0,
-            items: 0,
-            last_item: None,
+            items: Items::default(),
             user_item: String::new(),
             spoken: Vec::new(),
             active: false,
@@ -92,18 +91,28 @@ impl OpenaiWire {
         self.send(out, "error", json!({ "error": error }));
     }
 
-    fn next_item(&mut self) -> String {
-        self.items += 1;
-        format!("item_{}", self.items)
-    }
-
     /// A new item of the conversation; complete at once, or still growing.
     fn add_item(&mut self, out: &mut Outbox, item: &Value, done: bool) {
-        let previous = self.last_item.replace(item["id"].as_str().unwrap_or_default().to_owned());
-        let fields = json!({ "previous_item_id": previous, "item": item });
+        let fields = json!({ "previous_item_id": self.items.add(item), "item": item });
         self.send(out, "conversation.item.added", fields.clone());
         if done {
             self.send(out, "conversation.item.done", fields);
+        }
+    }
+
+    fn complete_item(&mut self, out: &mut Outbox, item: &Value) {
+        let fields = json!({ "previous_item_id": self.items.complete(item), "item": item });
+        self.send(out, "conversation.item.done", fields);
+    }
+
+    fn retrieve(&mut self, event: &Value, out: &mut Outbox) {
+        let id = event["item_id"].as_str().unwrap_or_default();
+        match self.items.find(id).cloned() {
+            Some(item) => self.send(out, "conversation.item.retrieved", json!({ "item": item })),
+            None => {
+                let message = format!("Item with item_id '{id}' not found.");
+                self.refuse(out, event, "item_retrieve_invalid_item_id", Some("item_id"), &message);
+            }
         }
     }
 
@@ -151,7 +160,7 @@ impl OpenaiWire {
             return Vec::new();
         }
         if item["id"].is_null() {
-            item["id"] = self.next_item().into();
+            item["id"] = self.items.next_id().into();
         }
         merge(&mut item, &json!({ "object": "realtime.item", "status": "completed" }));
         self.add_item(out, &item, true);
@@ -224,7 +233,7 @@ impl OpenaiWire {
 
     fn start_turn(&mut self, turn: u32, out: &mut Outbox) {
         self.active = true;
-        let item = self.next_item();
+        let item = self.items.next_id();
         self.spoken.push(Spoken { turn, item: item.clone(), bytes: 0 });
         let response = self.response(turn, "in_progress", json!([]));
         self.send(out, "response.created", json!({ "response": response }));
@@ -266,8 +275,7 @@ impl OpenaiWire {
         let item = self.message_item(place["item_id"].as_str().unwrap_or_default(), status, Some(text));
         let fields = json!({ "response_id": format!("resp_{turn}"), "output_index": 0, "item": item });
         self.send(out, "response.output_item.done", fields);
-        let fields = json!({ "previous_item_id": null, "item": item });
-        self.send(out, "conversation.item.done", fields);
+        self.complete_item(out, &item);
         let mut response = self.response(turn, if cut.is_some() { "cancelled" } else { "completed" }, json!([item]));
         if let Some(cut) = cut {
             let reason = if cut == Cut::Speech { "turn_detected" } else { "client_cancelled" };
@@ -278,7 +286,7 @@ impl OpenaiWire {
     }
 
     fn call_tool(&mut self, call_id: &str, name: &str, arguments: &str, turn: u32, out: &mut Outbox) {
-        let id = self.next_item();
+        let id = self.items.next_id();
         let item = |status: &str, arguments: &str| {
             json!({
                 "id": id, "object": "realtime.item", "type": "function_call", "status": status, "name": name,
@@ -302,7 +310,7 @@ impl OpenaiWire {
         let done = item("completed", arguments);
         let fields = json!({ "response_id": response_id, "output_index": 0, "item": done });
         self.send(out, "response.output_item.done", fields);
-        self.send(out, "conversation.item.done", json!({ "previous_item_id": null, "item": done }));
+        self.complete_item(out, &done);
         let mut response = self.response(turn, "completed", json!([done]));
         response["usage"] = OpenaiWire::usage();
         self.send(out, "response.done", json!({ "response": response }));
@@ -316,7 +324,7 @@ impl OpenaiWire {
 
     fn commit(&mut self, id: String, out: &mut Outbox) {
         self.committed = true;
-        let previous = self.last_item.clone();
+        let previous = self.items.last().map(str::to_owned);
         self.send(out, "input_audio_buffer.committed", json!({ "item_id": id, "previous_item_id": previous }));
         let item = json!({
             "id": id, "object": "realtime.item", "type": "message", "status": "completed", "role": "user",
@@ -363,7 +371,7 @@ impl Wiring for OpenaiWire {
                 Vec::new()
             }
             "input_audio_buffer.commit" => {
-                let id = self.next_item();
+                let id = self.items.next_id();
                 self.commit(id, out);
                 Vec::new()
             }
@@ -373,6 +381,10 @@ impl Wiring for OpenaiWire {
                 Vec::new()
             }
             "conversation.item.create" => self.create_item(&event, out),
+            "conversation.item.retrieve" => {
+                self.retrieve(&event, out);
+                Vec::new()
+            }
             "conversation.item.truncate" => {
                 self.truncate(&event, out);
                 Vec::new()
@@ -406,12 +418,13 @@ impl Wiring for OpenaiWire {
     fn say(&mut self, says: &Says, out: &mut Outbox) {
         match says {
             Says::SpeechStarted { at, .. } => {
-                self.user_item = self.next_item();
+                self.user_item = self.items.next_id();
                 let fields = json!({ "audio_start_ms": at.as_millis() as u64, "item_id": self.user_item });
                 self.send(out, "input_audio_buffer.speech_started", fields);
             }
             Says::SpeechStopped { at } => self.end_speech(at.as_millis() as u64, out),
             Says::Understood { text } if !self.session["audio"]["input"]["transcription"].is_null() => {
+                self.items.set_transcript(&self.user_item, text);
                 let place = json!({ "item_id": self.user_item, "content_index": 0 });
                 let mut delta = place.clone();
                 delta["delta"] = text.as_str().into();
