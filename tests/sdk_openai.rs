@@ -41,6 +41,24 @@ async fn script(name: &str, arguments: &[&str]) -> Value {
     serde_json::from_str(out.lines().last().unwrap_or_default()).unwrap_or_else(|_| panic!("{out}\n{error}"))
 }
 
+/// The same for a script that Node runs, with the packages of `clients`.
+async fn node_script(name: &str, arguments: &[&str]) -> Value {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let installed = root.join("clients/node_modules/@openai/agents-realtime");
+    assert!(installed.exists(), "{} is missing; run `make setup`", installed.display());
+    let output = Command::new("node")
+        .arg(root.join("tests/sdk").join(name))
+        .args(arguments)
+        .env("OPENAI_AGENTS_DISABLE_TRACING", "1")
+        .kill_on_drop(true)
+        .output()
+        .await
+        .unwrap();
+    let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{name} {arguments:?}: {out}\n{error}");
+    serde_json::from_str(out.lines().last().unwrap_or_default()).unwrap_or_else(|_| panic!("{out}\n{error}"))
+}
+
 #[tokio::test]
 async fn openai_python_holds_a_full_session_with_the_emulator() {
     let (_emulator, url) = emulate("openai", &["--tool", "weather", "--key", "sk-test"]).await;
@@ -67,27 +85,83 @@ async fn relay(kind: &str, client_may: &str) -> (Child, Daemon) {
     (emulator, Daemon::start_with(Some(&config), &[("AGENT_KEY", "k")]).await)
 }
 
+/// What the stock clients ask for.
+const CLIENT_MAY: &str = r#"["tools", "turns", "instructions"]"#;
+
+/// The tools that the echo must name: those that the agent takes.
+fn tools(kind: &str) -> Value {
+    serde_json::json!(if kind == "elevenlabs" { vec![] } else { vec!["weather"] })
+}
+
+/// Holds a call, and looks at its record.
+async fn held(daemon: &mut Daemon, kind: &str, told: &Value) {
+    assert_eq!(told["ok"], true, "{kind}: {told}");
+    let record = daemon.call_record().await;
+    let tools = record["tools"].as_array().map(Vec::len);
+    assert!(tools == Some(1) && record["interruptions"].as_u64() >= Some(1), "{kind}: {record}");
+    daemon.signal("TERM");
+    daemon.ended().await;
+}
+
 #[tokio::test]
 async fn openai_python_holds_a_full_call_with_agents_of_other_vendors() {
-    for kind in ["openai", "elevenlabs", "deepgram"] {
-        let (_emulator, mut daemon) = relay(kind, r#"["tools", "turns", "instructions"]"#).await;
+    for kind in ["openai", "elevenlabs", "deepgram", "gemini"] {
+        let (_emulator, mut daemon) = relay(kind, CLIENT_MAY).await;
         let told = script("openai_session.py", &[&format!("http://{}/v1", daemon.http), "gpt-realtime"]).await;
-        assert_eq!((&told["ok"], &told["tools"][0]), (&true.into(), &"weather".into()), "{kind}");
-        let record = daemon.call_record().await;
-        assert!(
-            record["tools"].as_array().map(Vec::len) == Some(1) && record["interruptions"].as_u64() >= Some(1),
-            "{kind}: {record}"
-        );
-        daemon.signal("TERM");
-        daemon.ended().await;
+        assert_eq!(told["tools"], tools(kind), "{kind}: the echo tells the truth");
+        held(&mut daemon, kind, &told).await;
     }
 }
 
 #[tokio::test]
-async fn openai_agents_holds_a_full_call_with_an_agent_of_another_vendor() {
-    let (_emulator, daemon) = relay("elevenlabs", r#"["tools", "turns", "instructions"]"#).await;
-    let url = format!("ws://{}/v1/realtime?model=gpt-realtime", daemon.http);
-    assert_eq!(script("openai_agents.py", &[&url]).await["ok"], true);
+async fn openai_agents_holds_a_full_call_with_agents_of_other_vendors() {
+    for kind in ["elevenlabs", "gemini"] {
+        let (_emulator, mut daemon) = relay(kind, CLIENT_MAY).await;
+        let url = format!("ws://{}/v1/realtime?model=gpt-realtime", daemon.http);
+        let told = script("openai_agents.py", &[&url]).await;
+        held(&mut daemon, kind, &told).await;
+    }
+}
+
+#[tokio::test]
+async fn openai_agents_for_javascript_holds_a_full_session_with_the_emulator() {
+    let (_emulator, url) = emulate("openai", &["--tool", "weather", "--key", "ek_test"]).await;
+    let told = node_script("agents_realtime.mjs", &["websocket", &format!("{url}?model=gpt-realtime")]).await;
+    assert_eq!(told["ok"], true, "{told}");
+}
+
+#[tokio::test]
+async fn openai_agents_for_javascript_holds_full_calls_over_websocket_with_agents_of_other_vendors() {
+    for kind in ["elevenlabs", "gemini"] {
+        let (_emulator, mut daemon) = relay(kind, CLIENT_MAY).await;
+        let url = format!("ws://{}/v1/realtime?model=gpt-realtime", daemon.http);
+        let told = node_script("agents_realtime.mjs", &["websocket", &url]).await;
+        assert_eq!(told["roles"][0], "user", "{kind}: the history is in order: {told}");
+        held(&mut daemon, kind, &told).await;
+    }
+}
+
+#[tokio::test]
+async fn openai_agents_for_javascript_holds_full_calls_over_webrtc_whatever_agent_is_behind() {
+    for kind in ["openai", "elevenlabs", "gemini"] {
+        let (_emulator, mut daemon) = relay(kind, CLIENT_MAY).await;
+        let url = format!("http://{}/v1/realtime/calls?model=gpt-realtime", daemon.http);
+        let told = node_script("agents_realtime.mjs", &["webrtc", &url]).await;
+        let named: Value =
+            told["session"]["tools"].as_array().unwrap().iter().map(|tool| tool["name"].clone()).collect();
+        assert_eq!(named, tools(kind), "{kind}: the echo tells the truth");
+        held(&mut daemon, kind, &told).await;
+    }
+}
+
+#[tokio::test]
+async fn openai_python_makes_calls_over_webrtc_whatever_agent_is_behind() {
+    for kind in ["openai", "deepgram", "gemini"] {
+        let (_emulator, mut daemon) = relay(kind, CLIENT_MAY).await;
+        let told = script("openai_call.py", &[&format!("http://{}/v1", daemon.http), "gpt-realtime"]).await;
+        assert_eq!(told["refusals"][0], serde_json::json!([400, "bad_offer"]), "{kind}: {told}");
+        held(&mut daemon, kind, &told).await;
+    }
 }
 
 #[tokio::test]
