@@ -2,6 +2,8 @@
 
 mod harness;
 
+#[path = "vendors/burst.rs"]
+mod burst;
 #[path = "vendors/calls.rs"]
 mod calls;
 #[path = "vendors/dial.rs"]
@@ -16,6 +18,8 @@ mod faults;
 mod five_turns;
 #[path = "vendors/live.rs"]
 mod live;
+#[path = "vendors/person.rs"]
+mod person;
 #[path = "vendors/sdk.rs"]
 mod sdk;
 #[path = "vendors/sdk_google.rs"]

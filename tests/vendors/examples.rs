@@ -10,8 +10,8 @@ use antiphon::config::vendor::VendorKind;
 use antiphon::media::format::Format;
 
 use crate::Vendor;
-use crate::calls::Person;
 use crate::harness::{Daemon, folder};
+use crate::person::Person;
 
 /// Calls an agent of an example and hears its voice.
 async fn hears_a_voice(name: &str, agent: &str, daemon: &Daemon) {

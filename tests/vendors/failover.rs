@@ -9,8 +9,8 @@ use antiphon::media::format::Format;
 use serde_json::{Value, json};
 
 use crate::Vendor;
-use crate::calls::Person;
 use crate::harness::Daemon;
+use crate::person::Person;
 
 /// A kind of agent, and more of its configuration.
 #[derive(Clone, Copy)]
@@ -93,7 +93,7 @@ fn turns_since(person: &Person, from: usize) -> usize {
 }
 
 async fn write(person: &mut Person, id: &str, text: &str) {
-    person.caller.say(json!({ "type": "message", "id": id, "text": text })).await;
+    person.say(json!({ "type": "message", "id": id, "text": text })).await;
 }
 
 /// Speaks as fast as it is heard, so that a death in mid-answer is heard as one.
@@ -149,7 +149,7 @@ async fn one_dies_and_the_next_goes_on(dying: Row, next: Row) {
 }
 
 async fn write_end(person: &mut Person) {
-    person.caller.say(json!({ "type": "end" })).await;
+    person.say(json!({ "type": "end" })).await;
     person.until("the end", |_| false).await;
     assert_eq!(person.said("ended")[0]["reason"], "client_hangup");
 }

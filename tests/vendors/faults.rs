@@ -10,8 +10,9 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::time::timeout;
 
 use crate::Vendor;
-use crate::calls::{Person, agent};
+use crate::calls::agent;
 use crate::harness::{Daemon, PATIENCE, command, folder};
+use crate::person::Person;
 
 /// Kinds that hear and speak.
 const VOICES: [VendorKind; 6] = [
@@ -131,7 +132,7 @@ async fn survives(kind: VendorKind) {
         assert!(error["message"].as_str().is_some_and(|text| text.ends_with("as scripted")), "{kind:?}: {error}");
     }
     assert!(!vendor.logged("/event", "stalling").is_empty(), "{kind:?}");
-    person.caller.say(json!({ "type": "end" })).await;
+    person.say(json!({ "type": "end" })).await;
     person.until("the end", |_| false).await;
     assert_eq!(person.said("ended")[0]["reason"], "client_hangup", "{kind:?}");
 }
@@ -152,7 +153,7 @@ async fn a_gemini_session_that_is_announced_to_end_goes_on_over_another_connecti
     person.until("another connection", |_| vendor.logged("/event", "set_up").len() == 2).await;
     let resumed = vendor.logged("/event", "set_up")[1]["resumes"].clone();
     assert!(resumed.as_str().is_some_and(|handle| handle.starts_with("handle-")), "{resumed}");
-    person.caller.say(json!({ "type": "message", "id": "m", "text": "Are you still there?" })).await;
+    person.say(json!({ "type": "message", "id": "m", "text": "Are you still there?" })).await;
     let turns = |person: &Person| person.said("turn").iter().filter(|turn| turn["phase"] == "start").count();
     person.until("an answer on the new connection", |person| turns(person) == 2).await;
     assert!(person.said("error").is_empty() && person.code().is_none(), "{:?}", person.messages);
@@ -190,7 +191,7 @@ async fn a_chat_model_that_refuses_is_told_by_its_class() {
     let refuses = Vendor::start(VendorKind::Chat, None, Script { refuse: Some(429), ..Script::default() }).await;
     let daemon = daemon(&agent("chat", VendorKind::Chat, &refuses.url)).await;
     let mut person = Person::call(&daemon, "chat", Format::pcm16(16_000)).await;
-    person.caller.say(json!({ "type": "message", "id": "m", "text": "Hello?" })).await;
+    person.say(json!({ "type": "message", "id": "m", "text": "Hello?" })).await;
     person.until("the refusal", |person| !person.said("error").is_empty() || !person.said("ended").is_empty()).await;
     let text = serde_json::to_string(&person.messages).unwrap();
     assert!(text.contains("429") || text.contains("limit"), "{text}");

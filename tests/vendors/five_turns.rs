@@ -6,17 +6,15 @@
 
 use std::time::Duration;
 
+use antiphon::cli::call::CallTransport;
 use antiphon::cli::emulate::vendor::script::Script;
 use antiphon::config::vendor::VendorKind;
 use antiphon::media::format::Format;
-use serde_json::{Value, json};
-use tokio_tungstenite::tungstenite::Bytes;
+use serde_json::json;
 
 use crate::Vendor;
-use crate::calls::Person;
 use crate::harness::Daemon;
-use crate::harness::peer::Peer;
-use crate::harness::speech::{ClientCodec, utterances};
+use crate::person::Person;
 
 /// An agent, and what it can do.
 struct Row {
@@ -28,131 +26,60 @@ struct Row {
     voice: bool,
     /// It reports errors that do not end the session.
     errors: bool,
+    /// It is told how much of an answer was heard.
+    truncates: bool,
     /// It tells when the caller interrupts it; otherwise it just falls silent, and what was sent is heard.
     tells_interruptions: bool,
 }
 
+const SPEAKS: Row = Row {
+    name: "",
+    kind: VendorKind::Chat,
+    more: "",
+    voice: true,
+    errors: true,
+    truncates: false,
+    tells_interruptions: true,
+};
+
+const DELEGATES: &str = "vendor.delegation = { type = \"responses\", responses = { model = \"gpt-5.5\" } }\n";
+
 const ROWS: [Row; 8] = [
-    Row { name: "chat", kind: VendorKind::Chat, more: "", voice: false, errors: true, tells_interruptions: true },
-    Row {
-        name: "deepgram",
-        kind: VendorKind::Deepgram,
-        more: "",
-        voice: true,
-        errors: false,
-        tells_interruptions: true,
-    },
-    Row {
-        name: "elevenlabs",
-        kind: VendorKind::Elevenlabs,
-        more: "agent_id = \"a\"\n",
-        voice: true,
-        errors: true,
-        tells_interruptions: true,
-    },
-    Row { name: "gemini", kind: VendorKind::Gemini, more: "", voice: true, errors: false, tells_interruptions: true },
-    Row {
-        name: "live",
-        kind: VendorKind::Live,
-        more: "vendor.delegation = { type = \"responses\", responses = { model = \"gpt-5.5\" } }\n",
-        voice: true,
-        errors: true,
-        tells_interruptions: false,
-    },
-    Row { name: "openai", kind: VendorKind::Openai, more: "", voice: true, errors: true, tells_interruptions: true },
-    Row { name: "pipecat", kind: VendorKind::Pipecat, more: "", voice: true, errors: true, tells_interruptions: true },
-    Row {
-        name: "rtvi",
-        kind: VendorKind::Pipecat,
-        more: "protocol = \"rtvi\"\n",
-        voice: true,
-        errors: true,
-        tells_interruptions: true,
-    },
+    Row { name: "chat", kind: VendorKind::Chat, voice: false, ..SPEAKS },
+    Row { name: "deepgram", kind: VendorKind::Deepgram, errors: false, ..SPEAKS },
+    Row { name: "elevenlabs", kind: VendorKind::Elevenlabs, more: "agent_id = \"a\"\n", ..SPEAKS },
+    Row { name: "gemini", kind: VendorKind::Gemini, errors: false, ..SPEAKS },
+    Row { name: "live", kind: VendorKind::Live, more: DELEGATES, tells_interruptions: false, ..SPEAKS },
+    Row { name: "openai", kind: VendorKind::Openai, truncates: true, ..SPEAKS },
+    Row { name: "pipecat", kind: VendorKind::Pipecat, ..SPEAKS },
+    Row { name: "rtvi", kind: VendorKind::Pipecat, more: "protocol = \"rtvi\"\n", ..SPEAKS },
 ];
 
-/// A caller over one of the transports.
-enum Line {
-    WebSocket(Box<Person>),
-    Webrtc(Box<Peer>, Vec<Bytes>),
+const SAID: &str = "Where is my order?";
+
+fn count(person: &Person, kind: &str) -> usize {
+    person.said(kind).len()
 }
 
-impl Line {
-    async fn call(transport: &str, daemon: &Daemon, agent: &str) -> Line {
-        if transport == "websocket" {
-            return Line::WebSocket(Box::new(Person::call(daemon, agent, Format::OPUS).await));
-        }
-        let mut clip = utterances(48_000).remove(2).clip;
-        clip.samples.truncate(2 * 48_000);
-        let speech = ClientCodec::new(Format::OPUS).encode(&clip.samples);
-        Line::Webrtc(Box::new(Peer::call(daemon, agent).await), speech)
-    }
-
-    fn told(&self) -> &[Value] {
-        match self {
-            Line::WebSocket(person) => &person.messages,
-            Line::Webrtc(peer, _) => &peer.told,
-        }
-    }
-
-    fn said(&self, kind: &str) -> Vec<&Value> {
-        self.told().iter().filter(|message| message["type"] == kind).collect()
-    }
-
-    fn turns(&self) -> usize {
-        let mut turns: Vec<u64> = self.said("turn").iter().filter_map(|turn| turn["turn"].as_u64()).collect();
-        turns.sort_unstable();
-        turns.dedup();
-        turns.len()
-    }
-
-    fn understood(&self) -> bool {
-        self.said("transcript").iter().any(|line| line["role"] == "user" && line["text"] == "Where is my order?")
-    }
-
-    async fn say(&mut self, message: Value) {
-        match self {
-            Line::WebSocket(person) => person.caller.say(message).await,
-            Line::Webrtc(peer, _) => peer.say(message).await,
-        }
-    }
-
-    async fn speak(&mut self) {
-        match self {
-            Line::WebSocket(person) => person.speak(),
-            Line::Webrtc(peer, speech) => peer.speak_packets(&speech.clone()).await,
-        }
-    }
-
-    async fn until(&mut self, what: &str, done: impl Fn(&[Value]) -> bool) {
-        match self {
-            Line::WebSocket(person) => person.until(what, |person| done(&person.messages)).await,
-            Line::Webrtc(peer, _) => peer.until(|peer| done(&peer.told)).await,
-        }
-    }
-
-    async fn wait(&mut self, span: Duration) {
-        let end = tokio::time::Instant::now() + span;
-        match self {
-            Line::WebSocket(person) => person.until("time", |_| tokio::time::Instant::now() >= end).await,
-            Line::Webrtc(peer, _) => peer.live(span).await,
-        }
-    }
+/// The newest turn that the agent has begun.
+fn newest_turn(person: &Person) -> u64 {
+    person.said("turn").iter().filter_map(|turn| turn["turn"].as_u64()).max().unwrap_or_default()
 }
 
-fn count(told: &[Value], kind: &str) -> usize {
-    told.iter().filter(|message| message["type"] == kind).count()
+fn understood(person: &Person) -> bool {
+    person.said("transcript").iter().any(|line| line["role"] == "user" && line["text"] == SAID)
 }
 
-async fn write(line: &mut Line, id: &str, text: &str) {
-    line.say(json!({ "type": "message", "id": id, "text": text })).await;
+async fn write(person: &mut Person, id: &str, text: &str) {
+    person.say(json!({ "type": "message", "id": id, "text": text })).await;
 }
 
-async fn five_turns(row: &Row, transport: &str) {
+async fn five_turns(row: &Row, transport: CallTransport) {
+    let name = format!("{} over {transport:?}", row.name);
     let plays = Script {
         pace: Some(1.2),
         answer_s: Some(10.0),
-        hears: Some("Where is my order?".into()),
+        hears: Some(SAID.into()),
         tool: row.voice.then(|| "lookup_order".to_owned()),
         ..Script::default()
     };
@@ -166,93 +93,91 @@ async fn five_turns(row: &Row, transport: &str) {
         row.more
     );
     let daemon = Daemon::start_with(Some(&config), &[("TEST_KEY", "secret")]).await;
-    let mut line = Line::call(transport, &daemon, "agent").await;
-    write(&mut line, "m1", "Please use the tool.").await;
-    line.until("the tool call", |told| count(told, "tool_call") == 1).await;
-    let call = line.said("tool_call")[0].clone();
-    assert_eq!(call["name"], "lookup_order", "{}", row.name);
-    let before = line.turns();
-    line.say(json!({ "type": "tool_result", "call_id": call["call_id"], "output": "sent on Friday" })).await;
+    let mut person = Person::call_over(transport, &daemon, "agent", Format::OPUS).await;
+    write(&mut person, "m1", "Please use the tool.").await;
+    person.until("the tool call", |person| count(person, "tool_call") == 1).await;
+    let call = person.said("tool_call")[0].clone();
+    assert_eq!(call["name"], "lookup_order", "{name}");
+    let before = newest_turn(&person);
+    person.say(json!({ "type": "tool_result", "call_id": call["call_id"], "output": "sent on Friday" })).await;
     match row.voice {
-        true => spoken_turns(&mut line, row, before).await,
-        false => written_turns(&mut line, &vendor).await,
+        true => spoken_turns(&mut person, row, &name, before).await,
+        false => written_turns(&mut person, &vendor).await,
     }
-    let errors = line.said("error").len();
-    assert_eq!(errors, 0, "{}: {:?}", row.name, line.said("error"));
-    let before = (line.turns(), line.said("message").len());
-    write(&mut line, "m2", "An error, please.").await;
+    assert_eq!(count(&person, "error"), 0, "{name}: {:?}", person.said("error"));
+    let before = newest_turn(&person);
+    write(&mut person, "m2", "An error, please.").await;
     if row.errors {
-        line.until("the error", |told| count(told, "error") == 1).await;
-        assert_eq!(line.said("error")[0]["code"], "agent_error");
+        person.until("the error", |person| count(person, "error") == 1).await;
+        assert_eq!(person.said("error")[0]["code"], "agent_error", "{name}");
     }
     if row.voice {
-        line.until("the last answer", |told| {
-            told.iter().any(|m| m["type"] == "turn" && m["turn"].as_u64() > Some(before.0 as u64))
-        })
-        .await;
-        assert_eq!(line.said("error").len(), usize::from(row.errors), "{}", row.name);
+        person.until("the last answer", |person| newest_turn(person) > before).await;
+        assert_eq!(count(&person, "error"), usize::from(row.errors), "{name}");
     }
-    line.say(json!({ "type": "end" })).await;
-    line.until("the end", |told| count(told, "ended") == 1).await;
-    assert_eq!(line.said("ended")[0]["reason"], "client_hangup", "{} over {transport}", row.name);
+    person.say(json!({ "type": "end" })).await;
+    person.until("the end", |person| count(person, "ended") == 1).await;
+    assert_eq!(person.said("ended")[0]["reason"], "client_hangup", "{name}");
+    let truncated = vendor.heard("conversation.item.truncate").len();
+    assert_eq!(truncated, if row.truncates { count(&person, "heard") } else { 0 }, "{name}");
 }
 
 /// Turns two to four of an agent that speaks.
-async fn spoken_turns(line: &mut Line, row: &Row, before: usize) {
-    let turn_after = |turns: usize| {
-        move |told: &[Value]| told.iter().any(|m| m["type"] == "turn" && m["turn"].as_u64() > Some(turns as u64))
-    };
-    line.until("the answer to the tool", turn_after(before)).await;
-    line.wait(Duration::from_millis(800)).await;
-    let turn = line.turns();
-    line.speak().await;
+async fn spoken_turns(person: &mut Person, row: &Row, name: &str, before: u64) {
+    person.until("the answer to the tool", |person| newest_turn(person) > before).await;
+    person.wait(Duration::from_millis(800)).await;
+    let turn = newest_turn(person);
+    person.speak();
     if row.tells_interruptions {
-        line.until("the interruption by speech", |told| count(told, "heard") >= 1).await;
+        person.until("the interruption by speech", |person| count(person, "heard") >= 1).await;
     }
-    line.until("the caller's words", |told| {
-        told.iter().any(|m| m["type"] == "transcript" && m["role"] == "user" && m["text"] == "Where is my order?")
-    })
-    .await;
-    line.until("the answer to speech", turn_after(turn)).await;
-    assert_eq!(row.tells_interruptions, !line.said("heard").is_empty(), "{}", row.name);
-    line.wait(Duration::from_millis(500)).await;
-    let cut = line.said("heard").len();
-    line.say(json!({ "type": "interrupt" })).await;
-    line.until("the interruption by the client", |told| count(told, "heard") > cut).await;
-    for heard in line.said("heard") {
-        assert!(heard["ms"].as_u64() <= heard["of_ms"].as_u64(), "{}: {heard}", row.name);
+    person.until("the caller's words", understood).await;
+    person.until("the answer to speech", |person| newest_turn(person) > turn).await;
+    assert_eq!(row.tells_interruptions, count(person, "heard") == 1, "{name}");
+    person.wait(Duration::from_millis(500)).await;
+    let cut = count(person, "heard");
+    person.say(json!({ "type": "interrupt" })).await;
+    person.until("the interruption by the client", |person| count(person, "heard") > cut).await;
+    for heard in person.said("heard") {
+        assert!(heard["ms"].as_u64() <= heard["of_ms"].as_u64(), "{name}: {heard}");
+        assert_eq!(heard["basis"], "reported", "{name}: {heard}");
     }
-    assert!(line.understood(), "{}", row.name);
 }
 
 /// Turns two to four of an agent that only writes: nothing is heard, and nothing can be interrupted.
-async fn written_turns(line: &mut Line, vendor: &Vendor) {
-    line.until("the answer to the tool", |told| count(told, "message") == 1).await;
-    let text = line.said("message")[0]["text"].as_str().unwrap_or_default().to_owned();
+async fn written_turns(person: &mut Person, vendor: &Vendor) {
+    person.until("the answer to the tool", |person| count(person, "message") == 1).await;
+    let text = person.said("message")[0]["text"].as_str().unwrap_or_default().to_owned();
     assert!(text.starts_with("the tool says: sent on Friday"), "{text}");
-    let pieces: String = line.said("delta").iter().filter_map(|delta| delta["text"].as_str()).collect();
+    let pieces: String = person.said("delta").iter().filter_map(|delta| delta["text"].as_str()).collect();
     assert_eq!(pieces, text);
     let asked = vendor.logged("/event", "request").len();
-    line.speak().await;
-    line.say(json!({ "type": "interrupt" })).await;
-    line.wait(Duration::from_secs(3)).await;
+    person.speak();
+    person.say(json!({ "type": "interrupt" })).await;
+    person.wait(Duration::from_secs(3)).await;
     assert_eq!(vendor.logged("/event", "request").len(), asked, "speech is nothing to a chat model");
-    assert!(line.said("turn").is_empty() && line.said("heard").is_empty() && !line.understood());
+    assert!(person.said("turn").is_empty() && person.said("heard").is_empty() && !understood(person));
 }
 
-async fn with_every_agent(transport: &str) {
+async fn with_every_agent(transport: CallTransport) {
     // Two at a time: callers that come too late with their audio prove nothing.
     for rows in ROWS.chunks(2) {
         futures_util::future::join_all(rows.iter().map(|row| five_turns(row, transport))).await;
     }
 }
 
-#[tokio::test]
-async fn five_turns_with_every_agent_over_websocket() {
-    with_every_agent("websocket").await;
+macro_rules! over_each_transport {
+    ($($name:ident: $transport:ident),*) => {$(
+        #[tokio::test]
+        async fn $name() {
+            with_every_agent(CallTransport::$transport).await;
+        }
+    )*};
 }
 
-#[tokio::test]
-async fn five_turns_with_every_agent_over_webrtc() {
-    with_every_agent("webrtc").await;
+over_each_transport! {
+    five_turns_with_every_agent_over_websocket: Websocket,
+    five_turns_with_every_agent_over_webrtc: Webrtc,
+    five_turns_with_every_agent_over_quic: Quic,
+    five_turns_with_every_agent_over_webtransport: Webtransport
 }

@@ -5,9 +5,10 @@ use antiphon::config::vendor::VendorKind;
 use antiphon::media::format::Format;
 
 use crate::Vendor;
-use crate::calls::{Person, agent};
+use crate::calls::agent;
 use crate::harness::agent::AgentServer;
 use crate::harness::{Daemon, Heard};
+use crate::person::Person;
 
 /// An agent that only listens to its call.
 async fn listener() -> String {
@@ -39,7 +40,7 @@ async fn vendors_that_listen_write_down_what_the_caller_says_and_nothing_of_thei
         let written = |person: &Person| person.transcript().contains(&("user".into(), "Where is my order?".into()));
         person.until("the transcript", written).await;
         person.until("the answer of the tap", |_| !vendor.logged("/event", "speaking").is_empty()).await;
-        person.caller.say(serde_json::json!({ "type": "end" })).await;
+        person.say(serde_json::json!({ "type": "end" })).await;
         person.until("the end", |_| false).await;
         assert!(person.transcript().iter().all(|(role, _)| role == "user"), "{kind:?}: {:?}", person.transcript());
         assert_eq!(person.loudest, 0, "{kind:?} is heard");

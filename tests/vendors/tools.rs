@@ -11,11 +11,11 @@ use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::Vendor;
-use crate::calls::Person;
 use crate::harness::agent::{AgentLink, AgentServer};
 use crate::harness::program::Program;
 use crate::harness::tool::ToolServer;
 use crate::harness::{Caller, Daemon, Heard, PATIENCE};
+use crate::person::Person;
 
 /// A way to a vendor that can be cut.
 struct Wire {
@@ -80,7 +80,7 @@ async fn killed_between_call_and_result(first: VendorKind, second: VendorKind, c
     let daemon = Daemon::start_with(Some(&config), &VARIABLES).await;
     let mut person = Person::call(&daemon, "first", Format::pcm16(24_000)).await;
     person.until("the agent", |person| !person.said("agent").iter().all(|agent| agent["status"] == "connecting")).await;
-    person.caller.say(json!({ "type": "message", "id": "m", "text": "Where is my order?" })).await;
+    person.say(json!({ "type": "message", "id": "m", "text": "Where is my order?" })).await;
 
     let asked = tools.asked().await;
     let signed = asked.header("antiphon-signature");
@@ -113,7 +113,7 @@ async fn killed_between_call_and_result(first: VendorKind, second: VendorKind, c
     person.until("the end of the tool", |person| person.said("tool").iter().any(|tool| tool["status"] == "done")).await;
     assert!(person.said("tool_call").is_empty(), "it is not the client's");
 
-    person.caller.say(json!({ "type": "end" })).await;
+    person.say(json!({ "type": "end" })).await;
     person.until("the end", |_| false).await;
     assert_eq!(tools.count(), 1, "{first:?} to {second:?}: one request");
     let record = daemon.call_record().await;
@@ -156,13 +156,13 @@ async fn a_vendor_that_takes_its_call_back_breaks_the_request_off_and_the_client
         let daemon = Daemon::start_with(Some(&config), &VARIABLES).await;
         let mut person = Person::call(&daemon, "vendor", Format::pcm16(24_000)).await;
         person.until("the agent", |person| person.said("agent").iter().any(|agent| agent["status"] == "ready")).await;
-        person.caller.say(json!({ "type": "message", "id": "m", "text": "Where is my order?" })).await;
+        person.say(json!({ "type": "message", "id": "m", "text": "Where is my order?" })).await;
         let asked = tools.asked().await;
         person.speak();
         let told = |person: &Person| person.said("tool").iter().any(|tool| tool["status"] == "cancelled");
         person.until("the end of the tool", told).await;
         asked.gone().await;
-        person.caller.say(json!({ "type": "end" })).await;
+        person.say(json!({ "type": "end" })).await;
         person.until("the end", |_| false).await;
         assert_eq!((tools.count(), vendor.logged("/event", "tool_result").len()), (1, 0), "{kind:?}");
         assert_eq!(daemon.call_record().await["tools"][0]["result"], "cancelled", "{kind:?}");
@@ -336,7 +336,7 @@ async fn vendors_hang_up_by_the_built_in_tool() {
         let daemon = Daemon::start_with(Some(&config), &VARIABLES).await;
         let mut person = Person::call(&daemon, "vendor", Format::pcm16(24_000)).await;
         person.until("the agent", |person| person.said("agent").iter().any(|agent| agent["status"] == "ready")).await;
-        person.caller.say(json!({ "type": "message", "id": "m", "text": "Goodbye." })).await;
+        person.say(json!({ "type": "message", "id": "m", "text": "Goodbye." })).await;
         person.until("the end", |_| false).await;
         assert_eq!(person.said("ended")[0]["reason"], "agent_hangup", "{kind:?}");
         assert_eq!(

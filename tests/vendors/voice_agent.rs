@@ -9,9 +9,9 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use crate::calls::Person;
 use crate::harness::Daemon;
 use crate::harness::speech::espeak;
+use crate::person::Person;
 
 /// Loading its libraries takes several seconds.
 const START: Duration = Duration::from_secs(60);
