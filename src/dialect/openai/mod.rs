@@ -127,6 +127,10 @@ struct Spoken {
     text: String,
     /// What of the text was told.
     told: usize,
+    /// It is the rest of a turn that was paused.
+    rest: bool,
+    /// Calls of tools in it.
+    calls: Vec<Value>,
 }
 
 /// The caller's present utterance.
@@ -250,7 +254,7 @@ impl Openai {
     }
 
     fn spoken(&mut self, turn: TurnId) -> Option<&mut Spoken> {
-        self.turns.iter_mut().find(|spoken| spoken.turn == turn)
+        self.turns.iter_mut().rev().find(|spoken| spoken.turn == turn)
     }
 
     fn is_manual(&self) -> bool {

@@ -171,15 +171,25 @@ impl Openai {
     // ----------------------------------------------------------------------------------------------- the agent
 
     fn start_turn(&mut self, turn: &Turn) {
-        if self.open == Some(turn.turn) || self.spoken(turn.turn).is_some() {
+        if self.open == Some(turn.turn) {
             return; // It goes on after a gap.
         }
         if let Some(open) = self.open {
             self.end_turn(open, None);
         }
-        let item = turn.item.as_ref().map_or_else(|| self.items.next_id(), |item| item.as_str().to_owned());
+        // What was paused and goes on is another answer to a client of this wire: it has dropped the first one.
+        let before = self.spoken(turn.turn).map(|spoken| (spoken.text.clone(), spoken.told));
+        let item = match &turn.item {
+            Some(item) if before.is_none() => item.as_str().to_owned(),
+            _ => self.items.next_id(),
+        };
         self.open_response(turn.turn, item, turn.pos);
         self.open = Some(turn.turn);
+        if let Some((text, told)) = before
+            && let Some(spoken) = self.spoken(turn.turn)
+        {
+            (spoken.text, spoken.told, spoken.rest) = (text, told, true);
+        }
         if let Some(text) = self.early.take_if(|(early, _)| *early == turn.turn).map(|(_, text)| text) {
             self.tell_text(turn.turn, &text);
         }
@@ -202,7 +212,8 @@ impl Openai {
         if self.turns.len() == TURNS {
             self.turns.pop_front();
         }
-        self.turns.push_back(Spoken { turn, item, response, pos, sent: 0, text: String::new(), told: 0 });
+        let (text, calls) = (String::new(), Vec::new());
+        self.turns.push_back(Spoken { turn, item, response, pos, sent: 0, text, told: 0, rest: false, calls });
     }
 
     fn response(&self, id: &str, status: &str, output: Value) -> Value {
@@ -232,7 +243,7 @@ impl Openai {
     pub(super) fn count_audio(&mut self, audio: &AudioOut) -> bool {
         self.clock.on_time(audio.ready);
         let Some(turn) = self.open else { return false };
-        let Some(spoken) = self.turns.iter_mut().find(|spoken| spoken.turn == turn) else { return false };
+        let Some(spoken) = self.turns.iter_mut().rev().find(|spoken| spoken.turn == turn) else { return false };
         spoken.sent += u64::from(audio.ticks);
         if self.beside && self.playing.as_ref() != Some(&spoken.response) {
             let response = spoken.response.clone();
@@ -256,7 +267,8 @@ impl Openai {
         if !self.beside {
             return;
         }
-        let Some(item) = self.spoken(heard.turn).map(|spoken| spoken.item.clone()) else { return };
+        let spoken = self.spoken(heard.turn).filter(|spoken| !spoken.rest);
+        let Some(item) = spoken.map(|spoken| spoken.item.clone()) else { return };
         let fields = json!({ "item_id": item, "content_index": 0, "audio_end_ms": heard.ms });
         self.send("conversation.item.truncated", fields);
     }
@@ -301,6 +313,7 @@ impl Openai {
         }
         let Some(spoken) = self.spoken(turn) else { return };
         let (place, text, id) = (place_of(spoken), spoken.text.clone(), spoken.response.clone());
+        let calls = std::mem::take(&mut spoken.calls);
         let status = if cut.is_some() { "incomplete" } else { "completed" };
         let item = message_item(&spoken.item, status, Some(&text));
         self.send("response.output_audio.done", place.clone());
@@ -312,7 +325,8 @@ impl Openai {
         self.send("response.content_part.done", fields);
         self.send("response.output_item.done", json!({ "response_id": id, "output_index": 0, "item": item }));
         self.complete_item(&item);
-        let mut response = self.response(&id, if cut.is_some() { "cancelled" } else { "completed" }, json!([item]));
+        let output = std::iter::once(item).chain(calls).collect();
+        let mut response = self.response(&id, if cut.is_some() { "cancelled" } else { "completed" }, output);
         if let Some(reason) = cut {
             response["status_details"] = json!({ "type": "cancelled", "reason": reason });
         }
@@ -373,27 +387,42 @@ impl Openai {
         self.send("response.done", json!({ "response": done }));
     }
 
-    /// A tool call is a response of its own; what is being said is over for the client then.
+    /// A tool call is part of the answer that is being given, or else a response of its own.
     fn say_call(&mut self, call: &ToolCall) {
-        if let Some(open) = self.open {
-            self.end_turn(open, None);
-        }
         self.awaits_agent = true;
+        if let Some(spoken) = self.open.and_then(|open| self.spoken(open)) {
+            let (response, turn, index) = (spoken.response.clone(), spoken.turn, spoken.calls.len() + 1);
+            let done = self.tell_call(&response, index, call);
+            if let Some(spoken) = self.spoken(turn) {
+                spoken.calls.push(done);
+            }
+            return;
+        }
         self.responses += 1;
-        let (response, id) = (format!("resp_{}", self.responses), self.items.next_id());
+        let response = format!("resp_{}", self.responses);
+        let value = self.response(&response, "in_progress", json!([]));
+        self.send("response.created", json!({ "response": value }));
+        let done = self.tell_call(&response, 0, call);
+        let mut value = self.response(&response, "completed", json!([done]));
+        value["usage"] = self.usage.take();
+        self.send("response.done", json!({ "response": value }));
+    }
+
+    /// Tells a call as an item of a response; gives the item.
+    fn tell_call(&mut self, response: &str, index: usize, call: &ToolCall) -> Value {
+        let id = self.items.next_id();
         let item = |status: &str, arguments: &str| {
             json!({
                 "id": id, "object": "realtime.item", "type": "function_call", "status": status, "name": call.name,
                 "call_id": call.call_id.as_str(), "arguments": arguments,
             })
         };
-        let value = self.response(&response, "in_progress", json!([]));
-        self.send("response.created", json!({ "response": value }));
         let begun = item("in_progress", "");
-        self.send("response.output_item.added", json!({ "response_id": response, "output_index": 0, "item": begun }));
+        let fields = json!({ "response_id": response, "output_index": index, "item": begun });
+        self.send("response.output_item.added", fields);
         self.add_item(&begun, false);
         let place = json!({
-            "response_id": response, "item_id": id, "output_index": 0, "call_id": call.call_id.as_str(),
+            "response_id": response, "item_id": id, "output_index": index, "call_id": call.call_id.as_str(),
         });
         let mut delta = place.clone();
         delta["delta"] = call.arguments.as_str().into();
@@ -402,11 +431,9 @@ impl Openai {
         (fields["name"], fields["arguments"]) = (call.name.as_str().into(), call.arguments.as_str().into());
         self.send("response.function_call_arguments.done", fields);
         let done = item("completed", &call.arguments);
-        self.send("response.output_item.done", json!({ "response_id": response, "output_index": 0, "item": done }));
+        self.send("response.output_item.done", json!({ "response_id": response, "output_index": index, "item": done }));
         self.complete_item(&done);
-        let mut value = self.response(&response, "completed", json!([done]));
-        value["usage"] = self.usage.take();
-        self.send("response.done", json!({ "response": value }));
+        done
     }
 }
 

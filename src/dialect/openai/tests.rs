@@ -338,3 +338,33 @@ fn a_client_that_closes_in_whatever_way_has_hung_up() {
         assert!(!dialect.can_resume(), "nobody comes back");
     }
 }
+
+#[test]
+fn a_tool_call_in_an_answer_is_a_part_of_it_and_cuts_nothing_off() {
+    let mut dialect = begun();
+    say(&mut dialect, &turn(TurnPhase::Start, 0));
+    let call = ToolCall { call_id: "c".into(), name: "look".into(), arguments: "{}".into() };
+    let told_of_call = say(&mut dialect, &ToClient::ToolCall(call));
+    assert!(!names(&told_of_call).contains(&"response.done"), "{told_of_call:?}");
+    assert!(told_of_call.iter().all(|event| event.get("response_id").is_none_or(|id| id == "resp_1")));
+    assert_eq!(names(&say(&mut dialect, &audio(0))), ["response.output_audio.delta"], "it is spoken on");
+    let done = say(&mut dialect, &turn(TurnPhase::End, 480)).pop().unwrap();
+    let kinds: Vec<&Value> = done["response"]["output"].as_array().unwrap().iter().map(|item| &item["type"]).collect();
+    assert_eq!(kinds, ["message", "function_call"]);
+}
+
+#[test]
+fn what_was_paused_and_goes_on_is_another_answer() {
+    let mut dialect = begun();
+    say(&mut dialect, &turn(TurnPhase::Start, 0));
+    say(&mut dialect, &audio(0));
+    let pause = Flush { id: FlushId(1), turn: TurnId(1), valid_from: 480, pause: true };
+    let paused = say(&mut dialect, &ToClient::Flush(pause));
+    assert_eq!(names(&paused)[0], "input_audio_buffer.speech_started", "the client's player stops");
+    assert_eq!(paused.last().unwrap()["response"]["status"], "cancelled");
+    let resumed = say(&mut dialect, &turn(TurnPhase::Start, 480));
+    assert_eq!(resumed[0]["response"]["id"], "resp_2");
+    let delta = &say(&mut dialect, &audio(480))[0];
+    assert_eq!(delta["response_id"], "resp_2");
+    assert_ne!(delta["item_id"], "answer-1", "the client has dropped that one");
+}
