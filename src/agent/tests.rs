@@ -1,6 +1,7 @@
 //! The built-in agents behind a real session and in front of a virtual speaker, in virtual time.
 
 pub mod golden;
+mod order;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -39,7 +40,7 @@ impl Call {
         let agent = AgentSettings {
             name: "agent".into(),
             kind,
-            setup: Setup::default(),
+            setup: Setup { transcribe: Some(true), ..Setup::default() },
             vendor: Value::Null,
             display: Value::Null,
             zone: None,
@@ -49,7 +50,7 @@ impl Call {
             price: None,
         };
         let built = build(&agent, &Setup::default(), 7).expect("built in");
-        let rung = Rung { agent: Arc::new(agent), setup: Setup::default() };
+        let rung = Rung { setup: agent.setup.clone(), agent: Arc::new(agent) };
         let plan = Plan::new("r", vec![rung], Policy::default());
         let audio = AudioFormats { uplink: format, downlink: format, flow: None };
         let link = LinkInfo {
@@ -97,6 +98,17 @@ impl Call {
         }
     }
 
+    /// A message of the client.
+    fn tell(&mut self, message: FromClient) {
+        self.up.push_back((self.now + TRAVEL, message));
+    }
+
+    /// A frame from the agent's server.
+    fn arrive(&mut self, wire: Wire) {
+        self.agent.handle_wire(wire, self.now);
+        self.listen_to_agent();
+    }
+
     fn say(&mut self, payload: Bytes) {
         let audio = AudioIn { arrival: self.now + TRAVEL, rtp: None, payload };
         self.up.push_back((self.now + TRAVEL, FromClient::Audio(audio)));
@@ -137,9 +149,16 @@ impl Call {
     }
 
     fn listen_to_agent(&mut self) {
-        while let AgentOutput::Event(event) = self.agent.poll(self.now) {
-            self.session.on_agent(UpstreamId(0), event, self.now);
-            self.drain();
+        loop {
+            match self.agent.poll(self.now) {
+                AgentOutput::Event(event) => {
+                    self.session.on_agent(UpstreamId(0), event, self.now);
+                    self.drain();
+                }
+                AgentOutput::Idle { .. } => return,
+                // Nobody listens at its server.
+                _ => {}
+            }
         }
     }
 

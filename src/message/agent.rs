@@ -139,6 +139,8 @@ pub enum FromAgent {
     Speech(SpeechEvent),
     /// It is preparing an answer.
     Thinking,
+    /// The agent's name for what the caller has just begun to say: its text will come under this name.
+    Utterance(ItemId),
     /// It calls a tool.
     ToolCall(ToolCall),
     /// It no longer wants these results.

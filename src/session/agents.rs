@@ -62,6 +62,7 @@ impl Session {
             FromAgent::ToolCall(call) => self.call_tool(upstream, call, now),
             FromAgent::ToolCancelled(calls) => self.cancel_tools(upstream, &calls, now),
             FromAgent::Usage(usage) => self.count_usage(usage, now),
+            FromAgent::Utterance(item) => self.transcript.on_named(item),
             FromAgent::App(app) => self.say(ToClient::App(app)),
             FromAgent::Alert(alert) => self.say(ToClient::Alert(alert)),
             FromAgent::NotApplied(fields) => self.take_not_applied(fields),

@@ -125,6 +125,14 @@ impl Transcript {
         self.line(index)
     }
 
+    /// The agent's name for what the caller has just begun to say.
+    pub fn on_named(&mut self, theirs: ItemId) {
+        let speaks = |item: &&mut Item| item.role == Role::User && item.end.is_none();
+        if let Some(item) = self.items.iter_mut().rev().find(speaks).filter(|item| item.theirs.is_none()) {
+            item.theirs = Some(theirs);
+        }
+    }
+
     /// The caller has stopped.
     pub fn on_user_stopped(&mut self, now: Micros) {
         if let Some(item) = self.items.iter_mut().rev().find(|item| item.role == Role::User && item.end.is_none()) {

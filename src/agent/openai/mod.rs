@@ -253,7 +253,7 @@ impl OpenaiAgent {
         match kind {
             _ if again => self.ignored += 1,
             "session.updated" => self.handle_updated(&event["session"]),
-            "input_audio_buffer.speech_started" => self.handle_speech_started(),
+            "input_audio_buffer.speech_started" => self.handle_speech_started(event["item_id"].as_str()),
             "input_audio_buffer.speech_stopped" => self.tell(FromAgent::Speech(SpeechEvent::Stopped)),
             "conversation.item.input_audio_transcription.delta" => {
                 self.tell_transcript(&event, Role::User, &event["delta"], false);
@@ -309,13 +309,16 @@ impl OpenaiAgent {
         self.begin();
     }
 
-    fn handle_speech_started(&mut self) {
+    fn handle_speech_started(&mut self, item: Option<&str>) {
         // What stops the voice goes first.
         if self.interrupts {
             self.silenced = self.busy;
             self.end_turn(true);
         }
         self.tell(FromAgent::Speech(SpeechEvent::Started));
+        if let Some(item) = item {
+            self.tell(FromAgent::Utterance(item.into()));
+        }
     }
 
     /// The present item is not spoken any more; `told`: the session is told that the agent stopped by itself.

@@ -48,7 +48,13 @@ fn an_interrupted_item_is_cut_to_what_was_heard_and_its_late_audio_is_dropped() 
     let events = hear(&mut agent, &delta).1;
     assert!(matches!(events[..], [FromAgent::TurnStarted(Some(_)), FromAgent::Audio(_)]), "{events:?}");
     let events = hear(&mut agent, r#"{"type":"input_audio_buffer.speech_started","item_id":"u"}"#).1;
-    assert!(matches!(events[..], [FromAgent::Interrupted, FromAgent::TurnEnded, FromAgent::Speech(_)]), "{events:?}");
+    assert!(
+        matches!(
+            events[..],
+            [FromAgent::Interrupted, FromAgent::TurnEnded, FromAgent::Speech(_), FromAgent::Utterance(_)]
+        ),
+        "{events:?}"
+    );
     assert!(hear(&mut agent, &delta).1.is_empty());
     let (heard, of) = (Duration::from_secs(9), Duration::from_secs(9));
     let (basis, error) = (crate::message::Basis::Paced, Duration::ZERO);
