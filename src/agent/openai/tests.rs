@@ -40,6 +40,11 @@ fn a_call_goes_as_recorded() {
 }
 
 #[test]
+fn a_conversation_that_is_continued_goes_as_recorded() {
+    crate::agent::tests::golden::replay("openai/continued.txt", &mut agent());
+}
+
+#[test]
 fn an_interrupted_item_is_cut_to_what_was_heard_and_its_late_audio_is_dropped() {
     let mut agent = agent();
     assert!(matches!(hear(&mut agent, r#"{"type":"session.updated","session":{}}"#).1[..], [FromAgent::Ready(_)]));

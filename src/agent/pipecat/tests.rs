@@ -97,6 +97,11 @@ fn frames_are_those_of_pipecat() {
 }
 
 #[test]
+fn a_call_in_frames_goes_as_recorded() {
+    replay("pipecat/protobuf.txt", &mut agent(PipecatWire::Protobuf));
+}
+
+#[test]
 fn a_call_in_json_goes_as_recorded() {
     replay("pipecat/rtvi.txt", &mut agent(PipecatWire::Rtvi));
 }

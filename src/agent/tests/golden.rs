@@ -1,8 +1,8 @@
 //! Recorded conversations with an agent, replayed: what goes in is read from a file, and what comes out must be what
 //! stands there. `WRITE_FIXTURES=1` writes the files anew.
 //!
-//! Each line is one of: `< TEXT`, `< bytes N`, `< close CODE REASON` from the wire (`BASE64(N)`: N zero
-//! bytes, `VOICE(N)`: N bytes of a loud tone);
+//! Each line is one of: `< TEXT`, `< bytes N` (zeros), `< hex BYTES`, `< close CODE REASON` from the wire (`BASE64(N)`: N
+//! zero bytes, `VOICE(N)`: N bytes of a loud tone);
 //! `@ WORD …` from the session; `> …` onto the wire; `= …` to the session; `# …` a comment.
 
 use base64::Engine;
@@ -52,6 +52,11 @@ impl Replay<'_> {
         if let Some(event) = text.strip_prefix("http ") {
             return self.answer(event);
         }
+        if let Some(digits) = text.strip_prefix("hex ") {
+            let digit = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16).unwrap();
+            let bytes: Vec<u8> = (0..digits.len()).step_by(2).map(digit).collect();
+            return self.agent.handle_wire(Wire::Binary(bytes.into()), self.now);
+        }
         let wire = match (words.next(), words.next().and_then(|word| word.parse::<usize>().ok())) {
             (Some("bytes"), Some(count)) => Wire::Binary(vec![0; count].into()),
             (Some("close"), Some(code)) => Wire::Close(code as u16, words.next().unwrap_or_default().to_owned()),
@@ -99,6 +104,7 @@ impl Replay<'_> {
             "app" => ToAgent::App(serde_json::from_value::<App>(json()).unwrap()),
             "update" => ToAgent::Update(serde_json::from_value::<Setup>(json()).unwrap()),
             "truncate" => ToAgent::Truncate(truncate(&json())),
+            "input" => ToAgent::Input(serde_json::from_value(serde_json::json!({ "action": rest })).unwrap()),
             "cancel" => ToAgent::Cancel(crate::ids::TurnId(1)),
             "end" => ToAgent::End,
             other => panic!("the session says no `{other}`"),
@@ -121,6 +127,9 @@ impl Replay<'_> {
                 AgentOutput::Idle { deadline } => return deadline,
                 AgentOutput::Wire(wire) | AgentOutput::Audio { wire, .. } => match wire {
                     Wire::Text(text) => format!("> {}", without_audio(&text)),
+                    Wire::Binary(bytes) if bytes.iter().any(|byte| *byte != 0) => {
+                        format!("> hex {}", bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+                    }
                     Wire::Binary(bytes) => format!("> bytes {}", bytes.len()),
                     Wire::Close(code, reason) => format!("> close {code} {reason}"),
                 },
