@@ -235,6 +235,10 @@ impl Chat {
         if self.running.is_some() {
             if self.later.len() < MAX_LATER {
                 self.later.push(text);
+            } else {
+                let message = format!("more than {MAX_LATER} messages wait for an answer: this one is not answered");
+                let code = Some("too_many_messages".to_owned());
+                self.tell(FromAgent::Error(AgentError { class: FailureClass::Limit, code, message }));
             }
             return;
         }

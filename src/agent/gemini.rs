@@ -129,11 +129,6 @@ impl Gemini {
         self.ignored
     }
 
-    /// The caller's audio that was dropped while new connections were made.
-    pub fn dropped(&self) -> Duration {
-        self.kept.dropped
-    }
-
     fn tell(&mut self, event: FromAgent) {
         self.out.push_back(AgentOutput::Event(event));
     }
@@ -342,10 +337,18 @@ impl Gemini {
     fn hear(&mut self, audio: AgentAudioOut) {
         match self.stage {
             Stage::Ready => match &mut self.onset {
-                Some(onset) => onset.push(audio),
+                // What is between two turns is of none.
+                Some(onset) => {
+                    onset.push(audio);
+                }
                 None => self.send(&audio),
             },
-            Stage::Resuming { .. } => self.kept.push(audio),
+            Stage::Resuming { .. } => {
+                let dropped = self.kept.push(audio);
+                if !dropped.is_zero() {
+                    self.tell(FromAgent::Dropped(dropped));
+                }
+            }
             Stage::Opening | Stage::Ended => {}
         }
     }

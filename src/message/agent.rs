@@ -127,6 +127,8 @@ pub enum FromAgent {
     Corrected(Correction),
     /// Audio of an interrupted answer that came late and was dropped: its length.
     Discarded(Duration),
+    /// Audio of the caller that waited too long to be sent and was dropped: its length.
+    Dropped(Duration),
     /// When each word of an item is spoken.
     Words(Words),
     /// A piece of a text message.
@@ -137,10 +139,10 @@ pub enum FromAgent {
     Typing(bool),
     /// Speech of the caller, as the agent detects it.
     Speech(SpeechEvent),
-    /// It is preparing an answer.
-    Thinking,
     /// The agent's name for what the caller has just begun to say: its text will come under this name.
     Utterance(ItemId),
+    /// It is preparing an answer.
+    Thinking,
     /// It calls a tool.
     ToolCall(ToolCall),
     /// It no longer wants these results.

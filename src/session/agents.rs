@@ -43,6 +43,10 @@ impl Session {
                 let dropped = Measure::Dropped { queue: Queue::Stale, audio };
                 self.outputs.push_back(Output::Measure(dropped));
             }
+            FromAgent::Dropped(audio) => {
+                let dropped = Measure::Dropped { queue: Queue::Uplink, audio };
+                self.outputs.push_back(Output::Measure(dropped));
+            }
             FromAgent::Words(words) => {
                 self.settle_downlink(now);
                 let turn = self.downlink.turn_of(words.item.as_ref());
@@ -58,11 +62,11 @@ impl Session {
             FromAgent::Typing(on) => self.say(ToClient::Typing(Typing { on, who: Some(Role::Agent) })),
             FromAgent::Speech(_) if self.turn.decides() => {}
             FromAgent::Speech(event) => self.user_speaks(event, now),
+            FromAgent::Utterance(item) => self.transcript.on_named(item),
             FromAgent::Thinking => self.prepare_answer(),
             FromAgent::ToolCall(call) => self.call_tool(upstream, call, now),
             FromAgent::ToolCancelled(calls) => self.cancel_tools(upstream, &calls, now),
             FromAgent::Usage(usage) => self.count_usage(usage, now),
-            FromAgent::Utterance(item) => self.transcript.on_named(item),
             FromAgent::App(app) => self.say(ToClient::App(app)),
             FromAgent::Alert(alert) => self.say(ToClient::Alert(alert)),
             FromAgent::NotApplied(fields) => self.take_not_applied(fields),

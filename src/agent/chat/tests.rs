@@ -48,6 +48,16 @@ fn only_the_last_messages_are_sent_and_no_result_without_its_call() {
 }
 
 #[test]
+fn what_is_written_meanwhile_waits_up_to_a_bound_and_beyond_it_is_refused() {
+    let mut agent = agent(20, Value::Null);
+    (0..=MAX_LATER).for_each(|n| agent.handle_message(n.to_string()));
+    let refused = |output: &&AgentOutput| matches!(output, AgentOutput::Event(FromAgent::Error(_)));
+    assert_eq!(agent.out.iter().filter(refused).count(), 0);
+    agent.handle_message("one too many".into());
+    assert_eq!(agent.out.iter().filter(refused).count(), 1);
+}
+
+#[test]
 fn a_refusal_of_the_first_request_ends_it_and_a_later_one_does_not() {
     for (class, ends) in [
         (FailureClass::Auth, true),

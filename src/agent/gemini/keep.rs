@@ -22,26 +22,26 @@ pub(super) struct Kept {
     most: Duration,
     frames: VecDeque<AgentAudioOut>,
     ticks: u64,
-    /// What was dropped, in all.
-    pub dropped: Duration,
 }
 
 impl Kept {
     /// Nothing yet, and at most this.
     pub fn new(most: Duration) -> Kept {
-        Kept { most, frames: VecDeque::new(), ticks: 0, dropped: Duration::ZERO }
+        Kept { most, frames: VecDeque::new(), ticks: 0 }
     }
 
-    /// Keeps a frame.
-    pub fn push(&mut self, frame: AgentAudioOut) {
+    /// Keeps a frame; how much was dropped for it.
+    pub fn push(&mut self, frame: AgentAudioOut) -> Duration {
         let format: Format = super::UPLINK;
+        let mut dropped = Duration::ZERO;
         self.ticks += u64::from(frame.ticks);
         self.frames.push_back(frame);
         while self.ticks > format.time_to_ticks(self.most) {
             let Some(oldest) = self.frames.pop_front() else { break };
             self.ticks -= u64::from(oldest.ticks);
-            self.dropped += format.ticks_to_time(u64::from(oldest.ticks));
+            dropped += format.ticks_to_time(u64::from(oldest.ticks));
         }
+        dropped
     }
 
     /// The oldest frame.
