@@ -97,7 +97,7 @@ mod tests {
             (VendorKind::Live, "greeting language tools transcribe turns"),
             (VendorKind::Elevenlabs, "greeting tools transcribe turns"),
             (VendorKind::Deepgram, "greeting tools transcribe turns"),
-            (VendorKind::Gemini, "greeting tools turns"),
+            (VendorKind::Gemini, "greeting tools"),
             (VendorKind::Pipecat, "greeting instructions language model tools transcribe turns voice"),
             (VendorKind::Chat, "greeting language tools transcribe turns voice"),
         ];

@@ -68,6 +68,9 @@ pub fn table() -> String {
     out
 }
 
+/// How an entry of a kind's table begins that is no field of the wire.
+const WORDS: &[&str] = &["always", "a first ", "the first "];
+
 /// What becomes of a call when something goes wrong at its vendor; the emulators play each of these.
 const WHAT_GOES_WRONG: &str = "
 ## What goes wrong at a vendor
@@ -81,7 +84,7 @@ const WHAT_GOES_WRONG: &str = "
 | Messages of any size, samples cut in two | `--chunk-bytes 3001,640,1` | Put together again |
 | Nothing is read or written for a while | `--stall-at-ms`, `--stall-s` | It waits; after the route's `answer_within_ms` the next agent takes over |
 | Speech still comes after an interruption | `--late-audio-ms` | Dropped, and counted |
-| Events come twice | `--duplicate` | Heard once where events have numbers (`openai`, `live`), as are tool calls by their id everywhere; a piece of \
+| Events come twice, audio apart | `--duplicate` | Heard once where events have numbers (`openai`, `live`), as are tool calls by their id everywhere; a piece of \
 text of `gemini` stands twice |
 | An error that ends nothing | `--errors` | Told to the client as `agent_error` |
 | The handshake is refused | `--refuse 503` | The next agent takes over, or the call ends: [`docs/errors.md`](errors.md#failures-of-agents-agentreason) |
@@ -132,7 +135,11 @@ pub fn page() -> String {
             let _ = writeln!(
                 out,
                 "| `{field}` | {} |",
-                wire.map_or("not supported".to_owned(), |wire| format!("`{wire}`"))
+                wire.map_or("not supported".to_owned(), |wire| if WORDS.iter().any(|words| wire.starts_with(words)) {
+                    wire.to_owned()
+                } else {
+                    format!("`{wire}`")
+                })
             );
         }
     }
