@@ -11,6 +11,7 @@ Exit code: 0 all calls were good, 1 one was not, 2 nothing was called.
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -70,8 +71,12 @@ def call(name, secrets):
         folder = pathlib.Path(folder)
         config, ready, records = folder / "live.toml", folder / "ready.json", folder / "records.jsonl"
         config.write_text(text)
-        listen = {f"ANTIPHON_LISTEN__{name}": "127.0.0.1:0" for name in ("HTTP", "CONTROL", "WEBRTC")}
-        environment = {**os.environ, **listen, "ANTIPHON_LOG__CALL_RECORD": str(records)}
+        listen = {f"ANTIPHON_LISTEN__{name}": "127.0.0.1:0" for name in ("HTTP", "CONTROL", "WEBRTC", "QUIC")}
+        # What the environment says of other agents than those of this file is for their own calls.
+        own = {f"ANTIPHON_AGENT__{agent.upper()}" for agent in re.findall(r"^\[agent\.(\w+)\]", text, re.M)}
+        others = {key for key in os.environ if key.startswith("ANTIPHON_AGENT__") and key.rsplit("__", 1)[0] not in own}
+        environment = {key: value for key, value in os.environ.items() if key not in others}
+        environment.update(listen, ANTIPHON_LOG__CALL_RECORD=str(records))
         with open(folder / "log", "w+") as log:
             command = [BINARY, "run", "--config", str(config), "--ready-file", str(ready)]
             daemon = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=log)
