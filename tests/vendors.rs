@@ -6,6 +6,8 @@ mod harness;
 mod burst;
 #[path = "vendors/calls.rs"]
 mod calls;
+#[path = "vendors/cost.rs"]
+mod cost;
 #[path = "vendors/dial.rs"]
 mod dial;
 #[path = "vendors/examples.rs"]

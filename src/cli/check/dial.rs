@@ -40,6 +40,14 @@ pub async fn dial(settings: &Settings, sources: &Sources) -> Answer {
     let (mut text, mut errors) = (String::new(), String::new());
     for (found, agent) in join_all(visits).await {
         match found {
+            Ok(None) if matches!(agent.kind, AgentKind::Vendor(_)) => {
+                let _ = writeln!(
+                    text,
+                    "agent {} ({}): not asked: it keeps no connection, and each request is an answer that is paid for",
+                    agent.name,
+                    agent.kind.label()
+                );
+            }
             Ok(None) => {}
             Ok(Some(found)) => tell(&mut text, &agent, &found),
             Err(error) => blame(&mut errors, &agent, &error, sources),
