@@ -54,9 +54,8 @@ use ladder::{Backoff, Ladder};
 use limits::Limiting;
 use links::Links;
 use load::Load;
-pub use record::{AgentEntry, AlertEntry, CallRecord, Codecs, Cost, TapEntry, ToolEntry};
-
 use record::Totals;
+pub use record::{AgentEntry, AlertEntry, CallRecord, Codecs, Cost, TapEntry, ToolEntry};
 use state::Conversation;
 use taps::Taps;
 use timer::Timer;

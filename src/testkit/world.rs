@@ -1,5 +1,8 @@
 //! A session between a scripted client and a scripted agent.
 
+mod acts;
+mod taps;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,19 +15,20 @@ use crate::limit::{Address, Limiter, Limits, Meters, Subject};
 use crate::media::announcement::Announcement;
 use crate::media::format::Format;
 use crate::message::{
-    AgentAudio, AgentError, AudioFormats, AudioIn, CloseReason, FailureClass, FromAgent, FromClient, Ready, RtpMeta,
-    Setup, Start, ToAgent, ToClient, Tool,
+    AgentError, AudioFormats, AudioIn, CloseReason, FailureClass, FromAgent, FromClient, Ready, RtpMeta, Setup, Start,
+    ToAgent, ToClient, Tool,
 };
-use crate::route::plan::{Plan, PlannedTap, Policy, Rung};
-use crate::route::rule::{TapSide, TapTells};
+use crate::route::plan::{Plan, Policy, Rung};
 use crate::session::load::Load;
 use crate::session::{
-    CallRecord, Carriage, Command, LinkChange, LinkInfo, Measure, Output, Session, SessionParams, ToolAnswer, ToolPost,
-    Transport, UpstreamChange, UpstreamRole,
+    CallRecord, Carriage, LinkChange, LinkInfo, Measure, Output, Session, SessionParams, ToolPost, Transport,
+    UpstreamChange, UpstreamRole,
 };
 use crate::testkit::client::{Client, ClientKind};
 use crate::testkit::network::{Impairment, Network};
 use crate::time::Micros;
+
+pub use taps::{TapKind, TapLog};
 
 /// What crosses the network towards the client.
 #[derive(Clone, Debug)]
@@ -40,33 +44,6 @@ enum Up {
     Message(LinkId, FromClient),
     Audio(LinkId, Option<RtpMeta>, bytes::Bytes),
     Acked(LinkId, u32, Micros),
-}
-
-/// A tap that a test puts on its call. A name that begins with `-` cannot be reached, with `?` it does not get ready by
-/// itself, and with `!` it takes nothing.
-#[derive(Clone, Debug)]
-pub struct TapKind {
-    /// Its agent's name.
-    pub name: &'static str,
-    /// Whom it hears.
-    pub hears: TapSide,
-    /// What of it reaches the client.
-    pub tell: &'static [TapTells],
-    /// What it wants to hear.
-    pub format: Format,
-}
-
-/// What a tap was told.
-#[derive(Debug, Default)]
-pub struct TapLog {
-    /// Its present connection.
-    pub upstream: Option<UpstreamId>,
-    /// When it was dialled.
-    pub dialled: Vec<Micros>,
-    /// What it was told, without audio.
-    pub told: Vec<ToAgent>,
-    /// The audio that it took, and when.
-    pub audio: Vec<(Micros, crate::message::AgentAudioOut)>,
 }
 
 /// What a test can choose.
@@ -209,12 +186,7 @@ impl World {
         let mut plan = Plan { pool: build.pool, ..Plan::new("test", rungs, build.policy.clone()) };
         plan.regular = build.agents.iter().filter(|name| !name.starts_with('=')).count();
         plan.tools = Arc::new(build.tools.clone());
-        let tap = |kind: &TapKind| PlannedTap {
-            rung: rung(kind.name, &WorldBuilder::default()),
-            hears: kind.hears,
-            tell: kind.tell.iter().copied().collect(),
-        };
-        plan.taps = build.taps.iter().map(tap).collect();
+        plan.taps = build.taps.iter().map(taps::planned).collect();
         let load = Arc::<Load>::default();
         let params = SessionParams {
             id: SessionId::from("s"),
@@ -346,16 +318,7 @@ impl World {
         self.drain_once();
         self.session.serve_taps(self.now);
         self.drain_once();
-        for index in 0..self.taps.len() {
-            let takes = !self.build.taps[index].name.starts_with('!');
-            while let Some(audio) = self.taps[index]
-                .upstream
-                .filter(|_| takes)
-                .and_then(|upstream| self.session.next_for_tap(upstream, self.now))
-            {
-                self.taps[index].audio.push((self.now, audio));
-            }
-        }
+        self.feed_taps();
         self.drain_once();
     }
 
@@ -364,11 +327,7 @@ impl World {
             match self.session.poll(self.now) {
                 Output::ToClient { link, message, .. } => self.carry(link, message),
                 Output::ToAgent { upstream, message } => self.agent_hears(upstream, message),
-                Output::Dial { upstream, rung, role: UpstreamRole::Tap } => {
-                    self.taps[rung].upstream = Some(upstream);
-                    self.taps[rung].dialled.push(self.now);
-                    self.pending_dials.push_back((upstream, rung, UpstreamRole::Tap));
-                }
+                Output::Dial { upstream, rung, role: UpstreamRole::Tap } => self.dial_tap(upstream, rung),
                 Output::Dial { upstream, rung, role } => {
                     self.dialled.push(rung);
                     self.pending_dials.push_back((upstream, rung, role));
@@ -425,31 +384,6 @@ impl World {
         self.is_ready(upstream);
     }
 
-    fn connect_tap(&mut self, upstream: UpstreamId, index: usize) {
-        let name = self.build.taps[index].name;
-        if name.starts_with('-') {
-            let error = AgentError { class: FailureClass::Unreachable, code: None, message: "refused".into() };
-            return self.session.on_upstream(upstream, UpstreamChange::Failed(error), self.now);
-        }
-        self.session.on_upstream(upstream, UpstreamChange::Connected(Capabilities::default()), self.now);
-        if !name.starts_with('?') {
-            self.tap_is_ready(index);
-        }
-    }
-
-    /// A tap is ready.
-    pub fn tap_is_ready(&mut self, index: usize) {
-        let format = self.build.taps[index].format;
-        self.tap_says(index, FromAgent::Ready(Ready { uplink: format, downlink: format, delay: None }));
-    }
-
-    /// A tap says something now.
-    pub fn tap_says(&mut self, index: usize, message: FromAgent) {
-        let upstream = self.taps[index].upstream.expect("it was dialled");
-        self.session.on_agent(upstream, message, self.now);
-        self.drain();
-    }
-
     /// The agent server that was dialled as `upstream` is ready.
     pub fn is_ready(&mut self, upstream: UpstreamId) {
         let (uplink, downlink) = self.formats_of(upstream);
@@ -481,76 +415,6 @@ impl World {
     /// The agent says something now.
     pub fn agent_says(&mut self, message: FromAgent) {
         self.session.on_agent(self.upstream, message, self.now);
-        self.drain();
-    }
-
-    /// The agent speaks `span` of PCM16 whose samples all are `value`, in one burst of 100 ms chunks.
-    pub fn agent_speaks(&mut self, span: Duration, value: i16, item: Option<&str>) {
-        let mut left = self.formats_of(self.upstream).1.bytes_in(span).expect("a scripted agent speaks PCM") / 2;
-        while left > 0 {
-            let samples = left.min(2_400);
-            left -= samples;
-            let payload = value.to_le_bytes().repeat(samples).into();
-            let audio = AgentAudio { arrival: self.now, item: item.map(Into::into), rtp: None, payload };
-            self.agent_says(FromAgent::Audio(audio));
-        }
-    }
-
-    /// The client says something now; it crosses the network.
-    pub fn client_says(&mut self, message: FromClient) {
-        self.up.send(Up::Message(self.link, message), self.now);
-    }
-
-    /// The client sends an audio frame now.
-    pub fn client_sends(&mut self, rtp: Option<RtpMeta>, payload: bytes::Bytes) {
-        self.up.send(Up::Audio(self.link, rtp, payload), self.now);
-    }
-
-    /// A tool that was run by HTTP answers.
-    pub fn tool_answers(&mut self, call: &CallId, status: u16, body: &'static str) {
-        self.session.on_tool(call, &ToolAnswer::Answered { status, body: body.into() }, self.now);
-        self.drain();
-    }
-
-    /// The operator wants something.
-    pub fn command(&mut self, command: Command) {
-        self.session.on_command(command, self.now);
-        self.drain();
-    }
-
-    /// The next `dials` fail.
-    pub fn refuse_dials(&mut self, dials: u32) {
-        self.refused_dials = dials;
-    }
-
-    /// The client takes nothing from the network for `span`.
-    pub fn stall_client(&mut self, span: Duration) {
-        self.down.held_until = self.now + span;
-        self.client.received_since_stall = 0;
-    }
-
-    /// The link breaks; what is under way is lost.
-    pub fn lose_link(&mut self) {
-        self.up.cut();
-        self.down.cut();
-        self.session.on_link(self.link, LinkChange::Lost, self.now);
-        self.drain();
-    }
-
-    /// A new link takes over, of a client that has messages up to `have`.
-    pub fn resume(&mut self, have: Option<u64>) {
-        self.tokens += 1;
-        self.link = self.session.next_link();
-        self.client = Client::new(self.build.client, self.build.formats.1, self.now);
-        let info = link_info(&self.build, self.tokens, have);
-        self.session.on_link(self.link, LinkChange::Attached(info), self.now);
-        self.drain();
-    }
-
-    /// The agent's connection breaks.
-    pub fn lose_agent(&mut self) {
-        let error = AgentError { class: FailureClass::Lost, code: None, message: "reset".into() };
-        self.session.on_upstream(self.upstream, UpstreamChange::Failed(error), self.now);
         self.drain();
     }
 }
