@@ -297,6 +297,20 @@ fn an_agent_that_takes_over_while_a_tool_runs_is_asked_to_go_on_and_answers_by_t
 }
 
 #[test]
+fn a_result_that_comes_before_the_next_agents_own_call_is_told_and_answers_that_call_too() {
+    let mut world = start(WorldBuilder { agents: vec!["first", "second"], ..WorldBuilder::default() });
+    world.agent_says(call("c1", "look_up", "{}"));
+    world.lose_agent();
+    world.run(ms(100));
+    let post = world.posted.pop().expect("posted");
+    world.tool_answers(&post.call_id, 200, "shipped");
+    assert!(messages(&world).iter().any(|text| text.contains("shipped")), "{:?}", messages(&world));
+    world.agent_says(call("x9", "look_up", "{}"));
+    assert_eq!(results(&world), [("x9".into(), "shipped".into(), false)]);
+    assert!(world.posted.is_empty(), "it runs once");
+}
+
+#[test]
 fn a_tool_that_runs_over_a_rollover_is_posted_once_and_its_result_is_answered_by_the_fresh_session() {
     let mut world = start(WorldBuilder::default());
     world.agent_says(call("c1", "look_up", "{}"));
