@@ -212,6 +212,19 @@ async fn connect_and_close(daemon: &Daemon, by_signalling: bool) -> Duration {
 }
 
 #[tokio::test]
+async fn a_call_that_ends_while_its_data_channel_is_set_up_ends_with_a_goodbye() {
+    let daemon = Daemon::start(&[]).await;
+    for _ in 0..5 {
+        let mut peer = Peer::signal(&daemon, "echo").await;
+        peer.until(|peer| peer.connected.is_some()).await;
+        let (status, ..) = ask(daemon.http, "DELETE", &peer.resource.clone(), &[], "").await;
+        assert_eq!(status, 200);
+        peer.until(|peer| peer.closed).await;
+    }
+    until_sessions(&daemon, 0.0).await;
+}
+
+#[tokio::test]
 async fn a_thousand_connects_and_closes_leave_no_session_no_descriptor_and_no_memory_behind() {
     let daemon = Daemon::start(&[]).await;
     connect_and_close(&daemon, false).await;

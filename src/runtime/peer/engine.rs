@@ -411,10 +411,13 @@ impl PeerTransport for Peer {
         Ok(credentials_of(&mut self.rtc))
     }
 
-    fn close(&mut self) {
-        if self.rtc.close().is_err() {
-            self.rtc.disconnect();
-        }
+    fn close(&mut self) -> bool {
+        // The engine cannot shut an SCTP association down that is not established, and closes nothing then.
+        self.rtc.close().is_ok()
+    }
+
+    fn disconnect(&mut self) {
+        self.rtc.disconnect();
     }
 
     fn is_alive(&self) -> bool {

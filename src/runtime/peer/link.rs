@@ -465,16 +465,19 @@ impl PeerLink {
     /// Lets the last words arrive, then says goodbye (DTLS close_notify).
     pub async fn close(mut self) {
         if self.connected && self.transport.is_alive() {
-            let _ = tokio::time::timeout(LAST_WORDS, self.drain_channel()).await;
+            let _ = tokio::time::timeout(LAST_WORDS, self.say_goodbye()).await;
         }
-        self.transport.close();
+        if !self.transport.close() {
+            self.transport.disconnect();
+        }
         self.restless = true;
         self.drain();
     }
 
-    /// Waits until the peer has acknowledged everything, or is gone. What it still says is no longer heard.
-    async fn drain_channel(&mut self) {
-        while let Ok(Some(_)) = self.receive_until(|peer| peer.transport.is_channel_drained()).await {}
+    /// Closes once the peer has acknowledged everything, and goodbye can be said. What it still says is no longer heard.
+    async fn say_goodbye(&mut self) {
+        let over = |peer: &mut PeerLink| peer.transport.is_channel_drained() && peer.transport.close();
+        while let Ok(Some(_)) = self.receive_until(over).await {}
     }
 }
 

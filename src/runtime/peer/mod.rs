@@ -68,8 +68,12 @@ pub trait PeerTransport: Send {
     /// If the peer's credentials cannot be used.
     fn restart(&mut self, peer: &Credentials) -> Result<Credentials, PeerError>;
 
-    /// Says goodbye: RTCP BYE and DTLS close_notify are sent by the next poll.
-    fn close(&mut self);
+    /// Says goodbye: RTCP BYE and DTLS close_notify are sent by the next poll. `false`: not yet, because the way for
+    /// messages is just being set up.
+    fn close(&mut self) -> bool;
+
+    /// Ends without a goodbye.
+    fn disconnect(&mut self);
 
     /// Whether it can still send and receive.
     fn is_alive(&self) -> bool;
