@@ -8,6 +8,8 @@ use harness::agent::AgentServer;
 use harness::forward::Forwarded;
 use harness::peer::{PACKET, Peer};
 use harness::{Daemon, ask, header};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 use str0m::format::Codec;
 use tokio::net::UdpSocket;
@@ -91,6 +93,62 @@ async fn rtp_time_runs_on_over_a_pause_and_the_next_spurt_bears_the_marker() {
     let all = begun.elapsed();
     assert!(Duration::from_secs(1) <= pause && pause <= all, "RTP time went on by {pause:?} in {all:?}");
     assert!(next.1, "a spurt begins with the marker");
+}
+
+/// A DTLS 1.2 record (RFC 6347 section 4.1).
+fn record(kind: u8, epoch: u16, body: &[u8]) -> Vec<u8> {
+    let head = [&[kind, 254, 253][..], &epoch.to_be_bytes(), &[0, 0, 0, 0, 0, 9], &(body.len() as u16).to_be_bytes()];
+    [&head.concat()[..], body].concat()
+}
+
+/// DTLS as somebody makes it up who has no keys: random records of every content type and epoch, alerts in the clear,
+/// handshake messages that are cut off, and fragments that cannot be.
+fn forged_dtls() -> Vec<Vec<u8>> {
+    let mut rng = StdRng::seed_from_u64(3);
+    let mut random = |len: usize| std::iter::repeat_with(|| rng.random()).take(len).collect::<Vec<u8>>();
+    let mut forged = Vec::new();
+    for (number, kind) in (19..=26).flat_map(|kind| [kind; 4]).enumerate() {
+        forged.push(record(kind, [0, 1, 2, u16::MAX][number % 4], &random(7 * number)));
+    }
+    for (level, what) in [1, 2].into_iter().flat_map(|level| [0, 10, 20, 40, 80].map(|what| (level, what))) {
+        forged.extend([record(21, 0, &[level, what]), record(21, 1, &[level, what])]);
+    }
+    for message in [0, 1, 2, 3, 4, 11, 12, 13, 14, 15, 16, 20] {
+        let begins = [message, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+        let outside = [message, 0, 0, 10, 0, 0, 255, 255, 255, 0, 0, 20];
+        forged.push(record(22, 0, &begins));
+        forged.push(record(22, 0, &[&begins[..], &random(100)].concat()));
+        forged.push(record(22, 0, &[&outside[..], &random(20)].concat()));
+    }
+    let hello = record(22, 0, &[&[1, 0, 0, 28, 0, 0, 0, 0, 0, 0, 0, 28, 254, 253][..], &random(26)].concat());
+    forged.extend((1..hello.len()).map(|len| hello[..len].to_vec()));
+    forged.push([&hello[..], &hello[..20]].concat());
+    forged
+}
+
+#[tokio::test]
+async fn forged_dtls_leaves_a_call_unharmed_whoever_it_comes_from() {
+    let daemon = Daemon::start(&[]).await;
+    let port = daemon.webrtc.unwrap();
+    let mut peer = Peer::call(&daemon, "echo").await;
+    let forged = forged_dtls();
+    let others = [UdpSocket::bind("127.0.0.1:0").await.unwrap(), UdpSocket::bind("127.0.0.2:0").await.unwrap()];
+    for some in forged.chunks(4) {
+        for datagram in some {
+            for other in &others {
+                let _ = other.send_to(datagram, port).await;
+            }
+            // Addresses can be forged, too.
+            peer.socket.clone().send_to(datagram, port).await.unwrap();
+        }
+        peer.speak(Duration::from_millis(20)).await;
+    }
+    let said = forged.chunks(4).count();
+    peer.until(|peer| echoed(peer) >= said * 95 / 100).await;
+    peer.say(json!({ "type": "ping", "t": 1 })).await;
+    peer.until(|peer| peer.was_told("pong")).await;
+    assert!(daemon.metric("antiphon_queue_dropped_total", "unknown_peer").await >= forged.len() as f64);
+    assert_eq!(daemon.metric("antiphon_sessions_started_total", "webrtc").await, 1.0);
 }
 
 #[tokio::test]
