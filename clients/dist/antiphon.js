@@ -440,6 +440,7 @@ var Session = class extends Emitter {
   /** The network has changed: comes back at once if it is gone, else asks whether the link still lives. */
   onNetworkChange() {
     this.wake?.();
+    this.carrier?.onNetworkChange?.();
     this.lifeline?.tick(this.now());
   }
   /** Opens a link and makes it the present one. */
@@ -451,6 +452,7 @@ var Session = class extends Emitter {
       onMessage: (message) => isPresent() && this.onMessage(message),
       onReport: (report) => isPresent() && this.onReport(report),
       onAudio: (samples, pos) => this.hasListener("audio") && this.emit("audio", { samples: samples.slice(), pos }),
+      onAlive: () => isPresent() && this.lifeline?.onAlive(this.now()),
       onClosed: (code, reason) => isPresent() && this.onClosed(code, reason)
     };
     const { carrier, started } = await this.parts.open(token ? { ...start, token } : start, events);
@@ -586,6 +588,113 @@ function parse(text) {
   }
 }
 
+// js/src/sdp.ts
+function withNack(sdp) {
+  const opus = /^a=rtpmap:(\d+) opus\/48000/im.exec(sdp)?.[1];
+  if (!opus || sdp.includes(`a=rtcp-fb:${opus} nack`)) return sdp;
+  return sdp.replace(new RegExp(`^(a=rtpmap:${opus} .*)$`, "m"), (line2) => {
+    const end = line2.endsWith("\r") ? "" : "\r";
+    return `${line2}${end}
+a=rtcp-fb:${opus} nack${line2.endsWith("\r") ? "\r" : ""}`;
+  });
+}
+var line = (name, sdp) => new RegExp(`^a=${name}:(\\S+)`, "m").exec(sdp)?.[1];
+function fragmentOf(offer) {
+  const media = /^m=.*$/m.exec(offer)?.[0].trimEnd() ?? "m=audio 9 UDP/TLS/RTP/SAVPF 0";
+  const lines = [`a=ice-ufrag:${line("ice-ufrag", offer)}`, `a=ice-pwd:${line("ice-pwd", offer)}`, media, `a=mid:${line("mid", offer) ?? 0}`];
+  return `${lines.join("\r\n")}\r
+`;
+}
+function renewed(answer, fragment) {
+  const [ufrag, password] = [line("ice-ufrag", fragment), line("ice-pwd", fragment)];
+  if (!ufrag || !password) throw new Error("the relay gave no credentials");
+  return answer.replace(/^a=ice-ufrag:\S+/gm, `a=ice-ufrag:${ufrag}`).replace(/^a=ice-pwd:\S+/gm, `a=ice-pwd:${password}`).replace(/^(a=candidate:.*) ufrag \S+/gm, "$1");
+}
+
+// js/src/path_keeper.ts
+var LOOK_MS = 500;
+var QUIET_MS = 2500;
+var AGAIN_MS = 1e3;
+var GIVE_UP_MS = 5e3;
+var ANSWER_MS = 2e3;
+var ASLEEP_MS2 = 3e3;
+var PathKeeper = class {
+  /** `resource`: where the relay takes an ICE restart (RFC 9725 section 4.3); absent where a proxy hides it. */
+  constructor(peer, resource, get, events) {
+    this.peer = peer;
+    this.resource = resource;
+    this.get = get;
+    this.events = events;
+    this.timer = setInterval(() => void this.look(), LOOK_MS);
+    this.timer.unref?.();
+  }
+  peer;
+  resource;
+  get;
+  events;
+  received = 0;
+  heardAt = performance.now();
+  lookedAt = performance.now();
+  restartedAt = -Infinity;
+  timer;
+  close() {
+    clearInterval(this.timer);
+  }
+  /** The path may be gone: another one is looked for; as long as none is found the present one stands. */
+  restart() {
+    const now = performance.now();
+    if (!this.resource || now - this.restartedAt < AGAIN_MS) return;
+    this.restartedAt = now;
+    void restartIce(this.peer, this.resource, this.get).catch((error) => {
+      if (error instanceof Refused) this.events.onLost(error.message);
+    });
+  }
+  async look() {
+    const received = await bytesReceived(this.peer);
+    const now = performance.now();
+    if (now - this.lookedAt > ASLEEP_MS2) this.heardAt = now - QUIET_MS;
+    this.lookedAt = now;
+    if (received !== this.received) {
+      this.received = received;
+      this.heardAt = now;
+      return this.events.onAlive();
+    }
+    if (received === 0) return;
+    if (now - this.heardAt >= GIVE_UP_MS) this.events.onLost("nothing came for some seconds");
+    else if (now - this.heardAt >= QUIET_MS) this.restart();
+  }
+};
+async function bytesReceived(peer) {
+  let bytes = 0;
+  const stats = await peer.getStats().catch(() => void 0);
+  stats?.forEach((entry) => {
+    if (entry.type === "candidate-pair") bytes += entry.bytesReceived ?? 0;
+  });
+  return bytes;
+}
+var Refused = class extends Error {
+};
+async function restartIce(peer, resource, get) {
+  const answer = peer.remoteDescription?.sdp ?? "";
+  const offer = await peer.createOffer({ iceRestart: true });
+  await peer.setLocalDescription({ type: "offer", sdp: withNack(offer.sdp ?? "") });
+  try {
+    const response = await get(resource, {
+      method: "PATCH",
+      headers: { "content-type": "application/trickle-ice-sdpfrag", "if-match": "*" },
+      body: fragmentOf(peer.localDescription?.sdp ?? ""),
+      signal: AbortSignal.timeout(ANSWER_MS)
+    });
+    const said = `${resource} answered ${response.status}`;
+    if (response.status >= 400 && response.status < 500) throw new Refused(said);
+    if (!response.ok) throw new Error(said);
+    await peer.setRemoteDescription({ type: "answer", sdp: renewed(answer, await response.text()) });
+  } catch (error) {
+    await peer.setLocalDescription({ type: "rollback" }).catch(() => void 0);
+    throw error;
+  }
+}
+
 // js/src/track_playback.ts
 var CLOCK = 48e3;
 var REPORT_MS = 100;
@@ -702,18 +811,8 @@ var TrackPlayback = class {
 var CHANNEL = "antiphon.v1";
 var FORMATS = { in: { codec: "opus", rate: 48e3 }, out: { codec: "opus", rate: 48e3 } };
 var CONNECT_MS = 5e3;
-var INTERRUPTED_MS = 4e3;
 var LINGER_MS = 3e4;
 var ABOUT_CALLER = /* @__PURE__ */ new Set(["unauthorized", "forbidden", "not_found", "rate_limited", "resume_failed", "bad_message", "misdirected"]);
-function withNack(sdp) {
-  const opus = /^a=rtpmap:(\d+) opus\/48000/im.exec(sdp)?.[1];
-  if (!opus || sdp.includes(`a=rtcp-fb:${opus} nack`)) return sdp;
-  return sdp.replace(new RegExp(`^(a=rtpmap:${opus} .*)$`, "m"), (line) => {
-    const end = line.endsWith("\r") ? "" : "\r";
-    return `${line}${end}
-a=rtcp-fb:${opus} nack${line.endsWith("\r") ? "\r" : ""}`;
-  });
-}
 function webRtcOpener(options) {
   return async (start, events) => {
     const Peer = options.RTCPeerConnection ?? RTCPeerConnection;
@@ -726,6 +825,7 @@ function webRtcOpener(options) {
       if (answer.ice_servers?.length) peer.setConfiguration({ iceServers: answer.ice_servers });
       await peer.setRemoteDescription({ type: "answer", sdp: answer.sdp });
       const started = await carrier.run(CONNECT_MS, answer.started);
+      carrier.keepPath(answer.resource, options.fetch ?? ((input, init) => fetch(input, init)));
       return { carrier, started };
     } catch (error) {
       carrier.close(1e3);
@@ -745,7 +845,8 @@ async function post(options, sdp, start) {
     signal: AbortSignal.timeout(CONNECT_MS)
   });
   const body = await response.json().catch(() => ({}));
-  if (response.ok && body.sdp) return body;
+  const location = response.headers?.get("location");
+  if (response.ok && body.sdp) return { ...body, ...location && { resource: new URL(location, options.url).href } };
   const said = body.detail ?? `${options.url} answered ${response.status}`;
   const after = Number(response.headers?.get("retry-after")) * 1e3 || void 0;
   const code = body.code !== void 0 && ABOUT_CALLER.has(body.code) ? body.code : "transport_unavailable";
@@ -807,7 +908,7 @@ var WebRtcCarrier = class {
   closed = false;
   /** The session has started on this link, and may be resumed on another. */
   begun = false;
-  interrupted;
+  path;
   onConnected;
   onStarted;
   onFailed;
@@ -833,12 +934,19 @@ var WebRtcCarrier = class {
     }
   }
   onState(state) {
-    clearTimeout(this.interrupted);
     if (state === "connected") this.onConnected?.();
     if (state === "failed" || state === "closed") this.finish(`the peer connection is ${state}`);
-    if (state === "disconnected") {
-      this.interrupted = setTimeout(() => this.finish("nothing came for some seconds"), INTERRUPTED_MS);
-    }
+    if (state === "disconnected") this.path?.restart();
+  }
+  /** From now on a path that is lost is replaced under the link. */
+  keepPath(resource, get) {
+    if (this.closed) return;
+    const onAlive = () => this.events.onAlive?.();
+    this.path = new PathKeeper(this.peer, resource, get, { onAlive, onLost: (reason) => this.finish(reason) });
+  }
+  /** The old path may be gone without having been missed yet. */
+  onNetworkChange() {
+    this.path?.restart();
   }
   send(message) {
     const text = JSON.stringify(message);
@@ -860,7 +968,7 @@ var WebRtcCarrier = class {
   release(hangUp) {
     if (this.closed) return;
     this.closed = true;
-    clearTimeout(this.interrupted);
+    this.path?.close();
     this.playback.close();
     this.player?.close();
     this.channel.onclose = this.channel.onmessage = null;
@@ -871,6 +979,164 @@ var WebRtcCarrier = class {
     timer.unref?.();
   }
 };
+
+// js/src/rtp.ts
+var PCM16 = 96;
+var HEADER = 12;
+function readRtp(bytes) {
+  if (bytes.length < HEADER || bytes[0] >> 6 !== 2) return void 0;
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  let from = HEADER + (bytes[0] & 15) * 4;
+  if (bytes[0] & 16) {
+    if (bytes.length < from + 4) return void 0;
+    from += 4 + view.getUint16(from + 2) * 4;
+  }
+  const to = bytes.length - (bytes[0] & 32 ? bytes.at(-1) : 0);
+  if (from > to) return void 0;
+  return {
+    payloadType: bytes[1] & 127,
+    marker: (bytes[1] & 128) !== 0,
+    seq: view.getUint16(2),
+    timestamp: view.getUint32(4),
+    payload: bytes.subarray(from, to)
+  };
+}
+function writeRtp(prefix, packet, ssrc) {
+  const bytes = new Uint8Array(prefix.length + HEADER + packet.payload.length);
+  bytes.set(prefix);
+  const view = new DataView(bytes.buffer, prefix.length);
+  view.setUint8(0, 128);
+  view.setUint8(1, packet.payloadType | (packet.marker ? 128 : 0));
+  view.setUint16(2, packet.seq & 65535);
+  view.setUint32(4, packet.timestamp >>> 0);
+  view.setUint32(8, ssrc);
+  bytes.set(packet.payload, prefix.length + HEADER);
+  return bytes;
+}
+function extend(timestamp, last) {
+  return Math.max(0, last + (timestamp - last | 0));
+}
+
+// js/src/varint.ts
+function encodeVarint(value) {
+  if (value < 64) return Uint8Array.of(value);
+  if (value < 16384) return Uint8Array.of(64 | value >> 8, value & 255);
+  return Uint8Array.of(128 | value >> 24, value >> 16 & 255, value >> 8 & 255, value & 255);
+}
+function decodeVarint(bytes, at = 0) {
+  const first = bytes[at];
+  if (first === void 0) return void 0;
+  const end = at + (1 << (first >> 6));
+  if (end > bytes.length) return void 0;
+  let value = first & 63;
+  for (let i = at + 1; i < end; i++) value = value * 256 + bytes[i];
+  return { value, end };
+}
+function concat(...parts) {
+  const whole = new Uint8Array(parts.reduce((sum, { length }) => sum + length, 0));
+  let at = 0;
+  for (const part of parts) {
+    whole.set(part, at);
+    at += part.length;
+  }
+  return whole;
+}
+
+// js/src/audio_way.ts
+var WAITING_MAX = 25;
+var OUTGOING_MAX_AGE_MS = 300;
+var ASSUMED_BYTES = 1100;
+var RTP_HEADER = 12;
+var PACKET_MAX = 65536;
+var AUDIO = 1;
+async function openAudioWay(link, flow, least) {
+  const ssrc = Math.floor(Math.random() * 2 ** 32);
+  const { datagrams } = link;
+  if (datagrams) {
+    const prefix = encodeVarint(flow);
+    const room = (datagrams.maxDatagramSize ?? ASSUMED_BYTES) - prefix.length - RTP_HEADER;
+    if (room >= least) return new Datagrams(datagrams, prefix, room, ssrc);
+  }
+  const stream = new AudioStream(link, flow, ssrc);
+  await stream.open();
+  return stream;
+}
+var Datagrams = class {
+  constructor(datagrams, prefix, room, ssrc) {
+    this.datagrams = datagrams;
+    this.prefix = prefix;
+    this.room = room;
+    this.ssrc = ssrc;
+    datagrams.outgoingHighWaterMark = WAITING_MAX;
+    datagrams.outgoingMaxAge = OUTGOING_MAX_AGE_MS;
+    this.writer = datagrams.writable.getWriter();
+  }
+  datagrams;
+  prefix;
+  room;
+  ssrc;
+  writer;
+  write(packet) {
+    return this.writer.write(writeRtp(this.prefix, packet, this.ssrc));
+  }
+  async read(onPacket) {
+    const reader = this.datagrams.readable.getReader();
+    for (; ; ) {
+      const { value, done } = await reader.read();
+      if (done) return;
+      const others = this.prefix.some((byte, i) => value[i] !== byte);
+      const packet = others ? void 0 : readRtp(value.subarray(this.prefix.length));
+      if (packet) onPacket(packet);
+    }
+  }
+};
+var AudioStream = class {
+  constructor(link, flow, ssrc) {
+    this.link = link;
+    this.flow = flow;
+    this.ssrc = ssrc;
+  }
+  link;
+  flow;
+  ssrc;
+  room = PACKET_MAX - RTP_HEADER;
+  reader;
+  writer;
+  async open() {
+    const stream = await this.link.createBidirectionalStream();
+    this.reader = stream.readable.getReader();
+    this.writer = stream.writable.getWriter();
+    void this.writer.write(concat(encodeVarint(AUDIO), encodeVarint(this.flow))).catch(() => void 0);
+  }
+  write(packet) {
+    const length = encodeVarint(RTP_HEADER + packet.payload.length);
+    return this.writer.write(writeRtp(length, packet, this.ssrc));
+  }
+  async read(onPacket) {
+    for (; ; ) {
+      const { reader, writer } = this;
+      await readFrames(reader, onPacket).catch(() => void 0);
+      void writer.abort().catch(() => void 0);
+      await this.open();
+    }
+  }
+};
+async function readFrames(reader, onPacket) {
+  let unread = new Uint8Array(0);
+  for (; ; ) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    unread = unread.length ? concat(unread, value) : value;
+    for (let length = decodeVarint(unread); length; length = decodeVarint(unread)) {
+      if (length.value > PACKET_MAX) throw new Error("a packet is too large");
+      const end = length.end + length.value;
+      if (unread.length < end) break;
+      const packet = readRtp(unread.subarray(length.end, end));
+      unread = unread.subarray(end);
+      if (packet) onPacket(packet);
+    }
+  }
+}
 
 // js/src/playout_clock.ts
 var KEPT = 16;
@@ -1013,43 +1279,6 @@ var PcmPlayback = class {
   }
 };
 
-// js/src/rtp.ts
-var PCM16 = 96;
-var HEADER = 12;
-function readRtp(bytes) {
-  if (bytes.length < HEADER || bytes[0] >> 6 !== 2) return void 0;
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  let from = HEADER + (bytes[0] & 15) * 4;
-  if (bytes[0] & 16) {
-    if (bytes.length < from + 4) return void 0;
-    from += 4 + view.getUint16(from + 2) * 4;
-  }
-  const to = bytes.length - (bytes[0] & 32 ? bytes.at(-1) : 0);
-  if (from > to) return void 0;
-  return {
-    payloadType: bytes[1] & 127,
-    marker: (bytes[1] & 128) !== 0,
-    seq: view.getUint16(2),
-    timestamp: view.getUint32(4),
-    payload: bytes.subarray(from, to)
-  };
-}
-function writeRtp(prefix, packet, ssrc) {
-  const bytes = new Uint8Array(prefix.length + HEADER + packet.payload.length);
-  bytes.set(prefix);
-  const view = new DataView(bytes.buffer, prefix.length);
-  view.setUint8(0, 128);
-  view.setUint8(1, packet.payloadType | (packet.marker ? 128 : 0));
-  view.setUint16(2, packet.seq & 65535);
-  view.setUint32(4, packet.timestamp >>> 0);
-  view.setUint32(8, ssrc);
-  bytes.set(packet.payload, prefix.length + HEADER);
-  return bytes;
-}
-function extend(timestamp, last) {
-  return Math.max(0, last + (timestamp - last | 0));
-}
-
 // js/src/rtp_order.ts
 var WAIT_MS = 40;
 var JUMP_S = 1;
@@ -1109,31 +1338,6 @@ var RtpOrder = class {
   }
 };
 
-// js/src/varint.ts
-function encodeVarint(value) {
-  if (value < 64) return Uint8Array.of(value);
-  if (value < 16384) return Uint8Array.of(64 | value >> 8, value & 255);
-  return Uint8Array.of(128 | value >> 24, value >> 16 & 255, value >> 8 & 255, value & 255);
-}
-function decodeVarint(bytes, at = 0) {
-  const first = bytes[at];
-  if (first === void 0) return void 0;
-  const end = at + (1 << (first >> 6));
-  if (end > bytes.length) return void 0;
-  let value = first & 63;
-  for (let i = at + 1; i < end; i++) value = value * 256 + bytes[i];
-  return { value, end };
-}
-function concat(...parts) {
-  const whole = new Uint8Array(parts.reduce((sum, { length }) => sum + length, 0));
-  let at = 0;
-  for (const part of parts) {
-    whole.set(part, at);
-    at += part.length;
-  }
-  return whole;
-}
-
 // js/src/webtransport.ts
 var RATE = 24e3;
 var FLOW = 1;
@@ -1141,9 +1345,7 @@ var FORMATS2 = { in: { codec: "pcm16", rate: RATE }, out: { codec: "pcm16", rate
 var READY_MS = 1500;
 var START_MS = 1e4;
 var MESSAGE_MAX = 65536;
-var WAITING_MAX = 25;
-var OUTGOING_MAX_AGE_MS = 300;
-var DATAGRAM = 980;
+var FRAMES = [RATE / 50, RATE / 100];
 function isTrusted(userAgent) {
   return !/AppleWebKit/.test(userAgent) || /Chrom(e|ium)\//.test(userAgent);
 }
@@ -1176,7 +1378,8 @@ function webTransportOpener(options) {
       transport.closed.catch(() => void 0);
       await within(transport.ready, READY_MS, `${options.url} did not answer within ${READY_MS / 1e3} s`);
       const stream = await transport.createBidirectionalStream();
-      const carrier = new WebTransportCarrier(transport, stream, options.audio, events);
+      const way = await openAudioWay(transport, FLOW, FRAMES[1] * 2);
+      const carrier = new WebTransportCarrier(transport, stream, way, options.audio, events);
       const started = await within(carrier.start({ ...start, audio: FORMATS2 }), START_MS, "the relay did not start");
       return { carrier, started };
     } catch (error) {
@@ -1190,21 +1393,19 @@ function webTransportOpener(options) {
   };
 }
 var WebTransportCarrier = class {
-  constructor(link, stream, audio, events) {
+  constructor(link, stream, way, audio, events) {
     this.link = link;
     this.stream = stream;
+    this.way = way;
     this.audio = audio;
     this.events = events;
     this.player = audio.createPlayer(RATE);
     this.playback = new RtpPlayback(this.player, audio.output, events);
     this.control = stream.writable.getWriter();
-    const { datagrams } = link;
-    datagrams.outgoingHighWaterMark = WAITING_MAX;
-    datagrams.outgoingMaxAge = OUTGOING_MAX_AGE_MS;
-    this.datagrams = datagrams.writable.getWriter();
   }
   link;
   stream;
+  way;
   audio;
   events;
   transport = "webtransport";
@@ -1212,15 +1413,12 @@ var WebTransportCarrier = class {
   droppedMs = 0;
   player;
   control;
-  datagrams;
-  prefix = encodeVarint(FLOW);
-  ssrc = Math.floor(Math.random() * 2 ** 32);
   capture;
   enabled = true;
   closed = false;
   seq = 0;
   sent = 0;
-  /** Datagrams that the network has not taken. */
+  /** Packets that the network has not taken. */
   waiting = 0;
   /** The next packet begins a stretch of speech. */
   marker = true;
@@ -1233,7 +1431,7 @@ var WebTransportCarrier = class {
     void this.control.write(concat(encodeVarint(0), encodeVarint(FLOW))).catch(() => void 0);
     this.send(start);
     void this.readControl();
-    void this.readDatagrams();
+    void this.way.read((packet) => this.playback.onPacket(packet)).catch(() => void 0);
     return started;
   }
   async readControl() {
@@ -1274,25 +1472,13 @@ var WebTransportCarrier = class {
     );
     return Promise.race([Promise.any([stopped, closed]).catch(() => unknown), unknown]);
   }
-  async readDatagrams() {
-    const reader = this.link.datagrams.readable.getReader();
-    try {
-      for (; ; ) {
-        const { value, done } = await reader.read();
-        if (done) return;
-        const flow = decodeVarint(value);
-        if (flow?.value === FLOW) this.playback.onPacket(value.subarray(flow.end));
-      }
-    } catch {
-    }
-  }
   onMessage(message) {
     if (!this.onStarted) return this.events.onMessage(message);
     if (message.type === "error") this.refusal = AntiphonError.of(message);
     if (message.type !== "started") return;
     this.onStarted(message);
     this.onStarted = this.onFailed = void 0;
-    const frame = (this.link.datagrams.maxDatagramSize ?? DATAGRAM) < DATAGRAM ? RATE / 100 : RATE / 50;
+    const frame = FRAMES.find((samples) => samples * 2 <= this.way.room) ?? FRAMES[1];
     this.capture = this.audio.createCapture(RATE, frame, (samples) => this.sendFrame(samples));
   }
   sendFrame(frame) {
@@ -1312,7 +1498,7 @@ var WebTransportCarrier = class {
     this.seq += 1;
     this.waiting += 1;
     const written = () => void (this.waiting -= 1);
-    this.datagrams.write(writeRtp(this.prefix, packet, this.ssrc)).then(written, written);
+    this.way.write(packet).then(written, written);
   }
   send(message) {
     if (this.closed) return;
@@ -1353,9 +1539,8 @@ var RtpPlayback = class extends PcmPlayback {
     super(port, output, RATE, events);
     this.order = new RtpOrder(RATE, (samples, pos) => this.onSamples(samples, pos));
   }
-  onPacket(bytes) {
-    const packet = readRtp(bytes);
-    if (packet?.payloadType === PCM16) this.order.push(packet);
+  onPacket(packet) {
+    if (packet.payloadType === PCM16) this.order.push(packet);
   }
   flush(flush) {
     const heard = super.flush(flush);

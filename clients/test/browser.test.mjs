@@ -152,8 +152,13 @@ for (const transport of TRANSPORTS) test(`one talks, interrupts, and sees what w
   assert.deepEqual(complaints, []);
 });
 
-for (const transport of TRANSPORTS) test(`an echo gives back the words of the microphone, by ${transport}`, { timeout: 60_000 }, async (t) => {
-  const { page, complaints } = await open(t);
+function takeDatagrams() {
+  Object.defineProperty(WebTransport.prototype, 'datagrams', { value: undefined });
+}
+
+const ECHOES = [...TRANSPORTS.map((transport) => [transport, transport]), ['webtransport', 'webtransport without datagrams', takeDatagrams]];
+for (const [transport, by, before] of ECHOES) test(`an echo gives back the words of the microphone, by ${by}`, { timeout: 60_000 }, async (t) => {
+  const { page, complaints } = await open(t, { before });
   await page.getByRole('combobox', { name: 'Agent' }).selectOption('echo');
   await page.getByRole('combobox', { name: 'Transport' }).selectOption(transport);
   await button(page, 'Talk').click();
@@ -163,13 +168,17 @@ for (const transport of TRANSPORTS) test(`an echo gives back the words of the mi
   t.diagnostic(`correlation of the energies of what was said and what came back: ${found.toFixed(3)}`);
   assert.ok(found > 0.7, `correlation ${found}`);
   await page.getByRole('meter', { name: 'Your voice' }).waitFor();
+  await log(page).getByText(`Connected to echo over ${LABELS[transport]}`).waitFor();
   assert.deepEqual(complaints, []);
 });
 
 /** Takes the present link away from the page, without a word to either side's library. */
 const lose = {
   websocket: () => network.cut(),
-  webrtc: () => network.cut(),
+  webrtc: () => {
+    network.letRestart(false);
+    network.cut();
+  },
   webtransport: (page) => page.evaluate(() => opened.at(-1).close({ closeCode: 4000 })),
 };
 
@@ -185,6 +194,7 @@ function keepLinks() {
 
 for (const transport of TRANSPORTS) test(`a call outlives a network that changes, by ${transport}`, { timeout: 60_000 }, async (t) => {
   const { page } = await open(t, { before: keepLinks });
+  t.after(() => network.letRestart(true));
   await page.getByRole('combobox', { name: 'Transport' }).selectOption(transport);
   await button(page, 'Talk').click();
   await until('sound', async () => (await rms(page)) > 0.01);
@@ -194,6 +204,21 @@ for (const transport of TRANSPORTS) test(`a call outlives a network that changes
   await log(page).getByText(`The connection was lost and has come back, over ${LABELS[transport]}.`).waitFor();
   await until('sound again', async () => (await rms(page)) > 0.01);
   await log(page).getByText('Long before there were telephones').waitFor();
+});
+
+test('over WebRTC a path that is lost is replaced under the call', { timeout: 60_000 }, async (t) => {
+  const { page } = await open(t);
+  await page.getByRole('combobox', { name: 'Transport' }).selectOption('webrtc');
+  await button(page, 'Talk').click();
+  const soundsFor = () => recorder.envelope(page).then((frames) => frames.slice(-10).filter((rms) => rms > 0.005).length);
+  await until('sound', async () => (await soundsFor()) > 5);
+  const began = Date.now();
+  network.cut();
+  await until('silence', async () => (await soundsFor()) === 0);
+  await until('sound again', async () => (await soundsFor()) > 0);
+  t.diagnostic(`${Date.now() - began} ms from the loss to sound again, the pauses of the story included`);
+  await log(page).getByText('Long before there were telephones').waitFor();
+  assert.equal(await log(page).getByText('The connection was lost').count(), 0, 'the link has stayed');
 });
 
 test('the page can be used by keyboard', { timeout: 60_000 }, async (t) => {

@@ -103,6 +103,7 @@ export async function startNetwork(target, given = {}) {
   const [host, port] = target.split(':');
   const files = { ...dist(), ...given };
   const open = new Set();
+  const state = { restarts: true };
   const udp = await startUdp();
   const server = createServer((request, response) => {
     if (files[request.url] !== undefined) {
@@ -111,6 +112,7 @@ export async function startNetwork(target, given = {}) {
       return response.end(files[request.url]);
     }
     const { method, url: path, headers } = request;
+    if (method === 'PATCH' && !state.restarts) return response.writeHead(503).end();
     const onward = ask({ host, port, method, path, headers }, (answer) => {
       if (path.startsWith('/v1/session/webrtc') && method === 'POST') return through(udp, answer, response);
       response.writeHead(answer.statusCode, answer.headers);
@@ -142,6 +144,8 @@ export async function startNetwork(target, given = {}) {
   return {
     address: `127.0.0.1:${server.address().port}`,
     cut,
+    /** Whether requests to restart ICE reach the daemon. */
+    letRestart: (restarts) => (state.restarts = restarts),
     async stop() {
       cut();
       udp.stop();

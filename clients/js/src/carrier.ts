@@ -33,6 +33,8 @@ export interface Carrier {
   /** Sends a control message; does nothing on a link that is gone. */
   send(message: ToRelay): void;
   setMicrophoneEnabled(enabled: boolean): void;
+  /** The device has another network than before, or one again. */
+  onNetworkChange?(): void;
   /** Ends the link. 1000 ends the session too; anything else leaves it for a resume. */
   close(code: number): void;
 }
@@ -42,6 +44,8 @@ export interface CarrierEvents {
   onMessage(message: FromRelay): void;
   onReport(report: Report): void;
   onAudio(samples: Int16Array, pos: number): void;
+  /** Something came that is not told otherwise. */
+  onAlive?(): void;
   onClosed(code: number, reason: string): void;
 }
 

@@ -140,6 +140,7 @@ export class Session extends Emitter<SessionEvents> {
   /** The network has changed: comes back at once if it is gone, else asks whether the link still lives. */
   onNetworkChange(): void {
     this.wake?.();
+    this.carrier?.onNetworkChange?.();
     this.lifeline?.tick(this.now());
   }
 
@@ -152,6 +153,7 @@ export class Session extends Emitter<SessionEvents> {
       onMessage: (message) => isPresent() && this.onMessage(message),
       onReport: (report) => isPresent() && this.onReport(report),
       onAudio: (samples, pos) => this.hasListener('audio') && this.emit('audio', { samples: samples.slice(), pos }),
+      onAlive: () => isPresent() && this.lifeline?.onAlive(this.now()),
       onClosed: (code, reason) => isPresent() && this.onClosed(code, reason),
     };
     const { carrier, started } = await this.parts.open(token ? { ...start, token } : start, events);

@@ -4,15 +4,14 @@ import type { AudioEngine } from './audio.js';
 import type { Carrier, CarrierEvents, Open } from './carrier.js';
 import { AntiphonError } from './errors.js';
 import { parse, type AudioFormats, type FromRelay, type Start, type Started, type ToRelay } from './messages.js';
+import { PathKeeper } from './path_keeper.js';
+import { withNack } from './sdp.js';
 import { TrackPlayback } from './track_playback.js';
 
 const CHANNEL = 'antiphon.v1';
 const FORMATS: AudioFormats = { in: { codec: 'opus', rate: 48_000 }, out: { codec: 'opus', rate: 48_000 } };
 /** From the offer to a working path; beyond it another transport is tried. */
 const CONNECT_MS = 5000;
-/** A path that is interrupted for so long is given up, and the session resumed on another one. */
-const INTERRUPTED_MS = 4000;
-
 /** A connection that was lost is closed when its session was resumed or is given up. */
 const LINGER_MS = 30_000;
 /** Refusals that another transport would only repeat. */
@@ -31,16 +30,8 @@ interface Answer {
   /** Absent where a session is resumed: then it comes on the data channel. */
   started?: Started;
   ice_servers?: RTCIceServer[];
-}
-
-/** Asks for retransmission of lost audio packets (RFC 4585 section 6.2.1), which browsers offer for video only. */
-export function withNack(sdp: string): string {
-  const opus = /^a=rtpmap:(\d+) opus\/48000/im.exec(sdp)?.[1];
-  if (!opus || sdp.includes(`a=rtcp-fb:${opus} nack`)) return sdp;
-  return sdp.replace(new RegExp(`^(a=rtpmap:${opus} .*)$`, 'm'), (line) => {
-    const end = line.endsWith('\r') ? '' : '\r';
-    return `${line}${end}\na=rtcp-fb:${opus} nack${line.endsWith('\r') ? '\r' : ''}`;
-  });
+  /** Where the relay takes an ICE restart; absent where a proxy hides it. */
+  resource?: string;
 }
 
 /** Makes an opener of WebRTC links. */
@@ -56,6 +47,7 @@ export function webRtcOpener(options: WebRtcOptions): Open {
       if (answer.ice_servers?.length) peer.setConfiguration({ iceServers: answer.ice_servers });
       await peer.setRemoteDescription({ type: 'answer', sdp: answer.sdp });
       const started = await carrier.run(CONNECT_MS, answer.started);
+      carrier.keepPath(answer.resource, options.fetch ?? ((input, init) => fetch(input, init)));
       return { carrier, started };
     } catch (error) {
       // Nothing was started that could be resumed.
@@ -78,7 +70,8 @@ async function post(options: WebRtcOptions, sdp: string, start: Start): Promise<
     signal: AbortSignal.timeout(CONNECT_MS),
   });
   const body = (await response.json().catch(() => ({}))) as Partial<Answer> & { code?: string; detail?: string; reason?: string; url?: string };
-  if (response.ok && body.sdp) return body as Answer;
+  const location = response.headers?.get('location');
+  if (response.ok && body.sdp) return { ...(body as Answer), ...(location && { resource: new URL(location, options.url).href }) };
   const said = body.detail ?? `${options.url} answered ${response.status}`;
   const after = Number(response.headers?.get('retry-after')) * 1000 || undefined;
   // What the relay holds against the caller it holds against him elsewhere too; anything else may be this path's fault.
@@ -98,7 +91,7 @@ class WebRtcCarrier implements Carrier {
   private closed = false;
   /** The session has started on this link, and may be resumed on another. */
   private begun = false;
-  private interrupted: ReturnType<typeof setTimeout> | undefined;
+  private path: PathKeeper | undefined;
   private onConnected: (() => void) | undefined;
   private onStarted: ((started: Started) => void) | undefined;
   private onFailed: ((error: AntiphonError) => void) | undefined;
@@ -172,13 +165,22 @@ class WebRtcCarrier implements Carrier {
   }
 
   private onState(state: RTCPeerConnectionState): void {
-    clearTimeout(this.interrupted);
     if (state === 'connected') this.onConnected?.();
     if (state === 'failed' || state === 'closed') this.finish(`the peer connection is ${state}`);
-    // A path often comes back by itself: Wi-Fi to cellular, a moment without reception.
-    if (state === 'disconnected') {
-      this.interrupted = setTimeout(() => this.finish('nothing came for some seconds'), INTERRUPTED_MS);
-    }
+    // A path often comes back, by itself or as another one: Wi-Fi to cellular, a moment without reception.
+    if (state === 'disconnected') this.path?.restart();
+  }
+
+  /** From now on a path that is lost is replaced under the link. */
+  keepPath(resource: string | undefined, get: typeof fetch): void {
+    if (this.closed) return;
+    const onAlive = (): void => this.events.onAlive?.();
+    this.path = new PathKeeper(this.peer, resource, get, { onAlive, onLost: (reason) => this.finish(reason) });
+  }
+
+  /** The old path may be gone without having been missed yet. */
+  onNetworkChange(): void {
+    this.path?.restart();
   }
 
   send(message: ToRelay): void {
@@ -206,7 +208,7 @@ class WebRtcCarrier implements Carrier {
   private release(hangUp: boolean): void {
     if (this.closed) return;
     this.closed = true;
-    clearTimeout(this.interrupted);
+    this.path?.close();
     this.playback.close();
     this.player?.close();
     this.channel.onclose = this.channel.onmessage = null;

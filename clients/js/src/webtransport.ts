@@ -1,11 +1,12 @@
-/** `antiphon.v1` over WebTransport: messages on a stream, audio as RTP in datagrams (docs/protocol.md). */
+/** `antiphon.v1` over WebTransport: messages on a stream, audio as RTP in datagrams or on another (docs/protocol.md). */
 
 import type { AudioEngine, Capture } from './audio.js';
+import { openAudioWay, WAITING_MAX, type AudioWay } from './audio_way.js';
 import type { Carrier, CarrierEvents, Open } from './carrier.js';
 import { AntiphonError } from './errors.js';
 import { parse, type AudioFormats, type FromRelay, type Started, type ToRelay } from './messages.js';
 import { PcmPlayback } from './pcm_playback.js';
-import { PCM16, readRtp, writeRtp } from './rtp.js';
+import { PCM16, type RtpPacket } from './rtp.js';
 import { RtpOrder } from './rtp_order.js';
 import { concat, decodeVarint, encodeVarint } from './varint.js';
 
@@ -18,11 +19,8 @@ const READY_MS = 1500;
 const START_MS = 10_000;
 /** Largest control message. */
 const MESSAGE_MAX = 65_536;
-/** Datagrams that wait for the network; older ones would only be late. */
-const WAITING_MAX = 25;
-const OUTGOING_MAX_AGE_MS = 300;
-/** 20 ms of PCM16 with its headers. */
-const DATAGRAM = 980;
+/** Samples of a packet: 20 ms, or 10 where no more fits. */
+const FRAMES = [RATE / 50, RATE / 100] as const;
 
 export interface WebTransportOptions {
   url: string;
@@ -75,7 +73,8 @@ export function webTransportOpener(options: WebTransportOptions): Open {
       transport.closed.catch(() => undefined);
       await within(transport.ready, READY_MS, `${options.url} did not answer within ${READY_MS / 1000} s`);
       const stream = await transport.createBidirectionalStream();
-      const carrier = new WebTransportCarrier(transport, stream, options.audio, events);
+      const way = await openAudioWay(transport, FLOW, FRAMES[1] * 2);
+      const carrier = new WebTransportCarrier(transport, stream, way, options.audio, events);
       const started = await within(carrier.start({ ...start, audio: FORMATS }), START_MS, 'the relay did not start');
       return { carrier, started };
     } catch (error) {
@@ -96,15 +95,12 @@ class WebTransportCarrier implements Carrier {
   droppedMs = 0;
   private readonly player: ReturnType<AudioEngine['createPlayer']>;
   private readonly control: WritableStreamDefaultWriter<Uint8Array>;
-  private readonly datagrams: WritableStreamDefaultWriter<Uint8Array>;
-  private readonly prefix = encodeVarint(FLOW);
-  private readonly ssrc = Math.floor(Math.random() * 2 ** 32);
   private capture: Capture | undefined;
   private enabled = true;
   private closed = false;
   private seq = 0;
   private sent = 0;
-  /** Datagrams that the network has not taken. */
+  /** Packets that the network has not taken. */
   private waiting = 0;
   /** The next packet begins a stretch of speech. */
   private marker = true;
@@ -115,16 +111,13 @@ class WebTransportCarrier implements Carrier {
   constructor(
     private readonly link: WebTransport,
     private readonly stream: WebTransportBidirectionalStream,
+    private readonly way: AudioWay,
     private readonly audio: AudioEngine,
     private readonly events: CarrierEvents,
   ) {
     this.player = audio.createPlayer(RATE);
     this.playback = new RtpPlayback(this.player, audio.output, events);
     this.control = stream.writable.getWriter();
-    const { datagrams } = link;
-    datagrams.outgoingHighWaterMark = WAITING_MAX;
-    datagrams.outgoingMaxAge = OUTGOING_MAX_AGE_MS;
-    this.datagrams = datagrams.writable.getWriter();
   }
 
   /** Says `start` and waits for the answer; then the microphone is on. */
@@ -133,7 +126,8 @@ class WebTransportCarrier implements Carrier {
     void this.control.write(concat(encodeVarint(0), encodeVarint(FLOW))).catch(() => undefined);
     this.send(start);
     void this.readControl();
-    void this.readDatagrams();
+    // That the connection has ended the control stream tells.
+    void this.way.read((packet) => this.playback.onPacket(packet)).catch(() => undefined);
     return started;
   }
 
@@ -179,27 +173,13 @@ class WebTransportCarrier implements Carrier {
     return Promise.race([Promise.any([stopped, closed]).catch(() => unknown), unknown]);
   }
 
-  private async readDatagrams(): Promise<void> {
-    const reader = (this.link.datagrams.readable as ReadableStream<Uint8Array>).getReader();
-    try {
-      for (;;) {
-        const { value, done } = await reader.read();
-        if (done) return;
-        const flow = decodeVarint(value);
-        if (flow?.value === FLOW) this.playback.onPacket(value.subarray(flow.end));
-      }
-    } catch {
-      // The connection has ended, which the control stream tells.
-    }
-  }
-
   private onMessage(message: FromRelay): void {
     if (!this.onStarted) return this.events.onMessage(message);
     if (message.type === 'error') this.refusal = AntiphonError.of(message);
     if (message.type !== 'started') return;
     this.onStarted(message);
     this.onStarted = this.onFailed = undefined;
-    const frame = (this.link.datagrams.maxDatagramSize ?? DATAGRAM) < DATAGRAM ? RATE / 100 : RATE / 50;
+    const frame = FRAMES.find((samples) => samples * 2 <= this.way.room) ?? FRAMES[1];
     this.capture = this.audio.createCapture(RATE, frame, (samples) => this.sendFrame(samples));
   }
 
@@ -220,7 +200,7 @@ class WebTransportCarrier implements Carrier {
     this.seq += 1;
     this.waiting += 1;
     const written = (): void => void (this.waiting -= 1);
-    this.datagrams.write(writeRtp(this.prefix, packet, this.ssrc)).then(written, written);
+    this.way.write(packet).then(written, written);
   }
 
   send(message: ToRelay): void {
@@ -276,9 +256,8 @@ class RtpPlayback extends PcmPlayback {
     this.order = new RtpOrder(RATE, (samples, pos) => this.onSamples(samples, pos));
   }
 
-  onPacket(bytes: Uint8Array): void {
-    const packet = readRtp(bytes);
-    if (packet?.payloadType === PCM16) this.order.push(packet);
+  onPacket(packet: RtpPacket): void {
+    if (packet.payloadType === PCM16) this.order.push(packet);
   }
 
   override flush(flush: Parameters<PcmPlayback['flush']>[0]): Promise<number> {

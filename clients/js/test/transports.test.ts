@@ -4,7 +4,8 @@ import type { CarrierEvents } from '../src/carrier.js';
 import { connect } from '../src/connect.js';
 import { choose, fetchEndpoints } from '../src/endpoints.js';
 import { AntiphonError } from '../src/errors.js';
-import { withNack, webRtcOpener } from '../src/webrtc.js';
+import { withNack } from '../src/sdp.js';
+import { webRtcOpener } from '../src/webrtc.js';
 import { webSocketOpener } from '../src/websocket.js';
 import { isTrusted } from '../src/webtransport.js';
 import { started, StubAudio, tick } from './stubs.js';
@@ -46,11 +47,14 @@ const Socket = StubSocket as unknown as typeof WebSocket;
 class StubPeer {
   static last: StubPeer;
   static path: RTCPeerConnectionState = 'connected';
+  /** By the pairs of candidates. */
+  static received: number[] = [];
   connectionState: RTCPeerConnectionState = 'new';
   localDescription: { sdp: string } | undefined;
   remote = '';
   closed = false;
   direction = '';
+  signalling: string[] = [];
   onconnectionstatechange: (() => void) | null = null;
   ontrack: ((event: { track: unknown }) => void) | null = null;
   channel = {
@@ -73,17 +77,27 @@ class StubPeer {
   createDataChannel() {
     return this.channel;
   }
-  async createOffer() {
-    return { sdp: 'v=0\r\na=rtpmap:111 opus/48000/2\r\na=fmtp:111 useinbandfec=1\r\n' };
+  get remoteDescription() {
+    return { sdp: this.remote };
   }
-  async setLocalDescription(description: { sdp: string }) {
+  async createOffer({ iceRestart = false } = {}) {
+    const ice = `a=ice-ufrag:${iceRestart ? 'new1' : 'old1'}\r\na=ice-pwd:${iceRestart ? 'new2' : 'old2'}\r\n`;
+    const media = 'm=audio 9 UDP/TLS/RTP/SAVPF 111\r\na=mid:0\r\na=rtpmap:111 opus/48000/2\r\na=fmtp:111 useinbandfec=1\r\n';
+    return { sdp: `v=0\r\n${media}${ice}` };
+  }
+  async setLocalDescription(description: { sdp: string; type?: string }) {
+    this.signalling.push(description.type!);
     this.localDescription = description;
   }
-  async setRemoteDescription({ sdp }: { sdp: string }) {
+  async setRemoteDescription({ sdp, type }: { sdp: string; type: string }) {
+    this.signalling.push(type);
     this.remote = sdp;
     this.change(StubPeer.path);
   }
   setConfiguration() {}
+  async getStats() {
+    return new Map(StubPeer.received.map((bytesReceived, i) => [i, { type: 'candidate-pair', bytesReceived }]));
+  }
   change(state: RTCPeerConnectionState) {
     this.connectionState = state;
     this.onconnectionstatechange?.();
@@ -206,6 +220,46 @@ test('a lost path ends the link, so that the session can be resumed', async () =
   assert.deepEqual(closed, []);
   StubPeer.last.change('failed');
   assert.deepEqual(closed, [1006]);
+});
+
+test('a path that is interrupted is looked for anew, and the link stays', async () => {
+  StubPeer.path = 'connected';
+  const asked: RequestInit[] = [];
+  let status = 503;
+  const get = async (input: unknown, init?: RequestInit) => {
+    const answer = 'a=ice-ufrag:ours1\r\na=ice-pwd:ours2\r\na=candidate:1 1 udp 1 192.0.2.1 8082 typ host ufrag ours1\r\n';
+    if (init?.method === 'POST') {
+      const headers = { location: '/v1/session/webrtc/r-1' };
+      return Response.json({ sdp: answer, started: started() }, { headers });
+    }
+    assert.equal(String(input), 'https://relay/v1/session/webrtc/r-1');
+    asked.push(init!);
+    return new Response('a=ice-ufrag:ours3\r\na=ice-pwd:ours4\r\n', { status });
+  };
+  const closed: number[] = [];
+  const open = webRtcOpener({ url: 'https://relay/v1/session/webrtc', audio: new StubAudio(), fetch: get as typeof fetch, RTCPeerConnection: Peer });
+  const { carrier } = await open({ type: 'start' }, { ...quiet, onClosed: (code) => closed.push(code) });
+  const peer = StubPeer.last;
+  const until = async (steps: number) => {
+    for (const end = Date.now() + 10_000; peer.signalling.length < steps && Date.now() < end; ) await tick(5);
+    return peer.signalling.splice(0);
+  };
+  peer.change('disconnected');
+  assert.deepEqual(await until(4), ['offer', 'answer', 'offer', 'rollback'], 'the relay did not agree');
+  status = 200;
+  StubPeer.received = [1000];
+  assert.deepEqual(await until(2), ['offer', 'answer'], 'nothing comes, and it is asked again');
+  const { method, headers, body } = asked.at(-1)!;
+  assert.deepEqual([method, (headers as Record<string, string>)['if-match']], ['PATCH', '*']);
+  assert.equal(body, 'a=ice-ufrag:new1\r\na=ice-pwd:new2\r\nm=audio 9 UDP/TLS/RTP/SAVPF 111\r\na=mid:0\r\n');
+  assert.match(peer.localDescription!.sdp, /nack/, 'what was agreed stays');
+  assert.equal(peer.remote, 'a=ice-ufrag:ours3\r\na=ice-pwd:ours4\r\na=candidate:1 1 udp 1 192.0.2.1 8082 typ host\r\n');
+  assert.deepEqual(closed, []);
+  status = 404;
+  carrier.onNetworkChange!();
+  for (const end = Date.now() + 10_000; closed.length === 0 && Date.now() < end; ) await tick(5);
+  assert.deepEqual(closed, [1006], 'the relay does not know it any more');
+  StubPeer.received = [];
 });
 
 test('where WebRTC finds no path the call goes over WebSocket', async () => {

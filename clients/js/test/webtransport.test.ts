@@ -78,15 +78,17 @@ test('a pause of the sender is no loss, and void audio is thrown away', () => {
 class StubLink {
   static last: StubLink;
   static refuse = false;
+  static datagrams = true;
+  streams: { said: Uint8Array[]; relay: ReadableStreamDefaultController<Uint8Array> }[] = [];
   said: Uint8Array[] = [];
   heard: Uint8Array[] = [];
   closedWith: number | undefined;
   ready: Promise<void>;
   closed: Promise<{ closeCode: number; reason: string }>;
-  private relay!: ReadableStreamDefaultController<Uint8Array>;
+  private relay: ReadableStreamDefaultController<Uint8Array> | undefined;
   incoming!: ReadableStreamDefaultController<Uint8Array>;
   private end!: (info: { closeCode: number; reason: string }) => void;
-  datagrams: object;
+  datagrams: object | undefined;
   constructor(
     readonly url: string,
     readonly options: WebTransportOptions,
@@ -94,6 +96,7 @@ class StubLink {
     StubLink.last = this;
     this.ready = StubLink.refuse ? new Promise(() => undefined) : Promise.resolve();
     this.closed = new Promise((resolve) => (this.end = resolve));
+    if (!StubLink.datagrams) return;
     this.datagrams = {
       maxDatagramSize: 1200,
       readable: new ReadableStream({ start: (controller) => void (this.incoming = controller) }),
@@ -101,21 +104,25 @@ class StubLink {
     };
   }
   async createBidirectionalStream() {
-    const readable = new ReadableStream({ start: (controller) => void (this.relay = controller) });
-    return { readable, writable: new WritableStream({ write: (bytes: Uint8Array) => void this.said.push(bytes) }) };
+    let relay!: ReadableStreamDefaultController<Uint8Array>;
+    const readable = new ReadableStream({ start: (controller) => void (relay = controller) });
+    const said = this.streams.length === 0 ? this.said : [];
+    this.relay ??= relay;
+    this.streams.push({ said, relay });
+    return { readable, writable: new WritableStream({ write: (bytes: Uint8Array) => void said.push(bytes) }) };
   }
   say(message: object) {
     const text = new TextEncoder().encode(JSON.stringify(message));
     const bytes = concat(encodeVarint(text.length), text);
     // In pieces, as streams give it.
-    this.relay.enqueue(bytes.subarray(0, 1));
-    this.relay.enqueue(bytes.subarray(1));
+    this.relay!.enqueue(bytes.subarray(0, 1));
+    this.relay!.enqueue(bytes.subarray(1));
   }
   close({ closeCode }: { closeCode: number }) {
     this.closedWith = closeCode;
   }
   lose() {
-    this.relay.close();
+    this.relay!.close();
     this.end({ closeCode: 1012, reason: 'draining' });
   }
 }
@@ -161,6 +168,41 @@ test('a WebTransport call says start on its first stream, and speaks in datagram
   await tick(5);
   assert.deepEqual(closed, [1012]);
   assert.equal(link.closedWith, 4000, 'the session can be resumed');
+});
+
+test('where there are no datagrams audio has a stream, and the next one when the relay gives that up', async () => {
+  StubLink.datagrams = false;
+  const audio = new StubAudio();
+  const opening = webTransportOpener({ url: 'https://relay', audio, WebTransport: Link })({ type: 'start' }, quiet);
+  await tick(5);
+  const link = StubLink.last;
+  const speak = (value: number) => audio.onFrame!(new Int16Array(480).fill(value).buffer);
+  const spoken = (stream: number) => {
+    const bytes = link.streams[stream]!.said.reduce((all, some) => concat(all, some));
+    const length = decodeVarint(bytes, 2)!;
+    return { prelude: [...bytes.subarray(0, 2)], seq: readRtp(bytes.subarray(length.end, length.end + length.value))!.seq };
+  };
+  assert.equal(link.streams.length, 2, 'it is open when the relay hears of the call');
+  link.say({ type: 'started', ...started() });
+  const { carrier } = await opening;
+  await tick(5);
+  speak(1);
+  await tick(5);
+  assert.deepEqual(spoken(1), { prelude: [1, 1], seq: 0 }, 'an audio stream of flow 1');
+  const answer = writeRtp(encodeVarint(972), packet(0, 5, true), 9);
+  link.streams[1]!.relay.enqueue(answer.subarray(0, 100));
+  link.streams[1]!.relay.enqueue(answer.subarray(100));
+  await tick(5);
+  link.streams[1]!.relay.error(new Error('reset'));
+  await tick(5);
+  speak(2);
+  link.streams[2]!.relay.enqueue(writeRtp(encodeVarint(972), packet(480, 6), 9));
+  await tick(5);
+  assert.deepEqual(spoken(2), { prelude: [1, 1], seq: 1 });
+  const played = audio.port.commands.flatMap((command) => (command.type === 'audio' ? [[command.pos, command.samples[0]]] : []));
+  assert.deepEqual(played, [[0, 5], [480, 6]]);
+  carrier.close(1000);
+  StubLink.datagrams = true;
 });
 
 test('a path that lets no UDP through is given up', async () => {
