@@ -10,6 +10,7 @@ use quinn::crypto::rustls::HandshakeData;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
+use tokio_util::task::AbortOnDropHandle;
 use wtransport::endpoint::{IncomingSessionFuture, SessionRequest};
 
 use super::{ALPN, session};
@@ -167,8 +168,17 @@ impl Arriving {
     }
 }
 
-/// Reads from the connection until it ends; no session waits for another.
+/// Deals audio to the sessions until the connection ends.
+async fn deal_datagrams(shared: Arc<Shared>) {
+    while let Ok(datagram) = shared.carrier.datagram().await {
+        shared.on_datagram(datagram);
+    }
+}
+
+/// Serves the connection until it ends; no session waits for another.
 async fn deal(shared: Arc<Shared>) {
+    // A task of its own: all that is waited for here would be asked anew with every frame.
+    let datagrams = AbortOnDropHandle::new(tokio::spawn(deal_datagrams(shared.clone())));
     let mut tasks = JoinSet::new();
     let mut used_at = tokio::time::Instant::now();
     let Closed(code) = loop {
@@ -179,10 +189,6 @@ async fn deal(shared: Arc<Shared>) {
         tokio::select! {
             stream = shared.carrier.accept() => match stream {
                 Ok(stream) => { tasks.spawn(session::serve(shared.clone(), stream)); }
-                Err(closed) => break closed,
-            },
-            datagram = shared.carrier.datagram() => match datagram {
-                Ok(datagram) => shared.on_datagram(datagram),
                 Err(closed) => break closed,
             },
             Some(ended) = tasks.join_next() => if let Err(error) = ended && error.is_panic() {
@@ -198,6 +204,7 @@ async fn deal(shared: Arc<Shared>) {
             }
         }
     };
+    drop(datagrams);
     if let Some(code) = code {
         let _ = shared.closed.set(code);
     }

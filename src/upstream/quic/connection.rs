@@ -85,24 +85,26 @@ impl Shared {
 
     /// Deals datagrams to their sessions until the connection ends, and ends it when nobody has used it for a while.
     pub async fn read(self: Arc<Self>) {
-        let mut check = tokio::time::interval(CHECK);
-        loop {
-            tokio::select! {
-                datagram = self.connection.read_datagram() => {
-                    let Ok(datagram) = datagram else { return };
-                    // One of a session that has ended, or rubbish, which only costs its own sender.
-                    let Ok((flow, packet)) = read_flow(datagram) else { continue };
-                    let inbox = self.state().inboxes.get(&flow).cloned();
-                    if let Some(inbox) = inbox {
-                        inbox.push(packet);
-                    }
-                }
-                _ = check.tick() => {
-                    if self.close_if_idle() {
-                        return;
-                    }
-                }
+        tokio::select! {
+            () = self.deal() => {}
+            () = self.grow_idle() => {}
+        }
+    }
+
+    async fn deal(&self) {
+        while let Ok(datagram) = self.connection.read_datagram().await {
+            // One of a session that has ended, or rubbish, which only costs its own sender.
+            let Ok((flow, packet)) = read_flow(datagram) else { continue };
+            let inbox = self.state().inboxes.get(&flow).cloned();
+            if let Some(inbox) = inbox {
+                inbox.push(packet);
             }
+        }
+    }
+
+    async fn grow_idle(&self) {
+        while !self.close_if_idle() {
+            tokio::time::sleep(CHECK).await;
         }
     }
 
