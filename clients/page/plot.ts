@@ -2,7 +2,7 @@
 
 const WIDTH = 332;
 const HEIGHT = 136;
-const LEFT = 46;
+const LEFT = 50;
 const BOTTOM = 18;
 const SPAN_MS = 60_000;
 const [LOW, HIGH] = [0.01, 1000];

@@ -126,7 +126,7 @@ for (const transport of Object.keys(LABELS)) {
   });
 }
 
-for (const transport of ['websocket', 'webrtc']) {
+for (const transport of Object.keys(LABELS)) {
   test(`Firefox is given back its own words, by ${transport}`, { timeout: 60_000 }, async (t) => {
     const page = await open(t, { speaks: true });
     await page.select('#agent', 'echo');
