@@ -1,4 +1,5 @@
-//! Breaks Redis and mends it, in a thread of its own, and sees when the daemon is well again.
+//! Breaks Redis and mends it, in a thread of its own, and sees when the daemon is well again. Redis has the priority of the
+//! swarm: a machine that others load must not make it slow.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,7 +9,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::Breakage;
-use crate::machine::lower_priority;
 use crate::measure::get;
 use crate::servers::PATIENCE;
 use crate::servers::redis::{Cut, RedisServer, Sentinels};
@@ -52,7 +52,6 @@ impl Breaker {
         let open = Arc::new(AtomicUsize::new(0));
         let done = open.clone();
         let thread = std::thread::spawn(move || {
-            lower_priority();
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
             let runtime = runtime.map_err(|error| error.to_string())?;
             let mut servers = runtime.block_on(Servers::start(breakage));
