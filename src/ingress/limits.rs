@@ -41,7 +41,11 @@ pub(super) fn ask(node: &Node, in_force: &InForce, plan: &Plan, caller: &Caller<
 /// # Errors
 /// What the client is told, and when it may come again.
 pub(super) async fn take(node: &Node, ask: &Ask) -> Result<Grant, Refused> {
-    let told = node.cluster.introduce(ask).await;
+    let mut told = node.cluster.introduce(ask).await;
+    if told && ask.short(node.clock.now()).next().is_some() {
+        // Whoever was slow to take its seat may find that it was given back, or that another one took it.
+        told = node.cluster.introduce(ask).await;
+    }
     ask.take(told, node.clock.now()).map_err(Refused::limited)
 }
 
