@@ -103,9 +103,10 @@ async fn a_redis_that_is_frozen_for_half_a_minute_costs_twenty_milliseconds_once
         tokio::time::sleep(Duration::from_millis(100)).await;
         let queue = |name: &str| nodes[0].metric(name, "");
         assert!(queue("antiphon_redis_in_flight") <= 1.0, "only a beat is tried");
-        // One report waits for each cell that was spent from, and here nobody but the crowd has spent.
+        // One report waits for each cell that was spent from, another where it became urgent; and the crowd's is the only
+        // one, beside those of the callers who were asking when Redis stopped.
         let waiting = queue("antiphon_redis_waiting_reports");
-        assert!(waiting <= 2.0, "{waiting} reports wait after {:?}", begun.elapsed());
+        assert!(waiting <= 6.0, "{waiting} reports wait after {:?}", begun.elapsed());
         assert!(nodes[0].limiter.reports() <= 2, "reports are taken up");
         let claims = queue("antiphon_redis_claims");
         assert!(claims <= 4.0, "{claims} cells are kept of which nothing is taken");
