@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use harness::agent::AgentServer;
+use harness::redis::RedisServer;
 use harness::{Caller, Daemon, PATIENCE, ask, get, header};
 use issuer::{Issuer, Service, now};
 use serde_json::{Value, json};
@@ -208,6 +209,37 @@ async fn a_client_token_is_good_on_every_node_for_what_it_was_made_for() {
         assert_eq!(enter(&one, way, &once, "echo").await.unwrap_err().1, "token_used", "{way:?}");
     }
     assert_eq!(enter(&one, Way::WebrtcHeader, &once, "echo").await, Err((401, "token_used".to_owned())));
+}
+
+#[tokio::test]
+async fn a_token_for_one_session_is_used_up_on_all_nodes_at_once_and_not_by_a_refusal() {
+    let redis = RedisServer::start(&[]).await;
+    let issuer = Issuer::new("one");
+    let more = format!(
+        "[redis]\nurl = \"{}\"\n[limit.few]\nunit = \"sessions\"\nkey = [\"user\"]\nrate = 1\n[limits.few]\nuse = [\"few\"]\n\
+         {ROUTE}",
+        redis.url()
+    );
+    let (one, two) = (daemon(&issuer, &more).await, daemon(&issuer, &more).await);
+    let wanted = json!({ "user": "bob", "limits": "few", "single_use": true });
+    let (first, second) = (mint(&one, wanted.clone()).await, mint(&one, wanted).await);
+    let mut caller = open(&one, "/v1/session", &[]).await.ok().unwrap();
+    caller.say(json!({ "type": "start", "agent": "echo", "token": first })).await;
+    caller.hear_type("started").await;
+    assert_eq!(enter(&one, Way::Message, &second, "echo").await.unwrap_err().0, 4429, "he has a session already");
+    caller.say(json!({ "type": "end" })).await;
+    caller.hear_out().await;
+    assert_eq!(
+        enter(&two, Way::Message, &first, "echo").await,
+        Err((4401, "token_used".to_owned())),
+        "on another node"
+    );
+    let begun = Instant::now();
+    // What the limit took is given back when the other node knows of it.
+    while let Err(refused) = enter(&two, Way::Message, &second, "echo").await {
+        assert!(refused.0 == 4429 && begun.elapsed() < PATIENCE, "{refused:?}");
+    }
+    assert_eq!(enter(&one, Way::Message, &second, "echo").await.unwrap_err().1, "token_used");
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::error::TrySendError;
 
-use super::authorize::{Authorized, authorize};
+use super::authorize::{Asking, Authorized, ask, use_up};
 use super::credentials::{self, Known};
 use super::elsewhere;
 use super::limits;
@@ -200,25 +200,36 @@ pub(super) struct Planned {
     pub(super) standings: Vec<Standing>,
 }
 
+/// A call that is decided on.
+pub(super) struct Candidate {
+    node: Arc<Node>,
+    asking: Asking,
+    caller: Caller,
+    link: LinkInfo,
+    timer: Timer,
+    started: Micros,
+}
+
 /// Routes the call and makes its session.
 pub(super) async fn admit(
-    node: &Node,
+    node: &Arc<Node>,
     worker: &Arc<Worker>,
-    caller: &Caller,
+    caller: Caller,
     start: Start,
     link: &LinkInfo,
 ) -> Result<Admitted, Refused> {
-    plan(node, caller, start, link, 0).await.map(|planned| begin(node, worker, planned))
+    let planned = consider(node, caller, start, link.clone(), 0).await?.decide().await?;
+    Ok(begin(node, worker, planned))
 }
 
-/// Routes the call and asks its limits; `others` wait for places as well.
-pub(super) async fn plan(
-    node: &Node,
-    caller: &Caller,
+/// Finds out who calls and which route takes the call; `others` wait for places as well.
+pub(super) async fn consider(
+    node: &Arc<Node>,
+    caller: Caller,
     start: Start,
-    link: &LinkInfo,
+    link: LinkInfo,
     others: usize,
-) -> Result<Planned, Refused> {
+) -> Result<Candidate, Refused> {
     if node.is_full_with(others) {
         let message = "this node has no room for another session".into();
         return Err(Refused::new(ErrorCode::Overloaded, message).retry_after(Duration::from_secs(5)));
@@ -229,42 +240,58 @@ pub(super) async fn plan(
     };
     let timer = Timer::new(node.clock).map_err(overloaded)?;
     let started = node.clock.now();
-    let id = SessionId::from(secret());
-    let authorized = authorize(node, caller, start, link.transport, id.clone()).await?;
-    let Authorized { plan, principal, start, .. } = authorized;
-    let spent = (authorized.auth, authorized.hook);
-    let (user, tenant) = (principal.user.as_deref(), principal.tenant.as_deref());
-    let counted = limits::Caller { user, tenant, address: caller.head.address };
-    let ask = limits::ask(node, &node.in_force.load(), &plan, &counted);
-    let grant = limits::take(node, &ask).await?;
-    let standings = ask.standings(node.clock.now());
-    let plan = Arc::new(plan);
-    let conversation_id = start.conversation_id.clone().unwrap_or_else(|| ConversationId::from(secret()));
-    let metrics = node.telemetry.session(SessionLabels {
-        transport: link.transport,
-        route: plan.route.clone(),
-        agent: plan.rungs[0].name().clone(),
-        label: plan.label.clone(),
-    });
-    let setup = record_setup(&metrics, caller, started, spent, node.clock.now());
-    let now = node.clock.unix_seconds(Duration::ZERO);
-    let token_for = principal.until.map(|until| Duration::from_secs(until.saturating_sub(now)));
-    let longest = [(!plan.policy.max.is_zero()).then_some(plan.policy.max), token_for];
-    let expires_at = longest.into_iter().flatten().min().map(|longest| node.clock.unix_seconds(longest));
-    let budget = node.playout_budget.clone();
-    // Its worker's load is known when it has one.
-    let (link, meters, load) = (link.clone(), ask.meters, Arc::default());
-    let params = SessionParams { id, conversation_id, plan, start, link, expires_at, token_for, budget, load, meters };
-    let accepted = caller.accepted;
-    Ok(Planned { params, principal, metrics, setup, timer, accepted, links: ask.links, grant, standings })
+    let asking = ask(node, &caller, start, link.transport, SessionId::from(secret())).await?;
+    Ok(Candidate { node: node.clone(), asking, caller, link, timer, started })
+}
+
+impl Candidate {
+    /// Whether deciding takes time: the route's hook has to be asked.
+    pub(super) fn waits(&self) -> bool {
+        self.asking.waits()
+    }
+
+    /// How its route has audio handled.
+    pub(super) fn policy(&self) -> &Policy {
+        self.asking.policy()
+    }
+
+    /// Asks the route's hook, then the limits, and uses up what is good for one session.
+    pub(super) async fn decide(self) -> Result<Planned, Refused> {
+        let Candidate { node, asking, caller, link, timer, started } = self;
+        let id = asking.id().clone();
+        let begun = node.clock.now();
+        let Authorized { plan, principal, start, auth, hook } = asking.decide().await?;
+        let (user, tenant) = (principal.user.as_deref(), principal.tenant.as_deref());
+        let counted = limits::Caller { user, tenant, address: caller.head.address };
+        let ask = limits::ask(&node, &node.in_force.load(), &plan, &counted);
+        let grant = limits::take(&node, &ask).await?;
+        let standings = ask.standings(node.clock.now());
+        use_up(&node, &principal).await?;
+        let plan = Arc::new(plan);
+        let conversation_id = start.conversation_id.clone().unwrap_or_else(|| ConversationId::from(secret()));
+        let metrics = node.telemetry.session(SessionLabels {
+            transport: link.transport,
+            route: plan.route.clone(),
+            agent: plan.rungs[0].name().clone(),
+            label: plan.label.clone(),
+        });
+        let routed = (node.clock.now() - begun).saturating_sub(hook.unwrap_or_default());
+        let setup = record_setup(&metrics, &caller, started, Spent { auth, hook, routed });
+        let now = node.clock.unix_seconds(Duration::ZERO);
+        let token_for = principal.until.map(|until| Duration::from_secs(until.saturating_sub(now)));
+        let longest = [(!plan.policy.max.is_zero()).then_some(plan.policy.max), token_for];
+        let expires_at = longest.into_iter().flatten().min().map(|longest| node.clock.unix_seconds(longest));
+        let budget = node.playout_budget.clone();
+        // Its worker's load is known when it has one.
+        let (meters, load, links) = (ask.meters, Arc::default(), ask.links);
+        let params =
+            SessionParams { id, conversation_id, plan, start, link, expires_at, token_for, budget, load, meters };
+        let accepted = caller.accepted;
+        Ok(Planned { params, principal, metrics, setup, timer, accepted, links, grant, standings })
+    }
 }
 
 impl Planned {
-    /// How its route has audio handled.
-    pub(super) fn policy(&self) -> &Policy {
-        &self.params.plan.policy
-    }
-
     /// What the client asks for came later than the call.
     pub(super) fn set_setup(&mut self, setup: Option<message::Setup>) {
         self.params.start.setup = setup;
@@ -313,25 +340,26 @@ pub(super) fn begin(node: &Node, worker: &Arc<Worker>, planned: Planned) -> Admi
     Admitted { session, plan, around, _counted: counted }
 }
 
-fn record_setup(
-    metrics: &SessionMetrics,
-    caller: &Caller,
-    started: Micros,
-    (auth, hook): (Duration, Option<Duration>),
-    routed: Micros,
-) -> Setup {
+/// What the stages after `start` took.
+struct Spent {
+    auth: Duration,
+    hook: Option<Duration>,
+    /// Routing, limits and the session.
+    routed: Duration,
+}
+
+fn record_setup(metrics: &SessionMetrics, caller: &Caller, started: Micros, spent: Spent) -> Setup {
     let record = |stage, took: Duration| {
         metrics.record_setup(stage, took);
         took.as_secs_f64() * 1000.0
     };
-    let rest = (routed - started).saturating_sub(auth + hook.unwrap_or_default());
     Setup {
         tls_ms: caller.tls.map(|took| record(SetupStage::Tls, took)),
         upgrade_ms: record(SetupStage::Upgrade, caller.upgraded - caller.accepted),
         start_ms: record(SetupStage::Start, started - caller.opened),
-        auth_ms: record(SetupStage::Auth, auth),
-        hook_ms: hook.map(|took| record(SetupStage::Hook, took)),
-        route_ms: record(SetupStage::Route, rest),
+        auth_ms: record(SetupStage::Auth, spent.auth),
+        hook_ms: spent.hook.map(|took| record(SetupStage::Hook, took)),
+        route_ms: record(SetupStage::Route, spent.routed),
         total_ms: 0.0,
     }
 }

@@ -1,5 +1,5 @@
-//! From who calls and what it asks for to a plan: credentials, route, pre-call hook, single use. Nothing is dialled before
-//! all of it is done.
+//! From who calls and what it asks for to a plan: credentials, route, pre-call hook. Nothing is dialled before all of it is
+//! done.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::config::settings::{HookSettings, OnError, Settings};
 use crate::ids::{ConversationId, SessionId};
 use crate::message::Start;
 use crate::route::decision::{Decision, Overrides};
-use crate::route::plan::Plan;
+use crate::route::plan::{Plan, Policy};
 use crate::route::rule::Rule;
 use crate::route::{RouteError, RouteRequest, setup};
 use crate::runtime::admission::hooks::{About, Question};
@@ -32,25 +32,27 @@ pub(super) struct Authorized {
     pub(super) hook: Option<Duration>,
 }
 
-/// What is known of a call while it is decided on.
-struct Asking<'a> {
-    node: &'a Node,
+/// A call whose caller is known and whose route is found; its hook may still have to be asked.
+pub(super) struct Asking {
+    node: Arc<Node>,
     in_force: Arc<InForce>,
     rule: Arc<Rule>,
     request: RouteRequest,
+    principal: Principal,
     start: Start,
     /// What the token decides, then the hook too.
     over: Overrides,
+    auth: Duration,
 }
 
-/// Finds out who calls, which route takes the call, and what its hook says.
-pub(super) async fn authorize(
-    node: &Node,
+/// Finds out who calls, and which route takes the call.
+pub(super) async fn ask(
+    node: &Arc<Node>,
     caller: &Caller,
     mut start: Start,
     transport: Transport,
     id: SessionId,
-) -> Result<Authorized, Refused> {
+) -> Result<Asking, Refused> {
     let begun = node.clock.now();
     let known = caller.identify(node, start.token.as_deref(), Use::Start).await?;
     let auth = node.clock.now() - begun;
@@ -65,14 +67,14 @@ pub(super) async fn authorize(
         add_metadata(&mut start, metadata);
     }
     let over = of_token(principal);
-    let mut asking = Asking { node, in_force, rule, request, start, over };
-    let hook = asking.decide(principal).await?;
-    let plan = asking.plan()?;
+    Ok(Asking { node: node.clone(), in_force, rule, request, principal: known.principal, start, over, auth })
+}
+
+/// Uses up a token that is good for one session. The last thing that is asked: no refusal costs a caller its token.
+pub(super) async fn use_up(node: &Node, principal: &Principal) -> Result<(), Refused> {
+    let Some(once) = &principal.once else { return Ok(()) };
     let now = node.clock.unix_seconds(Duration::ZERO);
-    if let Some(once) = &principal.once {
-        node.uses.take(once, now).await.map_err(|why| denied(node, why))?;
-    }
-    Ok(Authorized { plan, start: asking.start, principal: known.principal, auth, hook })
+    node.uses.take(once, now).await.map_err(|why| denied(node, why))
 }
 
 fn request(
@@ -128,33 +130,54 @@ fn add_metadata(start: &mut Start, more: &Map<String, Value>) {
     }
 }
 
-impl Asking<'_> {
-    /// Asks the route's hook, if it has one, and takes over what it says; how long that took.
-    async fn decide(&mut self, principal: &Principal) -> Result<Option<Duration>, Refused> {
-        let in_force = self.in_force.clone();
-        let Some((name, hook)) = self.rule.admit.as_ref().and_then(|name| in_force.settings.hooks.get_key_value(name))
-        else {
-            return Ok(None);
-        };
-        let question = self.question(principal);
-        let asked = self.node.hooks.ask(name, hook, &question).await;
-        self.node.telemetry.admission().record_hook(name, asked.outcome, asked.took);
-        match asked.answer {
-            Ok(decision) => self.take(name, hook, Decision::clone(&decision))?,
-            Err(why) => self.on_failure(name, hook, &why)?,
-        }
-        Ok(Some(asked.took))
+impl Asking {
+    /// The session that will be.
+    pub(super) fn id(&self) -> &SessionId {
+        &self.request.session_id
     }
 
-    fn question<'q>(&'q self, principal: &'q Principal) -> Question<'q> {
+    /// How the route has audio handled, whatever its hook decides.
+    pub(super) fn policy(&self) -> &Policy {
+        &self.rule.policy
+    }
+
+    fn hook(&self) -> Option<(&str, &HookSettings)> {
+        let (name, hook) = self.in_force.settings.hooks.get_key_value(self.rule.admit.as_ref()?)?;
+        Some((name, hook))
+    }
+
+    /// Whether the hook has to be asked: its answer is not known yet.
+    pub(super) fn waits(&self) -> bool {
+        self.hook().is_some_and(|(name, hook)| !self.node.hooks.knows(name, hook, &self.question()))
+    }
+
+    /// Asks the route's hook, if it has one, and makes the plan.
+    pub(super) async fn decide(mut self) -> Result<Authorized, Refused> {
+        let in_force = self.in_force.clone();
+        let hook = self.rule.admit.as_ref().and_then(|name| in_force.settings.hooks.get_key_value(name));
+        let mut took = None;
+        if let Some((name, hook)) = hook {
+            let asked = self.node.hooks.ask(name, hook, &self.question()).await;
+            self.node.telemetry.admission().record_hook(name, asked.outcome, asked.took);
+            took = Some(asked.took);
+            match asked.answer {
+                Ok(decision) => self.take(name, hook, Decision::clone(&decision))?,
+                Err(why) => self.on_failure(name, hook, &why)?,
+            }
+        }
+        let plan = self.plan()?;
+        Ok(Authorized { plan, principal: self.principal, start: self.start, auth: self.auth, hook: took })
+    }
+
+    fn question(&self) -> Question<'_> {
         static NOTHING: Value = Value::Null;
         let about = About {
             route: self.rule.name.as_str(),
             agent: self.request.agent.as_ref().map(|agent| agent.as_str()),
             conversation_id: self.request.conversation_id.as_ref().map(ConversationId::as_str),
-            tenant: principal.tenant.as_deref(),
-            user: principal.user.as_deref(),
-            claims: &principal.claims,
+            tenant: self.principal.tenant.as_deref(),
+            user: self.principal.user.as_deref(),
+            claims: &self.principal.claims,
             context: &self.request.context,
             metadata: self.start.metadata.as_ref().unwrap_or(&NOTHING),
             transport: self.request.transport.label(),
@@ -166,7 +189,7 @@ impl Asking<'_> {
     /// What the hook has decided.
     fn take(&mut self, name: &str, hook: &HookSettings, mut decision: Decision) -> Result<(), Refused> {
         if let Some(words) = decision.refused {
-            return Err(denied(self.node, Denied::Hook).say(words));
+            return Err(denied(&self.node, Denied::Hook).say(words));
         }
         decision.keep_tools(&self.in_force.settings.tools, &BUILT_IN_TOOLS);
         if !decision.dropped.is_empty() {
@@ -206,7 +229,7 @@ impl Asking<'_> {
     fn on_failure(&self, name: &str, hook: &HookSettings, why: &str) -> Result<(), Refused> {
         tracing::warn!(hook = name, "the pre-call hook has no answer: {why}");
         match hook.on_error {
-            OnError::Refuse => Err(denied(self.node, Denied::HookFailed)),
+            OnError::Refuse => Err(denied(&self.node, Denied::HookFailed)),
             OnError::Continue => Ok(()),
         }
     }
@@ -214,6 +237,6 @@ impl Asking<'_> {
     fn plan(&self) -> Result<Plan, Refused> {
         let now = self.node.clock.unix_seconds(Duration::ZERO);
         let plan = self.in_force.router.plan(&self.rule, &self.request, &self.over, now);
-        plan.map_err(|error| unrouted(self.node, &error))
+        plan.map_err(|error| unrouted(&self.node, &error))
     }
 }

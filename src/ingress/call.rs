@@ -80,7 +80,7 @@ pub(super) async fn run(node: &Arc<Node>, worker: Arc<Worker>, caller: Caller, s
             Ok(claim) => admit::resume(node, &claim, Box::new(link)).err(),
             Err(refused) => Some((Box::new(link), refused)),
         },
-        None => match admit::admit(node, &worker, &caller, start, &link.info).await {
+        None => match admit::admit(node, &worker, caller, start, &link.info).await {
             Ok(admitted) => return admitted.run(node, link).await,
             Err(refused) => Some((Box::new(link), refused)),
         },

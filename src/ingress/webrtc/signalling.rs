@@ -195,7 +195,7 @@ pub(super) async fn take_offer(
     };
     let upgraded = node.clock.now();
     let caller = Caller { head, accepted, tls: shared.tls, upgraded, opened: upgraded };
-    answer(shared, webrtc, &caller, offered).await
+    answer(shared, webrtc, caller, offered).await
 }
 
 pub(super) fn media_type(headers: &HeaderMap) -> &str {
@@ -257,7 +257,7 @@ fn wishes_of(policy: &Policy) -> Wishes {
 }
 
 /// Routes the call, answers the offer and parks the answer.
-async fn answer(shared: &Shared, webrtc: &Webrtc, caller: &Caller, offered: Offered) -> Result<Answered, Denied> {
+async fn answer(shared: &Shared, webrtc: &Webrtc, caller: Caller, offered: Offered) -> Result<Answered, Denied> {
     let node = &shared.node;
     let refuse = |refused: Refused| {
         node.telemetry.node().record_refusal(refused.refusal);
@@ -288,14 +288,16 @@ async fn answer(shared: &Shared, webrtc: &Webrtc, caller: &Caller, offered: Offe
     let (purpose, started, wishes, standings) = match start.resume.clone() {
         // What its route wishes is known to the session only. To ask for a lost packet again does no harm.
         Some(token) => {
-            let claim = admit::can_resume(node, caller, &start, token).await.map_err(refuse)?;
+            let claim = admit::can_resume(node, &caller, &start, token).await.map_err(refuse)?;
             (Purpose::Resume(claim), None, Wishes { nack: true, ..Wishes::default() }, Vec::new())
         }
         None => {
             let waiting = webrtc.board.waiting();
-            let mut planned = admit::plan(node, caller, start, &link, waiting).await.map_err(refuse)?;
+            let candidate = admit::consider(node, caller, start, link.clone(), waiting).await.map_err(refuse)?;
+            let wishes = wishes_of(candidate.policy());
+            let mut planned = candidate.decide().await.map_err(refuse)?;
             let standings = std::mem::take(&mut planned.standings);
-            let (started, wishes) = (planned.started(), wishes_of(planned.policy()));
+            let started = planned.started();
             (Purpose::Start(Box::new(planned)), Some(started), wishes, standings)
         }
     };

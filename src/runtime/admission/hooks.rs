@@ -104,6 +104,11 @@ impl Hooks {
         Asked { answer, outcome, took: now - begun }
     }
 
+    /// Whether [`Hooks::ask`] has the answer at once.
+    pub fn knows(&self, name: &str, hook: &HookSettings, question: &Question<'_>) -> bool {
+        self.kept(&key(name, hook, &question.about), self.clock.now()).is_some()
+    }
+
     async fn post(&self, hook: &HookSettings, question: &Question<'_>) -> Result<Decision, String> {
         let body = serde_json::to_vec(question).map(Bytes::from).map_err(|error| error.to_string())?;
         let now = self.clock.unix_seconds(Duration::ZERO);
