@@ -32,7 +32,7 @@ use recorder::Recorder;
 use report::{Report, StagesMs};
 
 pub use connect::{ConnectError, connect, session_url};
-pub use conversation::Called;
+pub use conversation::{Called, Progress};
 pub use meter::EchoMeter;
 pub use microphone::FRAME;
 
@@ -257,7 +257,7 @@ pub async fn dial(
             stages.connect = ms(took.connect);
             stages.upgrade = ms(took.upgrade);
             let carrier = Carrier::WebSocket(Box::new(socket));
-            return Ok(Called { carrier, begun: Instant::now(), started: None });
+            return Ok(Called { carrier, begun: Instant::now(), progress: Progress::Unsent });
         }
         CallTransport::Webrtc => {
             let webrtc::Connected { peer, offered, started, stages: took } =
@@ -265,7 +265,8 @@ pub async fn dial(
             stages.connect = ms(took.connect);
             stages.admission = ms(took.admission);
             stages.media = ms(took.media);
-            return Ok(Called { carrier: Carrier::Webrtc(Box::new(peer)), begun: offered, started: Some(started) });
+            let progress = started.map_or(Progress::Sent, Progress::Started);
+            return Ok(Called { carrier: Carrier::Webrtc(Box::new(peer)), begun: offered, progress });
         }
         CallTransport::Quic => quic::Kind::Quic,
         CallTransport::Webtransport => quic::Kind::WebTransport,
@@ -273,7 +274,7 @@ pub async fn dial(
     let (call, took) = quic::connect(kind, url, token, format).await?;
     stages.endpoints = ms(took.endpoints);
     stages.connect = ms(took.connect);
-    Ok(Called { carrier: Carrier::Quic(Box::new(call)), begun: Instant::now(), started: None })
+    Ok(Called { carrier: Carrier::Quic(Box::new(call)), begun: Instant::now(), progress: Progress::Unsent })
 }
 
 #[cfg(test)]

@@ -152,7 +152,7 @@ pub struct HttpSettings {
     pub max_connections_per_address: u32,
     /// Handshakes at once, per worker.
     pub max_handshakes: u32,
-    /// Handshakes at once from one address.
+    /// Handshakes at once from one address, and WebRTC answers to it that wait for their peer.
     pub max_handshakes_per_address: u32,
     /// Limits of WebSocket links.
     pub websocket: WebsocketLimits,

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout_at;
 use tokio_rustls::{TlsAcceptor, TlsStream};
 
-use super::gate::{Connected, Gate, Handshake};
+use super::gate::{Connected, Gate, Handshake, Waiting};
 use super::webrtc::Webrtc;
 use super::websocket::{self, Upgrade};
 use super::{http, proxy};
@@ -83,6 +83,14 @@ impl Shared {
     /// If that address has too many.
     pub(super) fn enter_behind(&self, address: IpAddr) -> Result<Option<Connected>, Refusal> {
         self.gate.connect_behind(self.peer, address, &self.node.in_force.load().settings.http)
+    }
+
+    /// Counts a WebRTC answer that waits for its peer.
+    ///
+    /// # Errors
+    /// If that address has too many.
+    pub(super) fn park(&self, address: IpAddr) -> Result<Waiting, Refusal> {
+        self.gate.park(address, &self.node.in_force.load().settings.http)
     }
 
     /// A request head has come.

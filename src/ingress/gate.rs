@@ -1,5 +1,5 @@
-//! Caps on connections: in all, per address, and on handshakes per worker and per address. What is taken is given back on
-//! drop. A trusted proxy has no cap of its own: those for whom it speaks have.
+//! Caps on connections: in all, per address, on handshakes per worker and per address, and on WebRTC answers that wait for
+//! their peer per address. What is taken is given back on drop. A trusted proxy has no cap of its own: those for whom it speaks have.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -22,6 +22,7 @@ struct Counts {
     addresses: Places,
     handshakes: HashMap<usize, u32>,
     shaking: Places,
+    parked: Places,
 }
 
 /// So many of each address.
@@ -112,6 +113,20 @@ impl Gate {
         Ok(Handshake { gate: self.clone(), worker, place })
     }
 
+    /// Counts an answer of `address` that waits for its peer.
+    ///
+    /// # Errors
+    /// If the address has too many.
+    pub fn park(self: &Arc<Self>, address: IpAddr, caps: &HttpSettings) -> Result<Waiting, Refusal> {
+        let place = counted(address, caps);
+        let mut counts = self.counts();
+        if place.is_some_and(|place| counts.parked.has(place, caps.max_handshakes_per_address)) {
+            return Err(Refusal::AddressHandshakes);
+        }
+        place.into_iter().for_each(|place| counts.parked.enter(place));
+        Ok(Waiting { gate: self.clone(), place })
+    }
+
     /// Handshakes on a worker.
     pub fn shaking(&self, worker: usize) -> u32 {
         self.counts().handshakes.get(&worker).copied().unwrap_or_default()
@@ -150,6 +165,20 @@ impl Drop for Handshake {
             *of_worker -= 1;
         }
         self.place.into_iter().for_each(|place| counts.shaking.leave(place));
+    }
+}
+
+/// One counted answer.
+#[derive(Debug)]
+pub struct Waiting {
+    gate: Arc<Gate>,
+    place: Option<IpAddr>,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let mut counts = self.gate.counts();
+        self.place.into_iter().for_each(|place| counts.parked.leave(place));
     }
 }
 
@@ -195,6 +224,19 @@ mod tests {
         gate.shake(0, v4(2), &caps).unwrap();
         drop(two);
         gate.shake(0, v4(1), &caps).unwrap();
+    }
+
+    #[test]
+    fn one_address_cannot_take_all_places_of_answers() {
+        let mut caps = Settings::default().http;
+        caps.max_handshakes_per_address = 2;
+        let gate = Arc::new(Gate::default());
+        let _one = gate.park(v4(1), &caps).unwrap();
+        let two = gate.park(v4(1), &caps).unwrap();
+        assert_eq!(gate.park(v4(1), &caps).unwrap_err(), Refusal::AddressHandshakes);
+        gate.park(v4(2), &caps).unwrap();
+        drop(two);
+        gate.park(v4(1), &caps).unwrap();
     }
 
     #[test]

@@ -11,6 +11,7 @@ use jsonwebtoken::{Algorithm, EncodingKey};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 /// Seconds of Unix time.
 pub fn now() -> u64 {
@@ -73,6 +74,8 @@ pub struct Service {
     pub asked: Arc<AtomicU32>,
     pub requests: Arc<Mutex<Vec<Request>>>,
     answer: Arc<Mutex<Answer>>,
+    /// While it is true, no answer goes out.
+    pub held: Arc<watch::Sender<bool>>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -83,24 +86,27 @@ impl Service {
         let url = format!("http://{}/", listener.local_addr().unwrap());
         let (asked, requests) = (Arc::new(AtomicU32::new(0)), Arc::new(Mutex::new(Vec::new())));
         let answer: Arc<Mutex<Answer>> = Arc::new(Mutex::new(Arc::new(answer)));
-        let (count, kept, answering) = (asked.clone(), requests.clone(), answer.clone());
+        let held = Arc::new(watch::Sender::new(false));
+        let (count, kept, answering, holding) = (asked.clone(), requests.clone(), answer.clone(), held.clone());
         let task = tokio::spawn(async move {
             loop {
                 let (mut tcp, _) = listener.accept().await.unwrap();
                 let (count, kept, answering) = (count.clone(), kept.clone(), answering.clone());
+                let mut held = holding.subscribe();
                 tokio::spawn(async move {
                     let Some(request) = read(&mut tcp).await else { return };
                     count.fetch_add(1, SeqCst);
                     let answer = answering.lock().unwrap().clone();
                     let (status, body) = answer(&request);
                     kept.lock().unwrap().push(request);
+                    let _ = held.wait_for(|held| !held).await;
                     let length = body.len();
                     let text = format!("HTTP/1.1 {status} Status\r\ncontent-length: {length}\r\n\r\n{body}");
                     let _ = tcp.write_all(text.as_bytes()).await;
                 });
             }
         });
-        Service { url, asked, requests, answer, task }
+        Service { url, asked, requests, answer, held, task }
     }
 
     /// Answers otherwise from now on.

@@ -22,11 +22,12 @@ pub enum Way {
     WebrtcHeader,
     WebrtcStart,
     Whip,
+    OpenaiCall,
     Quic,
     WebTransport,
 }
 
-pub const ALL: [Way; 11] = [
+pub const ALL: [Way; 12] = [
     Way::Header,
     Way::Subprotocol,
     Way::Query,
@@ -36,11 +37,12 @@ pub const ALL: [Way; 11] = [
     Way::WebrtcHeader,
     Way::WebrtcStart,
     Way::Whip,
+    Way::OpenaiCall,
     Way::Quic,
     Way::WebTransport,
 ];
 
-/// How it went: the session began, or the status or code and the reason with which it was refused.
+/// How it went: the session began, or the status or code (0 on a data channel) and the reason with which it was refused.
 pub type Outcome = Result<(), (u16, String)>;
 
 /// Tries to begin a session with `agent`, showing `token`.
@@ -48,7 +50,7 @@ pub async fn enter(daemon: &Daemon, way: Way, token: &str, agent: &str) -> Outco
     match way {
         Way::Header | Way::Subprotocol | Way::Query | Way::Message => native(daemon, way, token, agent).await,
         Way::OpenaiHeader | Way::OpenaiSubprotocol => openai(daemon, way, token, agent).await,
-        Way::WebrtcHeader | Way::WebrtcStart | Way::Whip => webrtc(daemon, way, token, agent).await,
+        Way::WebrtcHeader | Way::WebrtcStart | Way::Whip | Way::OpenaiCall => webrtc(daemon, way, token, agent).await,
         Way::Quic => by_quic(daemon, token, agent).await,
         Way::WebTransport => web_transport(daemon, token, agent).await,
     }
@@ -127,10 +129,13 @@ async fn openai(daemon: &Daemon, way: Way, token: &str, agent: &str) -> Outcome 
 }
 
 async fn webrtc(daemon: &Daemon, way: Way, token: &str, agent: &str) -> Outcome {
-    let (.., sdp, _) = Peer::offer().await;
+    let (rtc, socket, local, mid, channel, sdp, pending) = Peer::offer().await;
     let bearer = format!("authorization: Bearer {token}");
     let (path, headers, body) = match way {
         Way::Whip => (format!("/whip?agent={agent}"), vec!["content-type: application/sdp", &bearer], sdp),
+        Way::OpenaiCall => {
+            (format!("/v1/realtime/calls?model={agent}"), vec!["content-type: application/sdp", &bearer], sdp)
+        }
         Way::WebrtcHeader => {
             let body = json!({ "sdp": sdp, "start": { "agent": agent } }).to_string();
             ("/v1/session/webrtc".to_owned(), vec!["content-type: application/json", &bearer], body)
@@ -141,12 +146,21 @@ async fn webrtc(daemon: &Daemon, way: Way, token: &str, agent: &str) -> Outcome 
         }
     };
     let (status, head, body) = ask(daemon.http, "POST", &path, &headers, &body).await;
-    if status == 201 {
+    if status == 201 && ([Way::Whip, Way::OpenaiCall].contains(&way) || body.contains("\"started\"")) {
         return Ok(());
+    }
+    if status == 201 {
+        // It is being decided: the data channel tells.
+        let mut peer = Peer::take((&head, &body), rtc, (mid, channel), pending, None).await;
+        (peer.socket, peer.local) = (socket, local);
+        peer.until(|peer| peer.was_told("started") || peer.was_told("error")).await;
+        let error = peer.told.iter().find(|message| message["type"] == "error");
+        return error.map_or(Ok(()), |error| Err((0, error["reason"].as_str().unwrap_or_default().to_owned())));
     }
     assert!(status != 401 || head.to_ascii_lowercase().contains("www-authenticate: bearer"), "{head}");
     let body: Value = serde_json::from_str(&body).unwrap();
-    Err((status, body["reason"].as_str().unwrap_or_default().to_owned()))
+    let of_openai = body["error"]["code"].as_str();
+    Err((status, body["reason"].as_str().or(of_openai).unwrap_or_default().to_owned()))
 }
 
 async fn by_quic(daemon: &Daemon, token: &str, agent: &str) -> Outcome {

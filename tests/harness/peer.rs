@@ -122,8 +122,8 @@ impl Peer {
     async fn answered_at(
         daemon: &Daemon,
         start: Value,
-        mut rtc: Rtc,
-        (mid, channel): (Mid, ChannelId),
+        rtc: Rtc,
+        media: (Mid, ChannelId),
         sdp: String,
         pending: SdpPendingOffer,
         theirs: Option<IpAddr>,
@@ -132,7 +132,18 @@ impl Peer {
         let kind = ["content-type: application/json"];
         let (status, head, body) = ask(daemon.http, "POST", "/v1/session/webrtc", &kind, &body).await;
         assert_eq!(status, 201, "{head}\n{body}");
-        let answer: Value = serde_json::from_str(&body).unwrap();
+        Peer::take((&head, &body), rtc, media, pending, theirs).await
+    }
+
+    /// Takes the answer of the native endpoint.
+    pub async fn take(
+        (head, body): (&str, &str),
+        mut rtc: Rtc,
+        (mid, channel): (Mid, ChannelId),
+        pending: SdpPendingOffer,
+        theirs: Option<IpAddr>,
+    ) -> Peer {
+        let answer: Value = serde_json::from_str(body).unwrap();
         let sdp = answer["sdp"].as_str().unwrap();
         let wanted = |line: &&str| {
             let unwanted = theirs.is_some_and(|ip| !line.contains(&format!(" {ip} ")));
@@ -158,8 +169,8 @@ impl Peer {
             closed: false,
             leaving: false,
             answered_by: None,
-            resource: header(&head, "location").unwrap().to_owned(),
-            etag: header(&head, "etag").unwrap().to_owned(),
+            resource: header(head, "location").unwrap().to_owned(),
+            etag: header(head, "etag").unwrap().to_owned(),
             answer,
         }
     }

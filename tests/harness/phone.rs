@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use antiphon::cli::call::carrier::{Arrived, Carrier};
 use antiphon::cli::call::player::{Played, Player, PlayerOutput};
-use antiphon::cli::call::{CallTransport, Called, dial, endpoint};
+use antiphon::cli::call::{CallTransport, Called, Progress, dial, endpoint};
 use antiphon::dialect::native::codec::{self, Decoded};
 use antiphon::media::format::Format;
 use antiphon::media::transcode::{Decoder, Encoder};
@@ -57,8 +57,8 @@ impl Phone {
         let start = Start { audio: Some(AudioFormats { uplink: format, downlink: format, flow: None }), ..start };
         let url = endpoint(transport, &format!("http://{}", daemon.http)).unwrap();
         let dialled = dial(transport, &url, None, &start, &mut Default::default()).await;
-        let Called { mut carrier, started, .. } = dialled.unwrap_or_else(|error| panic!("{error}"));
-        if started.is_none() {
+        let Called { mut carrier, progress, .. } = dialled.unwrap_or_else(|error| panic!("{error}"));
+        if matches!(progress, Progress::Unsent) {
             carrier.send_message(codec::encode_start(&start).unwrap()).await.expect("the link is there");
         }
         let mut phone = Phone {

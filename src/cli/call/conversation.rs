@@ -33,15 +33,27 @@ pub struct Called {
     pub carrier: Carrier,
     /// When `start` was sent, if it was.
     pub begun: Instant,
-    /// The answer to it; without one `start` is sent first.
-    pub started: Option<Started>,
+    /// What became of it.
+    pub progress: Progress,
+}
+
+/// What became of `start` while the connection was made.
+pub enum Progress {
+    /// It has to be sent.
+    Unsent,
+    /// It was sent; the answer comes on the connection.
+    Sent,
+    /// It was answered.
+    Started(Started),
 }
 
 /// One call on an open connection.
 pub struct Conversation<'a> {
     carrier: Carrier,
     /// The answer that came before the connection was open.
-    answered: Option<Started>,
+    progress: Progress,
+    /// Media can flow, but the answer to `start` has yet to come.
+    waits_since: Option<Micros>,
     format: Format,
     microphone: MicrophoneSource,
     recorder: Recorder,
@@ -75,7 +87,8 @@ impl<'a> Conversation<'a> {
     ) -> Conversation<'a> {
         Conversation {
             carrier: called.carrier,
-            answered: called.started,
+            progress: called.progress,
+            waits_since: None,
             format,
             microphone,
             recorder,
@@ -100,13 +113,17 @@ impl<'a> Conversation<'a> {
 
     /// Speaks, listens, hangs up, and writes what it showed into `report`.
     pub async fn run(mut self, start: &Start, report: &mut Report) {
-        let mut failure = match self.answered.take() {
-            Some(started) => {
+        let mut failure = match std::mem::replace(&mut self.progress, Progress::Sent) {
+            Progress::Started(started) => {
                 let now = self.now();
                 self.handle_message(ToClient::Started(started), now, report);
                 None
             }
-            None => self.start(start).await.err(),
+            Progress::Sent => {
+                self.waits_since = Some(self.now());
+                None
+            }
+            Progress::Unsent => self.start(start).await.err(),
         };
         if failure.is_none() {
             failure = self.converse(report).await.err();
@@ -348,7 +365,8 @@ impl<'a> Conversation<'a> {
         let to_micros = |ms: f64| (ms * 1e3).round() / 1e3;
         let stages = &mut report.stages_ms;
         stages.admission = stages.admission.or(self.started.map(ms));
-        stages.agent = self.started.zip(self.ready).map(|(started, ready)| ms(Micros::ZERO + (ready - started)));
+        stages.agent =
+            self.waits_since.or(self.started).zip(self.ready).map(|(since, ready)| ms(Micros::ZERO + (ready - since)));
         let each = [stages.endpoints, stages.connect, stages.upgrade, stages.admission, stages.media, stages.agent];
         let sum: f64 = each.iter().flatten().sum();
         report.setup_ms = self.started.map(|_| to_micros(sum));

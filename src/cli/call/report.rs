@@ -61,7 +61,7 @@ pub struct StagesMs {
     pub admission: Option<f64>,
     /// Over WebRTC: from the answer until media can flow (ICE and DTLS).
     pub media: Option<f64>,
-    /// `started` to `agent ready`.
+    /// `started` to `agent ready`; where `started` comes when media flow already, from then on.
     pub agent: Option<f64>,
 }
 

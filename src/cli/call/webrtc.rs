@@ -79,8 +79,8 @@ pub struct Connected {
     pub peer: Peer,
     /// When the offer was sent.
     pub offered: Instant,
-    /// What the relay answered.
-    pub started: Started,
+    /// What the relay answered; it comes later where the call has to be decided on first.
+    pub started: Option<Started>,
     /// How long it took.
     pub stages: Stages,
 }
@@ -214,7 +214,7 @@ async fn offer_media(local: IpAddr, format: Format, handler: Arc<Handler>) -> we
 #[derive(Deserialize)]
 struct Told {
     sdp: String,
-    started: Started,
+    started: Option<Started>,
 }
 
 async fn post(url: &Url, token: Option<&str>, opened: Opened, sdp: &str, start: &Start) -> Result<Told, ConnectError> {

@@ -1,32 +1,32 @@
 //! A call whose client says on the data channel how it is to be set up: that is waited for, as most agents cannot be set
 //! up anew in a call.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
+use super::ahead::{Ahead, Gone};
 use crate::agent::Wire;
 use crate::dialect::{Dialect, Heard};
 use crate::ingress::websocket::UNASKED;
 use crate::message::Setup;
 use crate::runtime::clock::Clock;
 use crate::runtime::peer::link::{Arrived, PeerLink};
+use crate::telemetry::Telemetry;
 
 /// How long the data channel may take to open.
 const OPENING: Duration = Duration::from_secs(3);
-/// Audio frames and other things that are kept meanwhile; the oldest go first.
-const KEPT: usize = 128;
-
-/// The peer went away before it had begun.
-#[derive(Debug)]
-pub(super) struct Gone;
 
 /// Waits for what the client asks for; `None` if it asks for nothing in time.
-pub(super) async fn hear(peer: &mut PeerLink, dialect: &mut dyn Dialect, clock: Clock) -> Result<Option<Setup>, Gone> {
-    let mut kept = VecDeque::new();
-    let heard = hear_start(peer, dialect, clock, &mut kept).await;
-    peer.put_back(kept.into());
+pub(super) async fn hear(
+    peer: &mut PeerLink,
+    dialect: &mut dyn Dialect,
+    clock: Clock,
+    telemetry: &Telemetry,
+) -> Result<Option<Setup>, Gone> {
+    let mut ahead = Ahead::new(telemetry);
+    let heard = hear_start(peer, dialect, clock, &mut ahead).await;
+    ahead.give_back(peer);
     heard
 }
 
@@ -34,7 +34,7 @@ async fn hear_start(
     peer: &mut PeerLink,
     dialect: &mut dyn Dialect,
     clock: Clock,
-    kept: &mut VecDeque<Arrived>,
+    ahead: &mut Ahead,
 ) -> Result<Option<Setup>, Gone> {
     let mut deadline = Instant::now() + OPENING;
     let mut open = false;
@@ -52,12 +52,7 @@ async fn hear_start(
                     return Ok(start.setup);
                 }
             }
-            Ok(Ok(Some(thing))) => {
-                if kept.len() == KEPT {
-                    kept.pop_front();
-                }
-                kept.push_back(thing);
-            }
+            Ok(Ok(Some(thing))) => ahead.keep(thing)?,
         }
     }
     Ok(dialect.start_unasked().and_then(|start| start.setup))

@@ -3,6 +3,7 @@
 //! The answer to an offer is parked under its ICE user name. The worker that gets the peer's first valid STUN request
 //! takes it, and runs the session from then on.
 
+mod ahead;
 mod certificate;
 mod denied;
 mod first_words;
@@ -19,7 +20,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::ahead::Deciding;
 use super::admit::{Claim, Planned};
+use super::gate::Waiting;
 use crate::config::settings::Settings;
 use crate::dialect::Dialect;
 use crate::runtime::node::Node;
@@ -76,12 +79,16 @@ struct Parked {
     channel: bool,
     purpose: Purpose,
     link: LinkInfo,
+    /// Counts it for its address.
+    waiting: Waiting,
 }
 
 /// What a peer comes for.
 enum Purpose {
     /// A session of its own.
     Start(Box<Planned>),
+    /// One of its own, if that is decided.
+    Decide(Deciding),
     /// The session that it has a right to.
     Resume(Claim),
 }

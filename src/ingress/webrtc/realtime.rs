@@ -75,7 +75,7 @@ async fn offered(headers: HeaderMap, query: String, body: Bytes) -> Result<Offer
         }
     };
     let sdp = offer::bounded(&sdp).map_err(|why| Denied::field("sdp", why))?;
-    Ok(Offered { sdp, asks: Asks::Openai(session, model) })
+    Ok(Offered { sdp, asks: Asks::Openai(session, model), listens: false })
 }
 
 /// The parts `sdp` and `session` of a form.

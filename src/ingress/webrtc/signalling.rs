@@ -11,6 +11,7 @@ use hyper::{Method, Request, StatusCode};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::denied::Denied;
 use super::{PARKED_FOR, Parked, Purpose, Webrtc, offer, realtime, turn};
@@ -21,6 +22,7 @@ use crate::dialect::openai::{self, Openai};
 use crate::ids::AgentName;
 use crate::ingress::admit::{self, Caller, Refused};
 use crate::ingress::connection::Shared;
+use crate::ingress::gate::Waiting;
 use crate::ingress::http::{Answer, json, problem, read_body};
 use crate::ingress::websocket::Head;
 use crate::ingress::{elsewhere, limits};
@@ -55,6 +57,8 @@ struct Call<'a> {
 pub(super) struct Offered {
     pub sdp: String,
     pub asks: Asks,
+    /// A client that reads on its data channel, too, why there is no session for it.
+    pub listens: bool,
 }
 
 /// What a client asks for, in its language.
@@ -98,7 +102,7 @@ impl Asks {
 /// An answer that waits for its peer, and what its client is told.
 pub(super) struct Answered {
     pub sdp: String,
-    /// Absent where a session is resumed.
+    /// Absent where a session is resumed, or not decided on yet.
     pub started: Option<Started>,
     pub resource: String,
     pub ufrag: String,
@@ -229,7 +233,7 @@ fn offered(headers: &HeaderMap, query: &str, body: &[u8], whip: bool) -> Result<
         return Err(Denied::new(StatusCode::UNPROCESSABLE_ENTITY, "bad_direction", detail));
     }
     let sdp = offer::bounded(&sdp).map_err(|detail| bad(&detail))?;
-    Ok(Offered { sdp, asks: Asks::Native(Box::new(start)) })
+    Ok(Offered { sdp, asks: Asks::Native(Box::new(start)), listens: !whip })
 }
 
 /// A parameter of a query.
@@ -256,6 +260,16 @@ fn wishes_of(policy: &Policy) -> Wishes {
     Wishes { nack: policy.gap == GapMode::Accurate, dtx: policy.client_dtx, bitrate: policy.client_bitrate }
 }
 
+/// Counts an answer for its address.
+fn wait(shared: &Shared, caller: &Caller) -> Result<Waiting, Refused> {
+    shared.park(caller.head.address).map_err(|refusal| {
+        let message = "too many calls of this address are being set up".into();
+        let refused = Refused::new(ErrorCode::RateLimited, message).retry_after(PARKED_FOR);
+        let close_code = refused.close_code;
+        refused.with(close_code, refusal)
+    })
+}
+
 /// Routes the call, answers the offer and parks the answer.
 async fn answer(shared: &Shared, webrtc: &Webrtc, caller: Caller, offered: Offered) -> Result<Answered, Denied> {
     let node = &shared.node;
@@ -263,7 +277,8 @@ async fn answer(shared: &Shared, webrtc: &Webrtc, caller: Caller, offered: Offer
         node.telemetry.node().record_refusal(refused.refusal);
         Denied::Refused(Box::new(refused))
     };
-    let Offered { sdp, asks } = offered;
+    let waiting = wait(shared, &caller).map_err(refuse)?;
+    let Offered { sdp, asks, listens } = offered;
     let now = node.clock.now();
     let instant = node.clock.instant(now).into_std();
     let (mut peer, mut negotiated) = webrtc.engine.answer(&sdp, asks.channel(), instant).map_err(|error| {
@@ -292,17 +307,22 @@ async fn answer(shared: &Shared, webrtc: &Webrtc, caller: Caller, offered: Offer
             (Purpose::Resume(claim), None, Wishes { nack: true, ..Wishes::default() }, Vec::new())
         }
         None => {
-            let waiting = webrtc.board.waiting();
-            let candidate = admit::consider(node, caller, start, link.clone(), waiting).await.map_err(refuse)?;
+            let others = webrtc.board.waiting();
+            let candidate = admit::consider(node, caller, start, link.clone(), others).await.map_err(refuse)?;
             let wishes = wishes_of(candidate.policy());
-            let mut planned = candidate.decide().await.map_err(refuse)?;
-            let standings = std::mem::take(&mut planned.standings);
-            let started = planned.started();
-            (Purpose::Start(Box::new(planned)), Some(started), wishes, standings)
+            if candidate.waits() && listens && negotiated.channel {
+                let deciding = AbortOnDropHandle::new(tokio::spawn(candidate.decide()));
+                (Purpose::Decide(deciding), None, wishes, Vec::new())
+            } else {
+                let mut planned = candidate.decide().await.map_err(refuse)?;
+                let standings = std::mem::take(&mut planned.standings);
+                let started = planned.started();
+                (Purpose::Start(Box::new(planned)), Some(started), wishes, standings)
+            }
         }
     };
     peer.agree(wishes, &mut negotiated);
-    let parked = Parked { peer: Box::new(peer), dialect, channel: negotiated.channel, purpose, link };
+    let parked = Parked { peer: Box::new(peer), dialect, channel: negotiated.channel, purpose, link, waiting };
     let ufrag = negotiated.credentials.ufrag;
     webrtc.board.park(ufrag.clone(), resource.clone(), parked, now, now + PARKED_FOR).map_err(|_| {
         node.telemetry.node().record_dropped(NodeQueue::Parked);

@@ -12,14 +12,15 @@ use quinn_udp::{RecvMeta, UdpSocketState};
 use str0m::ice::StunMessage;
 use tokio::sync::mpsc::error::TrySendError;
 
-use super::first_words::{self, Gone};
-use super::{Parked, Purpose, Webrtc};
-use crate::ingress::admit;
+use super::ahead::{self, Gone};
+use super::{Parked, Purpose, Webrtc, first_words};
+use crate::ingress::admit::{self, Refused};
+use crate::ingress::call;
 use crate::message::CloseReason;
 use crate::runtime::datagrams::Datagrams;
 use crate::runtime::line::Line;
 use crate::runtime::node::Node;
-use crate::runtime::peer::link::{PeerLink, Way, is_stun};
+use crate::runtime::peer::link::{Outlet, PeerLink, Way, is_stun};
 use crate::runtime::peer::switchboard::{Datagram, Inbound, Lookup, Place, Route};
 use crate::runtime::peer::{Path, Protocol};
 use crate::runtime::registry::NewLink;
@@ -189,43 +190,50 @@ impl Router {
     }
 
     fn begin(&self, parked: Parked, place: Place<Parked>) {
-        let (node, worker) = (self.node.clone(), self.worker.clone());
-        let outlet = self.webrtc.outlets.get(worker.index).cloned().unwrap_or_default();
-        let grace = node.in_force.load().settings.webrtc.grace;
-        let job = async move {
-            let Parked { peer, mut dialect, channel, mut purpose, link } = parked;
-            let (clock, telemetry) = (node.clock, node.telemetry.clone());
-            let mut peer = PeerLink::new(peer, Box::new(place), outlet, clock, telemetry, channel, grace);
-            if let Purpose::Start(planned) = &mut purpose
-                && !dialect.is_started()
-            {
-                match first_words::hear(&mut peer, dialect.as_mut(), clock).await {
-                    Ok(setup) => planned.set_setup(setup),
-                    Err(Gone) => {
-                        node.telemetry.node().record_refusal(Refusal::Gone);
-                        return peer.close().await;
-                    }
-                }
-            }
-            let link = NewLink {
-                line: Line::Peer(Box::new(peer)),
-                dialect,
-                info: link,
-                worker: worker.index,
-                admission: Box::new(()),
-            };
-            match purpose {
-                Purpose::Start(planned) => admit::begin(&node, &worker, *planned).run(&node, link).await,
-                Purpose::Resume(claim) => {
-                    if let Err((link, refused)) = admit::resume(&node, &claim, Box::new(link)) {
-                        node.telemetry.node().record_refusal(refused.refusal);
-                        link.line.close(CloseReason::Policy.code(), refused.refusal.label()).await;
-                    }
-                }
-            }
-        };
+        let outlet = self.webrtc.outlets.get(self.worker.index).cloned().unwrap_or_default();
+        let job = run(self.node.clone(), self.worker.clone(), parked, place, outlet);
         if self.worker.try_run(Box::pin(job)).is_err() {
             self.node.telemetry.node().record_refusal(Refusal::Overload);
         }
+    }
+}
+
+/// Runs the session of a peer that has come for it.
+async fn run(node: Arc<Node>, worker: Arc<Worker>, parked: Parked, place: Place<Parked>, outlet: Outlet) {
+    let Parked { peer, mut dialect, channel, purpose, link, waiting } = parked;
+    // It has proved its address.
+    drop(waiting);
+    let (clock, telemetry) = (node.clock, node.telemetry.clone());
+    let grace = node.in_force.load().settings.webrtc.grace;
+    let mut peer = PeerLink::new(peer, Box::new(place), outlet, clock, telemetry, channel, grace);
+    let over = |peer, dialect| NewLink {
+        line: Line::Peer(Box::new(peer)),
+        dialect,
+        info: link,
+        worker: worker.index,
+        admission: Box::new(()),
+    };
+    let planned = match purpose {
+        Purpose::Resume(claim) => {
+            if let Err((link, refused)) = admit::resume(&node, &claim, Box::new(over(peer, dialect))) {
+                node.telemetry.node().record_refusal(refused.refusal);
+                link.line.close(CloseReason::Policy.code(), refused.refusal.label()).await;
+            }
+            return;
+        }
+        Purpose::Start(mut planned) if !dialect.is_started() => {
+            let heard = first_words::hear(&mut peer, dialect.as_mut(), clock, &node.telemetry).await;
+            heard.map_err(|Gone| Refused::gone()).map(|setup| {
+                planned.set_setup(setup);
+                planned
+            })
+        }
+        Purpose::Start(planned) => Ok(planned),
+        Purpose::Decide(deciding) => ahead::decided(&mut peer, deciding, &node.telemetry).await.map(Box::new),
+    };
+    let link = over(peer, dialect);
+    match planned {
+        Ok(planned) => admit::begin(&node, &worker, *planned).run(&node, link).await,
+        Err(refused) => call::refuse(&node, link.line, link.dialect, refused).await,
     }
 }
