@@ -363,6 +363,7 @@ async fn a_hook_is_asked_once_and_what_it_says_is_what_the_agent_and_the_record_
         };
         let ((started, mut caller), mut link) = tokio::join!(calling, agent.accept());
         assert_eq!(started["agent"]["name"], "voice");
+        assert_eq!(started["setup"], json!({ "voice": "cedar" }), "and nothing of the operator's words");
         assert!(
             started["expires_at"].as_u64().unwrap().abs_diff(now() + 60) <= 5,
             "the token ends before the hook's max_s"

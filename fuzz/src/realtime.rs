@@ -75,6 +75,7 @@ pub fn run(data: &[u8]) {
         resume_token: String::new(),
         expires_at: None,
         resumed: None,
+        setup: None,
     });
     let mut seq = Seq::default();
     let mut encode = |dialect: &mut Openai, message: &ToClient| {

@@ -88,6 +88,9 @@ pub struct Started {
     /// With `resume`: whether the session went on (`true`) or only a snapshot could be given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resumed: Option<bool>,
+    /// The set-up in force, as far as a client is told: what route, token, hook and client decide and the agent takes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub setup: Option<Box<Setup>>,
 }
 
 impl fmt::Debug for Started {
@@ -101,6 +104,7 @@ impl fmt::Debug for Started {
             .field("resume_token", &"[secret]")
             .field("expires_at", &self.expires_at)
             .field("resumed", &self.resumed)
+            .field("setup", &self.setup)
             .finish()
     }
 }

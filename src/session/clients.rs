@@ -11,7 +11,7 @@ use crate::message::{AgentTranscript, Granted, Role};
 use crate::route::plan::ClientMay;
 use crate::session::event::{Carriage, LinkInfo, Measure, Output, Transport};
 use crate::session::turn::Interrupter;
-use crate::session::{MAX_WAITING_MESSAGES, Session, Timer, error, unsupported};
+use crate::session::{MAX_WAITING_MESSAGES, Session, Timer, error, in_force, unsupported};
 use crate::time::Micros;
 
 /// Utterances kept that the client told of; the oldest go first.
@@ -207,7 +207,8 @@ impl Session {
 
     fn started(&self, link: &LinkInfo, resumed: Option<bool>) -> Started {
         let rung = self.upstreams.active().map_or(0, |active| active.rung);
-        let agent = &self.plan.rungs[rung].agent;
+        let rung = &self.plan.rungs[rung];
+        let agent = &rung.agent;
         Started {
             session_id: self.id.clone(),
             conversation_id: self.conversation_id.clone(),
@@ -220,6 +221,7 @@ impl Session {
             resume_token: link.resume_token.clone(),
             expires_at: self.expires_at,
             resumed,
+            setup: in_force::told(rung, &self.setup),
         }
     }
 

@@ -10,10 +10,11 @@ use crate::ids::{CallId, ConversationId, LinkId, Seq, SessionId, UpstreamId};
 use crate::limit::Meters;
 use crate::media::playout::Budget;
 use crate::message::{
-    AgentError, AgentInfo, AudioFormats, Basis, CloseReason, FailureClass, Start, Started, ToAgent, ToClient,
+    AgentError, AgentInfo, AudioFormats, Basis, CloseReason, FailureClass, Setup, Start, Started, ToAgent, ToClient,
 };
 use crate::route::plan::Plan;
 use crate::session::ear::Ignored;
+use crate::session::in_force;
 use crate::session::load::Load;
 use crate::session::record::CallRecord;
 use crate::session::turn::Interrupter;
@@ -49,7 +50,8 @@ pub struct SessionParams {
 impl SessionParams {
     /// What the session will say first, for clients that are told before their link is open.
     pub fn started(&self) -> Started {
-        let agent = &self.plan.rungs[0].agent;
+        let rung = &self.plan.rungs[0];
+        let agent = &rung.agent;
         Started {
             session_id: self.id.clone(),
             conversation_id: self.conversation_id.clone(),
@@ -62,6 +64,7 @@ impl SessionParams {
             resume_token: self.link.resume_token.clone(),
             expires_at: self.expires_at,
             resumed: None,
+            setup: in_force::told(rung, self.start.setup.as_ref().unwrap_or(&Setup::default())),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::agent::setup::without_effect;
 use crate::message::{Setup, ToClient};
+use crate::route::plan::Rung;
 use crate::session::Session;
 use crate::session::clients::merge;
 
@@ -54,6 +55,22 @@ fn restored(setup: Setup, before: &Setup, fields: &[String]) -> Setup {
     restored
 }
 
+/// What of instructions and greeting is the operator's is nobody else's business; `own` is the client's.
+fn shown(mut setup: Setup, own: &Setup) -> Setup {
+    setup.instructions = setup.instructions.filter(|text| own.instructions.as_ref() == Some(text));
+    setup.greeting = setup.greeting.filter(|greeting| own.greeting.as_ref() == Some(greeting));
+    setup
+}
+
+/// What a client is told when a session starts of the set-up of this agent; nothing if there is nothing to tell.
+pub(super) fn told(rung: &Rung, own: &Setup) -> Option<Box<Setup>> {
+    let setup = merge(&rung.setup, own);
+    let lacks = without_effect(&rung.agent, &setup);
+    let mut setup = shown(restored(setup, &Setup::default(), &lacks), own);
+    setup.tools = setup.tools.filter(|_| own.tools.is_some());
+    (setup != Setup::default()).then(|| Box::new(setup))
+}
+
 impl Session {
     /// The client asks for the set-up in force, now and whenever it changes.
     pub(super) fn describe(&mut self) {
@@ -88,11 +105,7 @@ impl Session {
         }
     }
 
-    /// What of instructions and greeting is the operator's is nobody else's business.
     fn say_in_force(&mut self) {
-        let mut setup = self.in_force.setup.clone();
-        setup.instructions = setup.instructions.filter(|text| self.setup.instructions.as_ref() == Some(text));
-        setup.greeting = setup.greeting.filter(|greeting| self.setup.greeting.as_ref() == Some(greeting));
-        self.say(ToClient::InForce(setup));
+        self.say(ToClient::InForce(shown(self.in_force.setup.clone(), &self.setup)));
     }
 }

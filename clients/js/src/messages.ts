@@ -92,6 +92,8 @@ export interface Started {
   audio: AudioFormats;
   resume_token: string;
   expires_at?: number;
+  /** What is in force of the set-up, as far as a client is told. */
+  setup?: Setup;
   resumed?: boolean;
 }
 

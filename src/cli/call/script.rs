@@ -142,6 +142,7 @@ mod tests {
             resume_token: String::new(),
             expires_at: None,
             resumed: None,
+            setup: None,
         };
         let ready = AgentState { status: AgentStatus::Ready, name: None, reason: None, retry_after_ms: None };
         script.handle_message(&ToClient::Started(started), ms(10));

@@ -158,6 +158,7 @@ impl EmulatedAgent {
             resume_token: String::new(),
             expires_at: None,
             resumed: None,
+            setup: None,
         }));
         let ready = AgentState { status: AgentStatus::Ready, name: None, reason: None, retry_after_ms: None };
         self.say(&ToClient::Agent(ready));

@@ -131,6 +131,12 @@ fn the_instructions_of_the_operator_are_told_to_nobody() {
     let mut world = WorldBuilder { setup: secret, policy, ..WorldBuilder::default() }.start();
     world.client_says(FromClient::Describe);
     world.run(ms(100));
+    let started = world.client.messages.iter().find_map(|message| match message {
+        ToClient::Started(started) => Some(started.setup.clone()),
+        _ => None,
+    });
+    let shown = Setup { voice: Some("ash".into()), ..Setup::default() };
+    assert_eq!(started, Some(Some(Box::new(shown))));
     assert_eq!((last(&world).voice.as_deref(), last(&world).instructions), (Some("ash"), None));
     update(&mut world, Setup { instructions: Some("Be kind.".into()), ..Setup::default() });
     assert_eq!(last(&world).instructions.as_deref(), Some("Be kind."));

@@ -82,6 +82,7 @@ fn started() -> Started {
         resume_token: "r-9f2c".into(),
         expires_at: Some(1_718_003_600),
         resumed: None,
+        setup: None,
     }
 }
 

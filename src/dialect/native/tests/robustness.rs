@@ -192,6 +192,7 @@ prop_compose! {
         uplink in uplink(),
         resume_token in text(),
         more in any::<(Option<u64>, Option<bool>)>(),
+        setup in option::of(setup()),
     ) -> Started {
         Started {
             session_id: names.0.into(),
@@ -201,6 +202,7 @@ prop_compose! {
             resume_token,
             expires_at: more.0,
             resumed: more.1,
+            setup: setup.map(Box::new),
         }
     }
 }
