@@ -246,6 +246,38 @@ async fn a_token_for_one_session_is_used_up_on_all_nodes_at_once_and_not_by_a_re
 }
 
 #[tokio::test]
+async fn whom_a_node_does_not_let_in_it_brings_to_no_other_node() {
+    let redis = RedisServer::start(&[]).await;
+    let issuer = Issuer::new("one");
+    // Whatever reaches for the node with the session comes here.
+    let other = Service::start(|_| (500, String::new())).await;
+    let more = format!(
+        "[redis]\nurl = \"{}\"\n[node]\nelsewhere = \"forward\"\nurl = \"{}\"\n{ROUTE}",
+        redis.url(),
+        other.url.trim_end_matches('/')
+    );
+    let (one, two) = (daemon(&issuer, &more).await, daemon(&issuer, &more).await);
+    let begun = Instant::now();
+    while two.metric("antiphon_cluster_nodes", "").await < 2.0 {
+        assert!(begun.elapsed() < PATIENCE);
+    }
+    let good = issuer.token(json!({}));
+    let mut caller = open(&one, "/v1/session", &[]).await.ok().unwrap();
+    caller.say(json!({ "type": "start", "agent": "echo", "token": good })).await;
+    let started = caller.hear_type("started").await;
+    let resume = async |token: &str| {
+        let mut caller = open(&two, "/v1/session", &[]).await.ok().unwrap();
+        caller.say(json!({ "type": "start", "resume": started["resume_token"], "have": 0, "token": token })).await;
+        caller.hear_type("error").await
+    };
+    let wrong = Issuer::new("one").token(json!({}));
+    assert_eq!(resume(&wrong).await["reason"], "token_signature");
+    assert_eq!(other.asked(), 0, "nobody is asked for somebody like that");
+    assert_eq!(resume(&good).await["code"], "misdirected");
+    assert_eq!(other.asked(), 1);
+}
+
+#[tokio::test]
 async fn only_a_key_that_may_makes_tokens_and_a_wrong_request_names_the_field() {
     let issuer = Issuer::new("one");
     let daemon = daemon(&issuer, ROUTE).await;

@@ -132,11 +132,11 @@ pub(super) async fn can_resume(node: &Node, caller: &Caller, start: &Start, toke
         node.telemetry.node().record_resume(ResumeOutcome::Refused);
         refused
     };
+    let known = caller.identify(node, start.token.as_deref(), Use::Resume).await.map_err(refused)?;
     if let Some(peer) = elsewhere::owner(node, &token) {
         node.telemetry.node().record_resume(ResumeOutcome::OtherNode);
         return Err(elsewhere::moved(&peer));
     }
-    let known = caller.identify(node, start.token.as_deref(), Use::Resume).await.map_err(refused)?;
     let principal = known.principal.name();
     let found = node.registry.can_resume(&token, &principal);
     found.map_err(|error| refused(Refused::new(ErrorCode::ResumeFailed, error.to_string()).field(Some("resume"))))?;

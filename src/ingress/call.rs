@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::admit::{self, Caller, Refused};
 use super::elsewhere;
+use crate::auth::Use;
 use crate::config::settings::Elsewhere;
 use crate::dialect::Dialect;
 use crate::message::{AudioFormats, CloseReason, Error, ErrorCode, Start, ToClient};
@@ -43,20 +44,30 @@ pub(super) fn draining() -> Refused {
 }
 
 /// Serves the client through here where another node has its session and the operator wants it so; gives the line back
-/// where it is not so, or that node cannot be reached.
-async fn hand_on(node: &Node, worker: &Worker, caller: &Caller, start: &Start, line: Line) -> Option<Line> {
+/// where it is not so, or that node cannot be reached. No node is dialled for somebody whom this one would not let in.
+async fn hand_on(
+    node: &Node,
+    worker: &Worker,
+    caller: &Caller,
+    start: &Start,
+    line: Line,
+) -> Result<Option<Line>, (Line, Refused)> {
     let peer = start.resume.as_deref().and_then(|token| elsewhere::owner(node, token));
     let wanted = node.in_force.load().settings.node.elsewhere == Elsewhere::Forward;
     match (line, peer.filter(|_| wanted)) {
         (Line::WebSocket(client), Some(peer)) => {
+            if let Err(refused) = caller.identify(node, start.token.as_deref(), Use::Resume).await {
+                node.telemetry.node().record_resume(ResumeOutcome::Refused);
+                return Err((Line::WebSocket(client), refused));
+            }
             let Some(other) = elsewhere::connect(node, worker.index, &peer, &caller.head, start).await else {
-                return Some(Line::WebSocket(client));
+                return Ok(Some(Line::WebSocket(client)));
             };
             node.telemetry.node().record_resume(ResumeOutcome::OtherNode);
             elsewhere::hand_on(node, client, other).await;
-            None
+            Ok(None)
         }
-        (line, _) => Some(line),
+        (line, _) => Ok(Some(line)),
     }
 }
 
@@ -67,8 +78,9 @@ pub(super) async fn run(node: &Arc<Node>, worker: Arc<Worker>, caller: Caller, s
         return refuse(node, line, dialect, draining()).await;
     }
     let line = match hand_on(node, &worker, &caller, &start, line).await {
-        Some(line) => line,
-        None => return,
+        Ok(Some(line)) => line,
+        Ok(None) => return,
+        Err((line, refused)) => return refuse(node, line, dialect, refused).await,
     };
     let info = match admit::link(node, &start, audio, carriage) {
         Ok(info) => info,
