@@ -5,12 +5,12 @@ mod harness;
 
 use std::process::Stdio;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use harness::{Daemon, PATIENCE, command};
+use harness::{Daemon, PATIENCE, ask, command};
 
 /// `antiphon emulate`, and where it is reached.
 async fn emulate(kind: &str, arguments: &[&str]) -> (Child, String) {
@@ -75,14 +75,31 @@ async fn openai_agents_holds_a_full_session_with_the_emulator() {
 }
 
 /// antiphon in front of an emulated agent of a kind, as a client of the Realtime wire finds it.
-async fn relay(kind: &str, client_may: &str) -> (Child, Daemon) {
+async fn relay(kind: &str, client_may: &str, more: &str) -> (Child, Daemon) {
     let (emulator, url) = emulate(kind, &["--tool", "weather"]).await;
-    let more = if kind == "elevenlabs" { "agent_id = \"agent_1\"" } else { "" };
+    let id = if kind == "elevenlabs" { "agent_id = \"agent_1\"" } else { "" };
     let config = format!(
-        "[agent.behind]\nkind = \"{kind}\"\nurl = \"{url}\"\napi_key = \"${{env:AGENT_KEY}}\"\n{more}\nsetup.greeting = \"none\"\nsetup.transcribe = true\n\
-         [[route]]\nname = \"all\"\nto = \"behind\"\nclient_may = {client_may}\n"
+        "[agent.behind]\nkind = \"{kind}\"\nurl = \"{url}\"\napi_key = \"${{env:AGENT_KEY}}\"\n{id}\n\
+         setup = {{ greeting = \"none\", transcribe = true }}\n\
+         [[route]]\nname = \"all\"\nto = \"behind\"\nclient_may = {client_may}\n{more}"
     );
     (emulator, Daemon::start_with(Some(&config), &[("AGENT_KEY", "k")]).await)
+}
+
+/// The key of a server that makes client secrets.
+const KEY: &str = "ak_00112233445566778899aabbccddeeff";
+
+fn backend() -> String {
+    let hash = antiphon::auth::api_key::Hash::of(KEY);
+    format!("[auth.key.backend]\nhash = \"{hash}\"\nmint = true\n")
+}
+
+/// A client secret that this server asks for.
+async fn secret(daemon: &Daemon) -> String {
+    let bearer = format!("authorization: Bearer {KEY}");
+    let (status, _, body) = ask(daemon.http, "POST", "/v1/realtime/client_secrets", &[&bearer], "{}").await;
+    assert_eq!(status, 200, "{body}");
+    serde_json::from_str::<Value>(&body).unwrap()["value"].as_str().unwrap().to_owned()
 }
 
 /// What the stock clients ask for.
@@ -90,7 +107,7 @@ const CLIENT_MAY: &str = r#"["tools", "turns", "instructions"]"#;
 
 /// The tools that the echo must name: those that the agent takes.
 fn tools(kind: &str) -> Value {
-    serde_json::json!(if kind == "elevenlabs" { vec![] } else { vec!["weather"] })
+    json!(if kind == "elevenlabs" { vec![] } else { vec!["weather"] })
 }
 
 /// Holds a call, and looks at its record.
@@ -106,7 +123,7 @@ async fn held(daemon: &mut Daemon, kind: &str, told: &Value) {
 #[tokio::test]
 async fn openai_python_holds_a_full_call_with_agents_of_other_vendors() {
     for kind in ["openai", "elevenlabs", "deepgram", "gemini"] {
-        let (_emulator, mut daemon) = relay(kind, CLIENT_MAY).await;
+        let (_emulator, mut daemon) = relay(kind, CLIENT_MAY, "").await;
         let told = script("openai_session.py", &[&format!("http://{}/v1", daemon.http), "gpt-realtime"]).await;
         assert_eq!(told["tools"], tools(kind), "{kind}: the echo tells the truth");
         held(&mut daemon, kind, &told).await;
@@ -116,7 +133,7 @@ async fn openai_python_holds_a_full_call_with_agents_of_other_vendors() {
 #[tokio::test]
 async fn openai_agents_holds_a_full_call_with_agents_of_other_vendors() {
     for kind in ["elevenlabs", "gemini"] {
-        let (_emulator, mut daemon) = relay(kind, CLIENT_MAY).await;
+        let (_emulator, mut daemon) = relay(kind, CLIENT_MAY, "").await;
         let url = format!("ws://{}/v1/realtime?model=gpt-realtime", daemon.http);
         let told = script("openai_agents.py", &[&url]).await;
         held(&mut daemon, kind, &told).await;
@@ -133,7 +150,7 @@ async fn openai_agents_for_javascript_holds_a_full_session_with_the_emulator() {
 #[tokio::test]
 async fn openai_agents_for_javascript_holds_full_calls_over_websocket_with_agents_of_other_vendors() {
     for kind in ["elevenlabs", "gemini"] {
-        let (_emulator, mut daemon) = relay(kind, CLIENT_MAY).await;
+        let (_emulator, mut daemon) = relay(kind, CLIENT_MAY, "").await;
         let url = format!("ws://{}/v1/realtime?model=gpt-realtime", daemon.http);
         let told = node_script("agents_realtime.mjs", &["websocket", &url]).await;
         assert_eq!(told["roles"][0], "user", "{kind}: the history is in order: {told}");
@@ -144,9 +161,9 @@ async fn openai_agents_for_javascript_holds_full_calls_over_websocket_with_agent
 #[tokio::test]
 async fn openai_agents_for_javascript_holds_full_calls_over_webrtc_whatever_agent_is_behind() {
     for kind in ["openai", "elevenlabs", "gemini"] {
-        let (_emulator, mut daemon) = relay(kind, CLIENT_MAY).await;
+        let (_emulator, mut daemon) = relay(kind, CLIENT_MAY, &backend()).await;
         let url = format!("http://{}/v1/realtime/calls?model=gpt-realtime", daemon.http);
-        let told = node_script("agents_realtime.mjs", &["webrtc", &url]).await;
+        let told = node_script("agents_realtime.mjs", &["webrtc", &url, &secret(&daemon).await]).await;
         let named: Value =
             told["session"]["tools"].as_array().unwrap().iter().map(|tool| tool["name"].clone()).collect();
         assert_eq!(named, tools(kind), "{kind}: the echo tells the truth");
@@ -157,19 +174,48 @@ async fn openai_agents_for_javascript_holds_full_calls_over_webrtc_whatever_agen
 #[tokio::test]
 async fn openai_python_makes_calls_over_webrtc_whatever_agent_is_behind() {
     for kind in ["openai", "deepgram", "gemini"] {
-        let (_emulator, mut daemon) = relay(kind, CLIENT_MAY).await;
+        let (_emulator, mut daemon) = relay(kind, CLIENT_MAY, "").await;
         let told = script("openai_call.py", &[&format!("http://{}/v1", daemon.http), "gpt-realtime"]).await;
-        assert_eq!(told["refusals"][0], serde_json::json!([400, "bad_offer"]), "{kind}: {told}");
+        assert_eq!(told["refusals"][0], json!([400, "bad_offer"]), "{kind}: {told}");
         held(&mut daemon, kind, &told).await;
     }
 }
 
 #[tokio::test]
+async fn openai_python_changes_what_the_route_lets_it_and_is_told_the_truth() {
+    let fields = |session: &Value| {
+        let (input, output) = (&session["audio"]["input"], &session["audio"]["output"]);
+        json!([
+            session["instructions"],
+            session["tools"].as_array().map(Vec::len),
+            input["turn_detection"]["type"],
+            input["transcription"]["language"],
+            output["voice"],
+        ])
+    };
+    let first = json!(["Be rude.", 1, null, "de", "cedar"]);
+    let second = json!(["", 1, null, "de", "ash"]);
+    for (client_may, expected) in [
+        ("[]", [json!(["", 0, "server_vad", null, "marin"]), json!(["", 0, "server_vad", null, "marin"])]),
+        (r#"["voice"]"#, [json!(["", 0, "server_vad", null, "cedar"]), json!(["", 0, "server_vad", null, "ash"])]),
+        (r#"["voice", "instructions", "tools", "turns", "language", "model"]"#, [first, second]),
+    ] {
+        let own = "setup = { voice = \"marin\", instructions = \"Be kind.\" }\n";
+        let (_emulator, daemon) = relay("openai", client_may, own).await;
+        let told = script("openai_update.py", &[&format!("http://{}/v1", daemon.http), "gpt-realtime"]).await;
+        let told: Vec<&Value> = told.as_array().unwrap().iter().collect();
+        assert_eq!(told.iter().map(|session| fields(session)).collect::<Vec<_>>(), expected, "{client_may}");
+        for session in told {
+            assert_eq!((&session["model"], &session["output_modalities"]), (&json!("gpt-realtime"), &json!(["audio"])));
+            assert!(session.get("tool_choice").is_none() && session["audio"]["output"].get("speed").is_none());
+        }
+    }
+}
+
+#[tokio::test]
 async fn openai_python_makes_a_client_secret_and_calls_with_it() {
-    let key = "ak_00112233445566778899aabbccddeeff";
-    let hash = antiphon::auth::api_key::Hash::of(key);
-    let config = format!("[auth.key.backend]\nhash = \"{hash}\"\nmint = true\n");
-    let daemon = Daemon::start_with(Some(&config), &[]).await;
-    let told = script("openai_secret.py", &[&format!("http://{}/v1", daemon.http), key]).await;
-    assert_eq!(told, serde_json::json!({ "ok": true, "statuses": [401, 401, 403], "code": "token_scope" }));
+    let daemon = Daemon::start_with(Some(&backend()), &[]).await;
+    let told = script("openai_secret.py", &[&format!("http://{}/v1", daemon.http), KEY]).await;
+    let statuses = json!([401, "token_signature", 401, "api_key_unknown", 403]);
+    assert_eq!(told, json!({ "ok": true, "statuses": statuses, "code": "token_scope" }));
 }

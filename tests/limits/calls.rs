@@ -180,6 +180,11 @@ async fn answers_over_http_have_the_headers_of_rate_limits() {
     assert_eq!(header(&head, "ratelimit-policy"), Some("\"links\";q=1;w=60"));
     assert_eq!(header(&head, "ratelimit"), Some("\"links\";r=0;t=60"));
     assert_eq!(serde_json::from_str::<Value>(&body).unwrap()["code"], "rate_limited");
+    let (path, sdp) = ("/v1/realtime/calls?model=echo", ["content-type: application/sdp"]);
+    let (status, head, body) = ask(daemon.http, "POST", path, &sdp, &Peer::offer().await.5).await;
+    assert_eq!((status, header(&head, "ratelimit-policy")), (429, Some("\"links\";q=1;w=60")), "{head}");
+    assert!(header(&head, "retry-after").is_some_and(|after| after.parse::<u64>().unwrap() <= 60), "{head}");
+    assert_eq!(serde_json::from_str::<Value>(&body).unwrap()["error"]["type"], "rate_limit_error");
     let (error, code) = start(&daemon, "echo").await.err().expect("links of all transports count together");
     assert_eq!((error["code"].as_str(), code), (Some("rate_limited"), 4429));
 }

@@ -1,11 +1,11 @@
 // A full session of @openai/agents-realtime with whatever speaks the Realtime wire at URL, over `websocket` or `webrtc`:
-// tool, audio, an error, interruption by speech and by the application. Prints one JSON object.
+// tool, audio, an error, interruption by speech and by the application; with KEY if there is one. Prints one JSON object.
 import { createRequire } from "node:module";
 
 const require = createRequire(new URL("../../clients/package.json", import.meta.url));
 const { OpenAIRealtimeWebRTC, OpenAIRealtimeWebSocket, RealtimeAgent, RealtimeSession, tool } = require("@openai/agents-realtime");
 
-const [transport, url] = process.argv.slice(2);
+const [transport, url, key] = process.argv.slice(2);
 const RATE = 24000;
 const patience = setTimeout(() => fail("it takes too long"), 100_000);
 const seen = [];
@@ -62,7 +62,7 @@ const weather = tool({
   },
 });
 const agent = new RealtimeAgent({ name: "assistant", instructions: "Be brief.", tools: [weather] });
-const session = new RealtimeSession(agent, { transport: caller.layer, model: process.argv[4] ?? "gpt-realtime" });
+const session = new RealtimeSession(agent, { transport: caller.layer, model: "gpt-realtime" });
 
 /** Everything that is told, in order; `until` reads on from where it stopped. */
 const told = [];
@@ -106,7 +106,7 @@ const microphone = setInterval(() => {
 }, 5);
 
 async function main() {
-  await session.connect({ apiKey: "ek_test" });
+  await session.connect({ apiKey: key ?? "ek_test" });
   const updated = await event("session.updated");
 
   session.sendMessage("What is the weather?");
