@@ -76,7 +76,12 @@ async fn openai_agents_holds_a_full_session_with_the_emulator() {
 
 /// antiphon in front of an emulated agent of a kind, as a client of the Realtime wire finds it.
 async fn relay(kind: &str, client_may: &str, more: &str) -> (Child, Daemon) {
-    let (emulator, url) = emulate(kind, &["--tool", "weather"]).await;
+    relay_to(kind, &["--tool", "weather"], client_may, more).await
+}
+
+/// The same, with an agent that does as these arguments of `antiphon emulate` say.
+async fn relay_to(kind: &str, plays: &[&str], client_may: &str, more: &str) -> (Child, Daemon) {
+    let (emulator, url) = emulate(kind, plays).await;
     let id = if kind == "elevenlabs" { "agent_id = \"agent_1\"" } else { "" };
     let config = format!(
         "[agent.behind]\nkind = \"{kind}\"\nurl = \"{url}\"\napi_key = \"${{env:AGENT_KEY}}\"\n{id}\n\
@@ -218,4 +223,15 @@ async fn openai_python_makes_a_client_secret_and_calls_with_it() {
     let told = script("openai_secret.py", &[&format!("http://{}/v1", daemon.http), KEY]).await;
     let statuses = json!([401, "token_signature", 401, "api_key_unknown", 403]);
     assert_eq!(told, json!({ "ok": true, "statuses": statuses, "code": "token_scope" }));
+}
+
+#[tokio::test]
+async fn openai_python_is_told_that_an_agent_has_failed_in_mid_answer() {
+    for kind in ["openai", "elevenlabs"] {
+        let (_emulator, daemon) = relay_to(kind, &["--close-at-ms", "1000"], CLIENT_MAY, "").await;
+        let told = script("openai_failed.py", &[&format!("http://{}/v1", daemon.http), "gpt-realtime"]).await;
+        let errors = json!([["server_error", "agent_unavailable"]]);
+        let expected = json!({ "heard": true, "responses": ["failed"], "errors": errors, "code": 1013 });
+        assert_eq!(told, expected, "{kind}");
+    }
 }

@@ -10,13 +10,37 @@ use crate::message::{
     Transcript, Turn, TurnPhase, Usage,
 };
 
+/// What became of an answer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Completed,
+    /// It was broken off, and why.
+    Cancelled(&'static str),
+    /// The call has ended before it, for this reason.
+    Failed(&'static str),
+}
+
+impl Outcome {
+    /// The response's `status` and `status_details`.
+    fn status(self) -> (&'static str, Value) {
+        match self {
+            Outcome::Completed => ("completed", Value::Null),
+            Outcome::Cancelled(reason) => ("cancelled", json!({ "type": "cancelled", "reason": reason })),
+            Outcome::Failed(code) => {
+                let error = json!({ "type": "server_error", "code": code });
+                ("failed", json!({ "type": "failed", "error": error }))
+            }
+        }
+    }
+}
+
 impl Openai {
     pub(super) fn say(&mut self, message: &ToClient) {
         match message {
             ToClient::Audio(audio) => self.say_audio(audio),
             ToClient::Turn(turn) => match turn.phase {
                 TurnPhase::Start => self.start_turn(turn),
-                TurnPhase::End => self.end_turn(turn.turn, None),
+                TurnPhase::End => self.end_turn(turn.turn, Outcome::Completed),
             },
             ToClient::Flush(flush) => self.say_flush(flush),
             ToClient::Speech(Speech { who: Role::User, event }) => self.say_speech(*event),
@@ -27,6 +51,11 @@ impl Openai {
             ToClient::Error(error) => self.say_error(error),
             ToClient::InForce(setup) => self.say_in_force(setup),
             ToClient::Heard(heard) => self.say_heard(heard),
+            ToClient::Ended(ended) => {
+                if let Some(open) = self.open {
+                    self.end_turn(open, Outcome::Failed(ended.reason.label()));
+                }
+            }
             _ => {}
         }
     }
@@ -175,7 +204,7 @@ impl Openai {
             return; // It goes on after a gap.
         }
         if let Some(open) = self.open {
-            self.end_turn(open, None);
+            self.end_turn(open, Outcome::Completed);
         }
         // What was paused and goes on is another answer to a client of this wire: it has dropped the first one.
         let before = self.spoken(turn.turn).map(|spoken| (spoken.text.clone(), spoken.told));
@@ -306,16 +335,16 @@ impl Openai {
         self.send("response.output_audio_transcript.delta", fields);
     }
 
-    /// The present answer is over; `cut`: why it was broken off.
-    fn end_turn(&mut self, turn: TurnId, cut: Option<&str>) {
+    /// The present answer is over.
+    fn end_turn(&mut self, turn: TurnId, outcome: Outcome) {
         if self.open.take_if(|open| *open == turn).is_none() {
             return;
         }
         let Some(spoken) = self.spoken(turn) else { return };
         let (place, text, id) = (place_of(spoken), spoken.text.clone(), spoken.response.clone());
         let calls = std::mem::take(&mut spoken.calls);
-        let status = if cut.is_some() { "incomplete" } else { "completed" };
-        let item = message_item(&spoken.item, status, Some(&text));
+        let whole = outcome == Outcome::Completed;
+        let item = message_item(&spoken.item, if whole { "completed" } else { "incomplete" }, Some(&text));
         self.send("response.output_audio.done", place.clone());
         let mut fields = place.clone();
         fields["transcript"] = text.as_str().into();
@@ -326,14 +355,13 @@ impl Openai {
         self.send("response.output_item.done", json!({ "response_id": id, "output_index": 0, "item": item }));
         self.complete_item(&item);
         let output = std::iter::once(item).chain(calls).collect();
-        let mut response = self.response(&id, if cut.is_some() { "cancelled" } else { "completed" }, output);
-        if let Some(reason) = cut {
-            response["status_details"] = json!({ "type": "cancelled", "reason": reason });
-        }
+        let (status, details) = outcome.status();
+        let mut response = self.response(&id, status, output);
+        response["status_details"] = details;
         response["usage"] = self.usage.take();
         self.send("response.done", json!({ "response": response }));
         self.tell_over();
-        if cut.is_some() {
+        if !whole {
             self.say_cleared();
         } else if let Some(response) = self.playing.take() {
             self.send("output_audio_buffer.stopped", json!({ "response_id": response }));
@@ -352,7 +380,7 @@ impl Openai {
             self.start_speech(self.clock.ms);
             (self.user.implied, self.user.speaking) = (true, false);
         }
-        self.end_turn(open, Some(if by_client { "client_cancelled" } else { "turn_detected" }));
+        self.end_turn(open, Outcome::Cancelled(if by_client { "client_cancelled" } else { "turn_detected" }));
     }
 
     /// A text message of the agent, which is no transcript of speech.

@@ -3,9 +3,10 @@ use serde_json::{Value, json};
 use super::*;
 use crate::ids::Generation;
 use crate::message::{
-    AudioOut, Basis, Error, ErrorCode, Flush, FromClient, Heard as HeardSpan, Role, Speech, SpeechEvent,
+    AudioOut, Basis, CloseReason, Ended, Error, ErrorCode, Flush, FromClient, Heard as HeardSpan, Role, Speech,
+    SpeechEvent,
 };
-use crate::message::{Setup, ToolCall, Transcript, Turn, TurnPhase};
+use crate::message::{Setup, Stats, ToolCall, Transcript, Turn, TurnPhase};
 
 const T0: Micros = Micros(1);
 
@@ -367,4 +368,18 @@ fn what_was_paused_and_goes_on_is_another_answer() {
     let delta = &say(&mut dialect, &audio(480))[0];
     assert_eq!(delta["response_id"], "resp_2");
     assert_ne!(delta["item_id"], "answer-1", "the client has dropped that one");
+}
+
+#[test]
+fn an_answer_that_the_end_of_the_call_leaves_open_has_failed() {
+    let mut dialect = begun();
+    say(&mut dialect, &turn(TurnPhase::Start, 0));
+    say(&mut dialect, &audio(0));
+    let ended = Ended { reason: CloseReason::AgentFailed, duration_ms: 0, messages: 0, stats: Stats::default() };
+    let told = say(&mut dialect, &ToClient::Ended(ended.clone()));
+    let response = &told.last().unwrap()["response"];
+    assert_eq!((&response["status"], &response["id"]), (&json!("failed"), &json!("resp_1")));
+    assert_eq!(response["status_details"]["error"]["code"], "agent_failed");
+    assert_eq!(response["output"][0]["status"], "incomplete");
+    assert!(say(&mut dialect, &ToClient::Ended(ended)).is_empty());
 }
