@@ -94,6 +94,8 @@ pub struct Openai {
     typed: Option<String>,
     /// Whether the agent goes on by itself: after a tool's result, and after the caller has spoken.
     awaits_agent: bool,
+    /// The agent was lost in the present answer, and nobody takes over.
+    lost: bool,
     clock: SessionClock,
 }
 
@@ -146,6 +148,30 @@ struct User {
     /// Told because the agent has stopped; nobody has said that the caller speaks.
     implied: bool,
     told: usize,
+}
+
+/// What became of an answer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Completed,
+    /// It was broken off, and why.
+    Cancelled(&'static str),
+    /// The call has ended before it, for this reason.
+    Failed(&'static str),
+}
+
+impl Outcome {
+    /// The response's `status` and `status_details`.
+    fn status(self) -> (&'static str, Value) {
+        match self {
+            Outcome::Completed => ("completed", Value::Null),
+            Outcome::Cancelled(reason) => ("cancelled", json!({ "type": "cancelled", "reason": reason })),
+            Outcome::Failed(code) => {
+                let error = json!({ "type": "server_error", "code": code });
+                ("failed", json!({ "type": "failed", "error": error }))
+            }
+        }
+    }
 }
 
 /// Speech into an answer, when it began and ended.
@@ -217,6 +243,7 @@ impl Openai {
             early: None,
             typed: None,
             awaits_agent: false,
+            lost: false,
             clock: SessionClock::default(),
         }
     }

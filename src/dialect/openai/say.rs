@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Asked, Openai, Over, Spoken, TURNS, User, effective};
+use super::{Asked, Openai, Outcome, Over, Spoken, TURNS, User, effective};
 use crate::agent::{Wire, audio_json};
 use crate::ids::TurnId;
 use crate::message::{
@@ -10,36 +10,13 @@ use crate::message::{
     Transcript, Turn, TurnPhase, Usage,
 };
 
-/// What became of an answer.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Outcome {
-    Completed,
-    /// It was broken off, and why.
-    Cancelled(&'static str),
-    /// The call has ended before it, for this reason.
-    Failed(&'static str),
-}
-
-impl Outcome {
-    /// The response's `status` and `status_details`.
-    fn status(self) -> (&'static str, Value) {
-        match self {
-            Outcome::Completed => ("completed", Value::Null),
-            Outcome::Cancelled(reason) => ("cancelled", json!({ "type": "cancelled", "reason": reason })),
-            Outcome::Failed(code) => {
-                let error = json!({ "type": "server_error", "code": code });
-                ("failed", json!({ "type": "failed", "error": error }))
-            }
-        }
-    }
-}
-
 impl Openai {
     pub(super) fn say(&mut self, message: &ToClient) {
         match message {
             ToClient::Audio(audio) => self.say_audio(audio),
             ToClient::Turn(turn) => match turn.phase {
                 TurnPhase::Start => self.start_turn(turn),
+                TurnPhase::End if self.lost => self.end_turn(turn.turn, Outcome::Failed("agent_failed")),
                 TurnPhase::End => self.end_turn(turn.turn, Outcome::Completed),
             },
             ToClient::Flush(flush) => self.say_flush(flush),
@@ -79,6 +56,7 @@ impl Openai {
         if of_setup && error.code == ErrorCode::NotPermitted && !self.asked.is_empty() {
             return; // Clients send all that they know of; the echo tells them what came of it.
         }
+        self.lost |= error.code == ErrorCode::AgentUnavailable && self.open.is_some();
         let kind = match error.code {
             ErrorCode::AgentError | ErrorCode::AgentUnavailable | ErrorCode::Overloaded => "server_error",
             ErrorCode::RateLimited => "rate_limit_error",
@@ -225,7 +203,7 @@ impl Openai {
     }
 
     fn open_response(&mut self, turn: TurnId, item: String, pos: u32) {
-        self.awaits_agent = false;
+        (self.awaits_agent, self.lost) = (false, false);
         self.user.implied = false; // What interrupts from here on has not been told.
         self.responses += 1;
         let response = format!("resp_{}", self.responses);

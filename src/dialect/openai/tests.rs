@@ -382,4 +382,12 @@ fn an_answer_that_the_end_of_the_call_leaves_open_has_failed() {
     assert_eq!(response["status_details"]["error"]["code"], "agent_failed");
     assert_eq!(response["output"][0]["status"], "incomplete");
     assert!(say(&mut dialect, &ToClient::Ended(ended)).is_empty());
+    // So has one of which the rest was still heard after its agent was lost.
+    let mut dialect = begun();
+    say(&mut dialect, &turn(TurnPhase::Start, 0));
+    let lost = say(&mut dialect, &ToClient::Error(Error::new(ErrorCode::AgentUnavailable, "gone")));
+    assert_eq!((names(&lost), &lost[0]["error"]["type"]), (vec!["error"], &json!("server_error")));
+    assert_eq!(names(&say(&mut dialect, &audio(0))), ["response.output_audio.delta"]);
+    let done = say(&mut dialect, &turn(TurnPhase::End, 480)).pop().unwrap();
+    assert_eq!(done["response"]["status"], "failed");
 }
