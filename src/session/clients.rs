@@ -59,19 +59,25 @@ impl Session {
 
     fn take_message(&mut self, message: TextMessage, now: Micros) {
         self.touch(now);
+        let ready = self.upstreams.ready();
+        if ready.is_none() && self.waiting.len() >= MAX_WAITING_MESSAGES {
+            return self.refuse_message();
+        }
         self.transcript.on_message(Role::User, message.text.clone(), now);
-        match self.upstreams.ready() {
+        match ready {
             Some((_, capabilities)) if !capabilities.text => self.say(ToClient::Error(unsupported("text messages"))),
             Some(_) => self.tell_message(message, now),
-            None if self.waiting.len() < MAX_WAITING_MESSAGES => self.waiting.push_back(message),
-            None => {
-                let mut error =
-                    error(ErrorCode::AgentUnavailable, "no agent is ready, and enough messages wait for it");
-                error.retryable = true;
-                error.field = Some("id".into());
-                self.say(ToClient::Error(error));
-            }
+            None => self.waiting.push_back(message),
         }
+    }
+
+    /// Enough messages wait for an agent.
+    pub(super) fn refuse_message(&mut self) {
+        let mut error = error(ErrorCode::AgentUnavailable, "no agent is ready, and enough messages wait for it");
+        error.retryable = true;
+        error.field = Some("id".into());
+        self.say(ToClient::Error(error));
+        self.outputs.push_back(Output::Measure(Measure::MessageNotKept));
     }
 
     fn take_input(&mut self, input: Input, now: Micros) {

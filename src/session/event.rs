@@ -361,6 +361,8 @@ pub enum Measure {
         /// An agent is back; else the call has ended.
         recovered: bool,
     },
+    /// A text message was refused because enough of them wait for an agent.
+    MessageNotKept,
     /// A fresh upstream of the same agent took over before the end of the one before.
     Rollover,
     /// So much of the conversation was told again to an agent that took over.

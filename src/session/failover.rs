@@ -130,7 +130,10 @@ impl Session {
         for message in std::mem::take(&mut self.told).into_iter().rev() {
             self.waiting.push_front(message);
         }
-        self.waiting.truncate(MAX_WAITING_MESSAGES);
+        while self.waiting.len() > MAX_WAITING_MESSAGES {
+            self.waiting.pop_back();
+            self.refuse_message();
+        }
     }
 
     /// The caller waits for an answer that was asked of an agent that is gone, and the one that is there does not know.

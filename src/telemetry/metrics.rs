@@ -381,7 +381,7 @@ impl SessionMetrics {
             }
             Measure::UpstreamReady(took) => self.agent.upstream_ready.record(took.as_secs_f64()),
             // They have the names of tools and taps: `record_tool`, `record_tap`.
-            Measure::Tool { .. } | Measure::Tap { .. } => {}
+            Measure::Tool { .. } | Measure::Tap { .. } | Measure::MessageNotKept => {}
             Measure::InterimSkipped => {
                 self.registry.counter(&names::OVERLOAD_SKIPPED, &["interim_transcripts"]).increment(1);
             }

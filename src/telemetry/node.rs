@@ -102,6 +102,8 @@ pub enum NodeQueue {
     AgentRead,
     /// Bytes on their way to an agent.
     AgentWrite,
+    /// Text messages that wait for an agent.
+    KeptMessages,
     /// Tool calls whose result is awaited.
     ToolCalls,
     /// Call records on their way to their file or the log.
@@ -132,12 +134,13 @@ pub enum NodeQueue {
 
 impl NodeQueue {
     /// Every queue.
-    pub const ALL: [NodeQueue; 18] = [
+    pub const ALL: [NodeQueue; 19] = [
         NodeQueue::Handover,
         NodeQueue::Mailbox,
         NodeQueue::ClientWrite,
         NodeQueue::AgentRead,
         NodeQueue::AgentWrite,
+        NodeQueue::KeptMessages,
         NodeQueue::ToolCalls,
         NodeQueue::CallRecords,
         NodeQueue::Log,
@@ -161,6 +164,7 @@ impl NodeQueue {
             NodeQueue::ClientWrite => "client_write",
             NodeQueue::AgentRead => "agent_read",
             NodeQueue::AgentWrite => "agent_write",
+            NodeQueue::KeptMessages => "kept_messages",
             NodeQueue::ToolCalls => "tool_calls",
             NodeQueue::CallRecords => "call_records",
             NodeQueue::Log => "log",

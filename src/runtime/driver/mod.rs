@@ -409,10 +409,8 @@ impl Driver {
                     self.drop_counted(NodeQueue::ToolCalls);
                 }
             }
-            Measure::Tap { tap, event } => {
-                self.note_tap(tap, event);
-                self.around.metrics.record(&measure);
-            }
+            Measure::Tap { tap, event } => self.note_tap(tap, event),
+            Measure::MessageNotKept => self.drop_counted(NodeQueue::KeptMessages),
             measure => self.around.metrics.record(&measure),
         }
     }

@@ -162,6 +162,26 @@ fn what_is_written_while_everybody_is_down_is_kept_and_answered_by_the_agent_tha
 }
 
 #[test]
+fn one_message_more_than_are_kept_is_refused_and_counted_and_no_part_of_the_conversation() {
+    let mut world = down(vec!["first"], vec![keep(ms(60_000))]);
+    lose_all(&mut world);
+    for n in 0..33 {
+        writes(&mut world, &format!("m{n}"), &format!("number {n}"));
+    }
+    let refused = world
+        .client
+        .messages
+        .iter()
+        .filter(|message| matches!(message, ToClient::Error(error) if error.field.as_deref() == Some("id")));
+    assert_eq!(refused.count(), 1);
+    assert_eq!(world.measures.iter().filter(|measure| **measure == Measure::MessageNotKept).count(), 1);
+    world.unreachable = false;
+    world.run(ms(31_000));
+    assert_eq!(messages(&world).len(), 32);
+    assert!(last_context(&world).is_empty());
+}
+
+#[test]
 fn messages_are_kept_no_longer_than_the_route_says_and_the_caller_is_not_idle_meanwhile() {
     let when_down = vec![keep(ms(200_000)), DownStep::Announce(announcement(ms(200), 9))];
     let mut world = down(vec!["-first"], when_down);
