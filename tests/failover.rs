@@ -304,8 +304,10 @@ async fn a_call_without_a_pause_goes_on_over_sessions_that_end_after_five_second
     caller.say(json!({ "type": "end" })).await;
     let rollovers = daemon.metric("antiphon_rollovers_total", "agent=\"echo\"").await;
     assert!(rollovers >= 2.0, "{rollovers}");
+    assert!(back.is_sorted(), "something came again later");
+    let longest = back.chunk_by(|a, b| a == b).map(<[i16]>::len).max().unwrap_or_default();
+    assert!(longest <= 480, "a frame came twice: {longest} samples of it");
     back.dedup();
-    assert!(back.is_sorted_by(|a, b| a < b), "something came twice: {back:?}");
     let gaps: Vec<_> = back.windows(2).map(|pair| pair[1] - pair[0] - 1).filter(|missing| *missing > 0).collect();
     assert!(gaps.iter().all(|missing| *missing <= 3), "gaps in frames of 20 ms: {gaps:?}");
     assert!(gaps.len() as f64 <= rollovers, "{gaps:?} at {rollovers} rollovers");

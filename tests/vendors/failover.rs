@@ -54,7 +54,9 @@ fn told(vendor: &Vendor, kind: VendorKind) -> String {
         VendorKind::Elevenlabs => vendor.heard("contextual_update"),
         VendorKind::Deepgram => vendor.heard("Settings"),
         VendorKind::Gemini => vendor.logged("/event", "message"),
-        VendorKind::Pipecat => vendor.heard("send-text"),
+        // Its frames may be binary.
+        VendorKind::Pipecat => vendor.logged("/event", "text"),
+        VendorKind::Live => [vendor.heard("session.start"), vendor.heard("session.commentary.append")].concat(),
         _ => vendor.logged("/event", "request"),
     };
     lines.iter().map(Value::to_string).collect::<Vec<_>>().join("\n")
@@ -74,7 +76,8 @@ fn assert_goes_on(vendor: &Vendor, kind: VendorKind) {
             vendor.heard("InjectUserMessage")
         }
         VendorKind::Gemini => vendor.logged("/event", "message"),
-        VendorKind::Pipecat => vendor.heard("send-text"),
+        VendorKind::Pipecat => vendor.logged("/event", "text"),
+        VendorKind::Live => vendor.heard("session.commentary.append"),
         _ => vendor.logged("/event", "request"),
     };
     let asked: Vec<String> = asked.iter().map(Value::to_string).collect();
