@@ -1,6 +1,11 @@
 //! Regular chores of the control runtime: probing workers, folding metrics, the service manager's watchdog.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -19,11 +24,24 @@ const UPKEEP: Duration = Duration::from_secs(1);
 /// The longest silence of a worker that the watchdog of the service manager accepts.
 const WATCHDOG_SILENCE: Duration = Duration::from_secs(2);
 
-/// Tells the service manager (sd_notify(3)), if there is one.
+/// Tells the service manager (sd_notify(3)), if there is one. A state that it does not take at once is not told.
 pub fn notify(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
+    let Some(address) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    if let Err(error) = tell(&address, states) {
         tracing::debug!(%error, "the service manager was not told");
     }
+}
+
+/// The crate's own `notify` waits while the socket is full, and everything on the control runtime with it.
+fn tell(address: &OsStr, states: &[NotifyState<'_>]) -> io::Result<()> {
+    let address = match address.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+        path => SocketAddr::from_pathname(OsStr::from_bytes(path))?,
+    };
+    let socket = UnixDatagram::unbound()?;
+    socket.set_nonblocking(true)?;
+    let text: String = states.iter().map(|state| format!("{state}\n")).collect();
+    socket.send_to_addr(text.as_bytes(), &address).map(drop)
 }
 
 /// Signs of load are looked at with every so many probes.
@@ -98,4 +116,35 @@ fn tend_limits(node: &Node, metrics: &ClusterMetrics, reached: &mut HashMap<Arc<
     }
     metrics.record_keys("rate", limiter.buckets.len(), limiter.buckets.evicted());
     metrics.record_keys("at_once", limiter.seats.len(), limiter.seats.evicted());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn a_service_manager_that_does_not_read_holds_nothing_up() {
+        let name = format!("antiphon-pacemaker-{}", std::process::id());
+        let manager = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+        let (told, results) = mpsc::channel();
+        std::thread::spawn(move || {
+            for _ in 0..10_000 {
+                let result = tell(OsStr::new(&format!("@{name}")), &[NotifyState::Status("1 call")]);
+                let full = result.is_err();
+                let _ = told.send(result.map_err(|error| error.kind()));
+                if full {
+                    return;
+                }
+            }
+        });
+        let patience = Duration::from_secs(20);
+        let refused =
+            std::iter::from_fn(|| Some(results.recv_timeout(patience).expect("it waits"))).find_map(Result::err);
+        assert_eq!(refused, Some(io::ErrorKind::WouldBlock));
+        let mut told = [0; 64];
+        let length = manager.recv(&mut told).unwrap();
+        assert_eq!(&told[..length], b"STATUS=1 call\n");
+    }
 }
