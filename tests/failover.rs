@@ -236,12 +236,10 @@ async fn agents_that_never_answer_cost_a_call_one_hedge_delay_each_until_they_ar
 
 #[tokio::test]
 async fn an_agent_whose_places_are_all_taken_leaves_the_call_to_the_next_of_the_pool() {
-    let echo = AgentServer::bind().await.echo();
-    let config = format!(
-        "[agent.one]\nkind = \"websocket\"\nurl = \"{}\"\nmax_sessions = 1\n[agent.two]\nlike = \"one\"\n\
-         [[route]]\nname = \"r\"\nsticky = \"session\"\nto = [\"one\", \"two\"]\n",
-        echo.url
-    );
+    // Agents of one server and key share the places of an account.
+    let (first, second) = (AgentServer::bind().await.echo(), AgentServer::bind().await.echo());
+    let text = config("to = [\"one\", \"two\"]", &[("one", &first.url), ("two", &second.url)]);
+    let config = text.replace("url =", "max_sessions = 1\nurl =");
     let daemon = Daemon::start_with(Some(&config), &[]).await;
     let mut callers = Vec::new();
     let mut names = Vec::new();
