@@ -244,6 +244,7 @@ fn configuration(agents: SocketAddr, of_routes: &str) -> String {
 http = "127.0.0.1:0"
 control = "127.0.0.1:0"
 webrtc = "127.0.0.1:0"
+quic = "off"
 [runtime]
 workers = 1
 [log]
