@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::{agents, audio, frames, realtime};
+use super::{agents, audio, frames, native, realtime};
 
 /// Damaged copies of each seed.
 const DAMAGED: u64 = 60;
@@ -42,6 +42,10 @@ fn frame(line: &str) -> Option<(u8, Vec<u8>)> {
                     "end" => (112 + id, Vec::new()),
                     _ => (120 + id, rest.into()),
                 });
+            }
+            if let Some(digits) = text.strip_prefix("hex ") {
+                let byte = |at: usize| u8::from_str_radix(digits.get(at..at + 2)?, 16).ok();
+                return Some((5, (0..digits.len()).step_by(2).map_while(byte).collect()));
             }
             if let Some(count) = text.strip_prefix("bytes ") {
                 return Some((5, vec![0; count.parse().ok()?]));
@@ -100,6 +104,16 @@ fn clients() -> Vec<(String, Vec<u8>)> {
     vec![("calls.bin".to_owned(), frames::row(texts.clone().chain(told).chain(texts)))]
 }
 
+/// What the protocol's page shows, message by message and all together.
+fn protocol() -> Vec<(String, Vec<u8>)> {
+    let page = std::fs::read_to_string(root().join("docs/protocol.md")).expect("the page");
+    let messages: Vec<&str> = page.lines().filter(|line| line.starts_with("{\"type\":")).collect();
+    let frame = |text: &&str| (0, text.as_bytes().to_vec());
+    let mut seeds = vec![("all".to_owned(), frames::row(messages.iter().map(frame)))];
+    seeds.extend(messages.iter().enumerate().map(|(at, text)| (at.to_string(), frames::row([frame(text)]))));
+    seeds
+}
+
 /// A copy with some of it changed, taken out or repeated; the same for the same number.
 fn damaged(seed: &[u8], number: u64) -> Vec<u8> {
     let mut state = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
@@ -144,6 +158,11 @@ fn play(target: &str, seeds: Vec<(String, Vec<u8>)>, run: fn(&[u8])) {
 #[test]
 fn recorded_conversations_with_agents_are_survived_however_they_are_damaged() {
     play("agents", conversations(), agents::run);
+}
+
+#[test]
+fn messages_of_the_native_protocol_are_survived_however_they_are_damaged() {
+    play("native_framing", protocol(), native::run);
 }
 
 #[test]
