@@ -117,16 +117,21 @@ async fn survives(kind: VendorKind) {
         let heard = person.said("heard")[0].clone();
         assert!(heard["ms"].as_u64() <= heard["of_ms"].as_u64(), "{kind:?}: {heard}");
     }
-    let turns = |person: &Person| person.said("turn").iter().filter(|turn| turn["phase"] == "start").count();
-    person.until("the answer", |person| turns(person) >= 2).await;
+    let spoke = |person: &Person, who: &str| person.transcript().iter().any(|(role, _)| role == who);
+    person.until("the caller's words", |person| spoke(person, "user")).await;
+    let answers = |person: &Person| person.transcript().last().is_some_and(|(role, _)| role == "agent");
+    person.until("the answer", answers).await;
     let from = person.played_ms();
     person.until("some of the answer", |person| person.played_ms() > from + 500.0).await;
     let lines = person.transcript();
-    let roles: Vec<&str> = lines.iter().map(|(role, _)| role.as_str()).collect();
+    // The stall divides what an agent says that tells no turns.
+    let mut roles: Vec<&str> = lines.iter().map(|(role, _)| role.as_str()).collect();
+    roles.dedup();
     assert_eq!(roles, ["agent", "user", "agent"], "{kind:?}: {:#?}", person.said("transcript"));
+    let said = lines.iter().find(|(role, _)| role == "user").map(|(_, text)| text.as_str());
     // Gemini gives its events no number: what it tells twice stands twice.
     let twice = if kind == VendorKind::Gemini { "WhereWhere is my order? is my order?" } else { "Where is my order?" };
-    assert_eq!(lines[1].1, twice, "{kind:?}");
+    assert_eq!(said, Some(twice), "{kind:?}");
     assert!(person.loudest > 3_000, "{kind:?}");
     for error in person.said("error") {
         assert!(error["message"].as_str().is_some_and(|text| text.ends_with("as scripted")), "{kind:?}: {error}");

@@ -273,7 +273,8 @@ impl Wiring for Gemini {
             }
             // The service knows no errors that do not end the session.
             Says::Error { message } => out.log(json!({ "event": "unsaid", "error": message })),
-            Says::Understood { .. } | Says::Text { .. } | Says::Expired | Says::Stall(_) | Says::Close(_) => {}
+            Says::Expired => drop(Gemini::refuse(out, 1008, "The session duration limit is over.")),
+            Says::Understood { .. } | Says::Text { .. } | Says::Stall(_) | Says::Close(_) => {}
         }
     }
 }
