@@ -133,7 +133,8 @@ async fn spoken_turns(person: &mut Person, row: &Row, name: &str, before: u64) {
     }
     person.until("the caller's words", understood).await;
     person.until("the answer to speech", |person| newest_turn(person) > turn).await;
-    assert_eq!(row.tells_interruptions, count(person, "heard") == 1, "{name}");
+    // A machine that stalls may divide the caller's sentence, of which the second half interrupts again.
+    assert_eq!(row.tells_interruptions, count(person, "heard") >= 1, "{name}: {:?}", person.said("heard"));
     person.wait(Duration::from_millis(500)).await;
     let cut = count(person, "heard");
     person.say(json!({ "type": "interrupt" })).await;
