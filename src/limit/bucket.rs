@@ -12,6 +12,9 @@ use crate::time::Micros;
 /// What was spent is reported after so long at the latest, as long as there is somebody to report to.
 pub const REPORT_AFTER: Duration = Duration::from_millis(500);
 
+/// What was spent so long ago would have been counted, had there been somebody to count it.
+const OVERDUE: Duration = Duration::from_secs(1);
+
 /// A cell. All of its state is atomic: sessions on several workers may share it, and none holds another up.
 #[derive(Debug)]
 #[repr(C)]
@@ -135,8 +138,9 @@ impl Bucket {
                 1
             }
         };
-        // One that costs more than the whole lease, or the whole burst, is let through when nothing else was.
-        if allowed != u64::MAX && self.spent.load(Relaxed) >= allowed {
+        // One that costs more than the whole lease, or the whole burst, is let through when nothing else was. What was spent
+        // long ago and is not counted yet was spent without a lease: its report is on the way.
+        if allowed != u64::MAX && self.spent.load(Relaxed) >= allowed && self.waited(now) < OVERDUE {
             return Err(Denied::Unleased);
         }
         let (present, weighty) = (now.0 * 1000, cost.saturating_mul(weight));

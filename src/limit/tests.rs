@@ -220,6 +220,24 @@ fn a_node_spends_its_lease_and_no_more_until_it_was_counted() {
 }
 
 #[test]
+fn what_was_spent_while_nobody_could_count_it_holds_nothing_up_afterwards() {
+    let limiter = Limiter::new(9);
+    let regime = &limiter.shared.regime;
+    regime.set(true, 1, at(0));
+    let limits = limits(&[("m", settings(LimitUnit::Messages, 1000.0, Some(60 * SECOND)))]);
+    let meters = ask(&limits, &limiter, "ann", at(0)).meters;
+    let rate = Rate::new(1000.0, 60 * SECOND, 1000.0);
+    meters.messages[0].bucket.settle(lease(&rate, 50.0), at(0));
+    // The control plane is silent for ten seconds, in which more than a lease is spent.
+    let taken = (0..100).filter(|tenth| meters.take_message(at(300 + tenth * 100)).is_ok()).count();
+    assert_eq!(taken, 100);
+    // It is back, and has not reported yet.
+    regime.beat(at(10_300));
+    assert_eq!(regime.rule(at(10_301)), Rule::Leased);
+    meters.take_message(at(10_301)).unwrap();
+}
+
+#[test]
 fn what_others_have_spent_refuses_here() {
     let limiter = Limiter::new(9);
     limiter.shared.regime.set(true, 3, at(0));
