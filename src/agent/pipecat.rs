@@ -31,7 +31,7 @@ use crate::message::{
 use crate::time::Micros;
 
 use frame::{InterruptionFrame, Kind, MessageFrame};
-use rtvi::Said;
+use rtvi::{Said, UserInput};
 
 /// What a bot hears if nobody says otherwise.
 const UPLINK: Format = Format::pcm16(16_000);
@@ -85,6 +85,8 @@ pub struct Pipecat {
     tells: bool,
     words: Source,
     inputs: Source,
+    /// The newest words of the caller, which may be told twice.
+    said: Option<UserInput>,
     segments: VecDeque<Value>,
     heard: Option<Micros>,
     interrupted: Option<Micros>,
@@ -110,6 +112,7 @@ impl Pipecat {
             tells: false,
             words: Source::Unknown,
             inputs: Source::Unknown,
+            said: None,
             segments: VecDeque::new(),
             heard: None,
             interrupted: None,
@@ -176,7 +179,12 @@ impl Pipecat {
             Kind::Audio(audio) => self.handle_audio(audio.audio, audio.sample_rate, audio.num_channels, now),
             Kind::Message(message) => self.handle_text(&message.data, now),
             Kind::Interruption(_) => self.handle_interruption(now),
-            Kind::Transcription(words) => self.handle_user(Source::Oldest, &words.text, true),
+            Kind::Transcription(words) => {
+                self.handle_user(
+                    Source::Oldest,
+                    UserInput { text: words.text, is_final: true, ..UserInput::default() },
+                );
+            }
             Kind::Text(text) => self.handle_words(Source::Oldest, &text.text, now),
         }
     }
@@ -203,10 +211,10 @@ impl Pipecat {
             Said::TtsText(text) => self.handle_words(Source::Older, &text.text, now),
             Said::Transcription(text) => self.handle_words(Source::Oldest, &text.text, now),
             Said::UserInput(input) if input.input_type.as_deref().is_none_or(|kind| kind == "transcription") => {
-                self.handle_user(Source::Newest, &input.text, input.is_final);
+                self.handle_user(Source::Newest, input);
             }
             Said::UserInput(_) => {}
-            Said::UserTranscription(input) => self.handle_user(Source::Older, &input.text, input.is_final),
+            Said::UserTranscription(input) => self.handle_user(Source::Older, input),
             Said::Call(call) => self.call(call),
             Said::CallStopped(call) => {
                 let open = self.calls.len();
@@ -266,12 +274,15 @@ impl Pipecat {
         self.tell(FromAgent::Transcript(line));
     }
 
-    fn handle_user(&mut self, source: Source, text: &str, is_final: bool) {
-        if source >= self.inputs && !text.is_empty() {
-            self.inputs = source;
-            let line = self.turns.said(text, false, is_final);
-            self.tell(FromAgent::Transcript(line));
+    fn handle_user(&mut self, source: Source, input: UserInput) {
+        let told = !input.timestamp.is_empty() && self.said.as_ref() == Some(&input);
+        if source < self.inputs || input.text.is_empty() || told {
+            return;
         }
+        self.inputs = source;
+        let line = self.turns.said(&input.text, false, input.is_final);
+        self.tell(FromAgent::Transcript(line));
+        self.said = Some(input);
     }
 
     fn handle_audio(&mut self, audio: Bytes, rate: u32, channels: u32, now: Micros) {

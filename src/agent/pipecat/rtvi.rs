@@ -61,11 +61,13 @@ pub(super) struct TextData {
 }
 
 /// `user-input` and `user-transcription`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub(super) struct UserInput {
     pub text: String,
     pub input_type: Option<String>,
+    /// When it was said, as ISO 8601; the only name that an utterance has.
+    pub timestamp: String,
     #[serde(rename = "final")]
     pub is_final: bool,
 }

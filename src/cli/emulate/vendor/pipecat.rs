@@ -157,9 +157,12 @@ impl Wiring for Pipecat {
             }
             Says::SpeechStopped { .. } => self.send(out, "user-stopped-speaking", &Value::Null),
             Says::Understood { text } => {
-                let input = json!({ "text": text, "input_type": "transcription", "timestamp": "", "final": true });
+                // One for each utterance; a bot sends the time of day.
+                let timestamp = self.messages.to_string();
+                let input =
+                    json!({ "text": text, "input_type": "transcription", "timestamp": timestamp, "final": true });
                 self.send(out, "user-input", &input);
-                let old = json!({ "text": text, "user_id": "", "timestamp": "", "final": true });
+                let old = json!({ "text": text, "user_id": "", "timestamp": timestamp, "final": true });
                 self.send(out, "user-transcription", &old);
             }
             Says::TurnStarted { .. } => {
