@@ -258,7 +258,9 @@ async fn an_agent_whose_places_are_all_taken_leaves_the_call_to_the_next_of_the_
     assert_eq!(names, ["one", "two"]);
     let mut third = start(&daemon).await;
     assert_eq!(hear_status(&mut third, "down").await["reason"], "full");
-    assert_eq!(daemon.metric("antiphon_upstream_failures_total", "class=\"full\"").await as u64 % 2, 0);
+    // Both refused the third caller; the second may have asked the taken one first.
+    let full = daemon.metric("antiphon_upstream_failures_total", "class=\"full\"").await;
+    assert!((2.0..=3.0).contains(&full), "{full}");
 }
 
 #[tokio::test]

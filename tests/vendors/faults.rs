@@ -48,7 +48,7 @@ async fn ends_are_told(kind: VendorKind) {
     let refuse = |status| Script { refuse: Some(status), ..Script::default() };
     // A vendor that closes because of a policy says by that what its documents say.
     let policy = match kind {
-        VendorKind::Openai | VendorKind::Live => "auth",
+        VendorKind::Openai | VendorKind::Live | VendorKind::Pipecat => "auth",
         _ => "bad_request",
     };
     // A bot just hangs up.
