@@ -184,6 +184,7 @@ impl Session {
         if again {
             return;
         }
+        self.transcript.on_agent_changed();
         self.timers.clear(Timer::Hedge);
         if self.upstreams.standby().is_some_and(|standby| standby.rung != rung) {
             self.drop_standby();

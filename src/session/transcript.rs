@@ -17,6 +17,8 @@ struct Item {
     id: ItemId,
     /// The agent's name for it.
     theirs: Option<ItemId>,
+    /// Whose name that is.
+    agent: u32,
     role: Role,
     turn: TurnId,
     text: Option<String>,
@@ -37,12 +39,14 @@ pub struct Transcript {
     items: Vec<Item>,
     next: u32,
     forgotten: u64,
+    /// Agents so far: each names items as it likes.
+    agents: u32,
 }
 
 impl Transcript {
     /// An empty transcript of a session that began at `origin`.
     pub fn new(origin: Micros) -> Transcript {
-        Transcript { origin, items: Vec::new(), next: 1, forgotten: 0 }
+        Transcript { origin, items: Vec::new(), next: 1, forgotten: 0, agents: 0 }
     }
 
     /// Utterances so far that have a text.
@@ -98,6 +102,7 @@ impl Transcript {
         let item = Item {
             id,
             theirs,
+            agent: self.agents,
             role,
             turn,
             text: None,
@@ -123,6 +128,14 @@ impl Transcript {
         }
         let index = self.insert(Role::User, turn, None, now);
         self.line(index)
+    }
+
+    /// Another agent goes on: it may give names anew, and what the caller says now gets its text from that one.
+    pub fn on_agent_changed(&mut self) {
+        self.agents += 1;
+        for item in self.items.iter_mut().filter(|item| item.role == Role::User && !item.is_final) {
+            (item.theirs, item.agent) = (None, self.agents);
+        }
     }
 
     /// The agent's name for what the caller has just begun to say.
@@ -172,7 +185,8 @@ impl Transcript {
     }
 
     fn find(&self, role: Role, theirs: &ItemId) -> Option<usize> {
-        self.items.iter().rposition(|item| item.role == role && item.theirs.as_ref() == Some(theirs))
+        let named = |item: &Item| item.agent == self.agents && item.theirs.as_ref() == Some(theirs);
+        self.items.iter().rposition(|item| item.role == role && named(item))
     }
 
     /// A text from the agent, of either side. `turn`: the agent's turn that it belongs to, as far as known.
@@ -346,6 +360,21 @@ mod tests {
 
     fn spoken(transcript: &Transcript) -> Vec<String> {
         transcript.lines().map(|line| line.text.unwrap_or_else(|| "-".into())).collect()
+    }
+
+    #[test]
+    fn two_agents_may_give_the_same_names() {
+        let mut transcript = Transcript::new(ms(0));
+        transcript.on_agent_turn(TurnId(1), Some("answer-1".into()), ms(100));
+        transcript.on_text(text(Role::Agent, "of the first", Some("answer-1")), Some(TurnId(1)), ms(200));
+        transcript.on_user_started(TurnId(1), ms(900));
+        transcript.on_named("said-1".into());
+        transcript.on_agent_changed();
+        transcript.on_text(text(Role::User, "hello", Some("said-7")), None, ms(1000));
+        transcript.on_text(text(Role::User, "hello there", Some("said-7")), None, ms(1100));
+        transcript.on_agent_turn(TurnId(2), Some("answer-1".into()), ms(1200));
+        transcript.on_text(text(Role::Agent, "of the second", Some("answer-1")), Some(TurnId(2)), ms(1300));
+        assert_eq!(spoken(&transcript), ["of the first", "hello there", "of the second"]);
     }
 
     #[test]

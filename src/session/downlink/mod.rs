@@ -359,7 +359,8 @@ impl Downlink {
     /// The turn that a transcript of `item` belongs to.
     pub fn turn_of(&self, item: Option<&ItemId>) -> Option<TurnId> {
         match item {
-            Some(item) => self.turns.iter().find(|turn| turn.item.as_ref() == Some(item)).map(|turn| turn.id),
+            // The newest: two agents may give the same name.
+            Some(item) => self.turns.iter().rev().find(|turn| turn.item.as_ref() == Some(item)).map(|turn| turn.id),
             None => self.turns.iter().rev().find(|turn| turn.speaker != OWN).map(|turn| turn.id),
         }
     }

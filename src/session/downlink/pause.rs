@@ -125,14 +125,16 @@ impl Downlink {
     /// Takes all turns out, so that what comes of them later is known as late.
     pub(super) fn take_turns(&mut self, by_agent: bool, now: Micros) -> Vec<OpenTurn> {
         if let Some(newest) = self.turns.back() {
-            if !newest.ended && !by_agent && newest.item.is_none() {
+            if newest.speaker == self.agents && !newest.ended && !by_agent && newest.item.is_none() {
                 self.stale = Some(now);
             }
             let through = newest.id;
             self.store.discard_through(through);
         }
         let turns: Vec<OpenTurn> = self.turns.drain(..).collect();
-        for item in turns.iter().filter_map(|turn| turn.item.clone()) {
+        // Of an agent that is gone nothing more comes, and the present one may give the same names.
+        let present = turns.iter().filter(|turn| turn.speaker == self.agents);
+        for item in present.filter_map(|turn| turn.item.clone()) {
             if self.flushed.len() == super::FLUSHED_ITEMS {
                 self.flushed.pop_front();
             }

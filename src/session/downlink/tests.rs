@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{Downlink, DownlinkOutput};
+use crate::ids::ItemId;
 use crate::media::fixture::{correlation, sine, speech};
 use crate::media::format::Format;
 use crate::media::playout::Budget;
@@ -57,8 +58,13 @@ impl Line {
     }
 
     fn says(&mut self, pcm: &[i16]) {
+        self.says_as(None, pcm);
+    }
+
+    fn says_as(&mut self, item: Option<&str>, pcm: &[i16]) {
         let payload = Bytes::from(pcm.iter().flat_map(|sample| sample.to_le_bytes()).collect::<Vec<_>>());
-        self.downlink.on_audio(AgentAudio { arrival: self.now, item: None, rtp: None, payload }, self.now);
+        let audio = AgentAudio { arrival: self.now, item: item.map(ItemId::from), rtp: None, payload };
+        self.downlink.on_audio(audio, self.now);
         self.drain();
     }
 
@@ -123,6 +129,25 @@ fn what_follows_a_flush_bears_the_marker_and_nothing_of_the_old_generation() {
         assert!(loudest(&heard[..600]) < 50, "{format}: {} of the old voice", loudest(&heard[..600]));
         let (likeness, _) = correlation(&answer, &heard, 480);
         assert!(likeness > 0.9, "{format}: {likeness}");
+    }
+}
+
+#[test]
+fn an_answer_is_heard_though_one_of_the_agent_before_it_had_the_same_name_and_was_cut() {
+    for item in [Some("answer-2"), None] {
+        let mut line = Line::new(Format::PCMU);
+        line.says_as(item, &sine(300.0, AGENT.rate, 48_000));
+        line.run(Duration::from_millis(500));
+        // The next agent takes over while the last one's voice is still heard, and cuts it.
+        line.downlink.set_agent(AGENT, false).unwrap();
+        line.downlink.interrupt(true, line.now);
+        line.run(Duration::from_millis(200));
+        let before = line.frames.len();
+        line.downlink.on_turn_started(item.map(ItemId::from));
+        line.says_as(item, &speech(AGENT.rate, 24_000));
+        line.downlink.on_turn_ended();
+        line.run(Duration::from_secs(2));
+        assert!(line.frames.len() - before >= 50, "{item:?}: {} frames of a second", line.frames.len() - before);
     }
 }
 
