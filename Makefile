@@ -88,7 +88,7 @@ loadtest: needs ## many calls at once against a daemon of its own; ARGS="--help"
 	@echo "== load test"
 	$(CARGO) run $(BUILD) --bin loadtest -- $(ARGS)
 
-smoke: needs ## a short load test that fails on a drop or a missed bar
+smoke: needs ## a short load test that fails on a lost or late frame
 	@echo "== load test, short"
 	$(CARGO) run $(BUILD) --bin loadtest -- --smoke
 
