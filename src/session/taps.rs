@@ -23,7 +23,7 @@ use crate::session::event::{Carriage, LinkInfo, Measure, Output, Queue, TapEvent
 use crate::session::record::{AlertEntry, TapEntry};
 use crate::time::Micros;
 
-use feed::Feed;
+use feed::{Feed, Heard};
 
 /// Copies that wait to be worked on, which happens in the same turn of the driver.
 const MAX_COPIES: usize = 512;
@@ -418,19 +418,20 @@ impl Session {
 
 impl Tap {
     fn take(&mut self, copied: &Copied, now: Micros) {
-        match (copied, self.hears) {
+        let heard = match (copied, self.hears) {
             (Copied::Link(link), TapSide::Caller) => {
-                self.feed.set_link(link.as_ref().map(|info| (info.audio.uplink, info.carriage)), now);
+                Heard::Link(link.as_ref().map(|info| (info.audio.uplink, info.carriage)))
             }
             (Copied::Link(link), TapSide::Agent) => {
                 // What is handed over is in order, however it travels then.
-                self.feed.set_link(link.as_ref().map(|info| (info.audio.downlink, Carriage::Ordered)), now);
+                Heard::Link(link.as_ref().map(|info| (info.audio.downlink, Carriage::Ordered)))
             }
-            (Copied::Mic(on), TapSide::Caller) => self.feed.on_mic(*on, now),
+            (Copied::Mic(on), TapSide::Caller) => Heard::Mic(*on),
             (Copied::Caller(audio), TapSide::Caller) | (Copied::Agent(audio), TapSide::Agent) => {
-                self.feed.on_audio(audio.clone(), now);
+                Heard::Audio(audio.clone())
             }
-            _ => {}
-        }
+            _ => return,
+        };
+        self.feed.hear(heard, now);
     }
 }

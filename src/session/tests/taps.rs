@@ -78,6 +78,21 @@ fn what_was_said_before_a_tap_was_there_is_not_lost_to_it() {
     assert!((18_000..=19_200).contains(&heard), "{heard} of 19200 samples");
 }
 
+#[test]
+fn a_tap_that_comes_late_gets_what_waits_for_it_a_little_at_a_time() {
+    let mut world = WorldBuilder { taps: vec![tap("?late", TapSide::Caller, &[])], ..WorldBuilder::default() }.start();
+    caller_speaks(&mut world, ms(2_000), 1000);
+    let ready = world.now;
+    world.tap_is_ready(0);
+    world.run(ms(500));
+    let heard = &world.taps[0].audio;
+    let at_once = heard.chunk_by(|one, next| one.0 == next.0).map(<[_]>::len).max().unwrap_or(0);
+    assert!(at_once <= 4, "{at_once} frames were decoded while the worker's other calls waited");
+    let within = heard.iter().filter(|(at, audio)| *at <= ready + ms(400) && !audio.filled).count();
+    assert!(within >= 99, "{within} of 100 frames: it soon hears the present");
+    assert_eq!(dropped(&world), Duration::ZERO);
+}
+
 /// A conversation in which both sides speak, and everything that agent and client got of it, and when.
 fn conversation(taps: Vec<TapKind>, meddle: impl Fn(&mut World)) -> World {
     let mut world = start(taps);
