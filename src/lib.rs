@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod app;
 pub mod auth;
+pub mod backoff;
 pub mod cli;
 pub mod cluster;
 pub mod config;

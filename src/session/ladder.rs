@@ -2,39 +2,17 @@
 
 use std::time::Duration;
 
+use crate::backoff::Backoff;
 use crate::message::{AgentError, FailureClass};
 use crate::route::pick;
 use crate::route::plan::Plan;
 use crate::time::Micros;
 
-/// The first pause between two tries is at most so long; the bound doubles with each.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// It grows no further than this.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// An agent that was ready for so long was good.
 const STEADY: Duration = Duration::from_secs(30);
 
-/// Pauses between tries, each at random between nothing and a bound that doubles (full jitter), so that calls that lost
-/// their agent together do not come back together.
-#[derive(Debug, Default)]
-pub struct Backoff {
-    tries: u32,
-}
-
-impl Backoff {
-    /// The next pause. What is left to chance depends on the session and on what the pause is for.
-    pub fn next(&mut self, session: &str, purpose: &str) -> Duration {
-        let bound = (FIRST_PAUSE * (1 << self.tries.min(5))).min(LONGEST_PAUSE);
-        let chance = pick::point(session, purpose, &self.tries.to_string());
-        self.tries = self.tries.saturating_add(1);
-        bound.mul_f64(chance)
-    }
-
-    /// What was tried has succeeded.
-    pub fn reset(&mut self) {
-        self.tries = 0;
-    }
-}
+/// The pauses before an agent is tried again.
+pub(super) const PAUSES: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
 
 /// No agent is there.
 #[derive(Clone, Debug)]
@@ -48,7 +26,7 @@ pub struct Down {
 }
 
 /// The agents that have failed, and what is left.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Ladder {
     /// By rung: it has failed since an agent was last found good.
     failed: Vec<bool>,
@@ -58,6 +36,12 @@ pub struct Ladder {
     answered: bool,
     down: Option<Down>,
     backoff: Backoff,
+}
+
+impl Default for Ladder {
+    fn default() -> Ladder {
+        Ladder { failed: Vec::new(), again: None, answered: false, down: None, backoff: PAUSES }
+    }
 }
 
 impl Ladder {
@@ -123,7 +107,8 @@ impl Ladder {
 
     /// The pause before the next round.
     pub fn pause(&mut self, session: &str) -> Duration {
-        self.backoff.next(session, "redial")
+        let chance = pick::point(session, "redial", &self.backoff.tries().to_string());
+        self.backoff.next(chance)
     }
 
     /// An agent is there; gives where the call stood if none was.
@@ -132,30 +117,5 @@ impl Ladder {
         self.begin_round();
         self.backoff.reset();
         Some(down)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_lie_between_nothing_and_a_bound_that_doubles_up_to_half_a_minute() {
-        let mut longest = [Duration::ZERO; 8];
-        for session in 0..500 {
-            let mut backoff = Backoff::default();
-            for pause in &mut longest {
-                *pause = (*pause).max(backoff.next(&format!("s{session}"), "redial"));
-            }
-        }
-        for (try_number, longest) in longest.iter().enumerate() {
-            let bound = [1, 2, 4, 8, 16, 30, 30, 30][try_number];
-            let share = longest.as_secs_f64() / f64::from(bound);
-            assert!((0.97..=1.0).contains(&share), "try {try_number}: up to {longest:?}");
-        }
-        let mut backoff = Backoff::default();
-        backoff.next("s", "a");
-        backoff.reset();
-        assert!(backoff.next("s", "a") <= FIRST_PAUSE);
     }
 }

@@ -36,6 +36,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+use crate::backoff::Backoff;
 use crate::ids::{ConversationId, LinkId, SessionId, TurnId, UpstreamId};
 use crate::message::{
     CloseReason, Error, ErrorCode, FromAgent, FromClient, Setup, State, StateChange, TextMessage, ToAgent, ToClient,
@@ -50,7 +51,7 @@ pub use event::{
     ToolOutcome, ToolPost, ToolRunner, Transport, UpstreamChange, UpstreamRole,
 };
 use in_force::InForce;
-use ladder::{Backoff, Ladder};
+use ladder::Ladder;
 use limits::Limiting;
 use links::Links;
 use load::Load;
@@ -160,7 +161,7 @@ impl Session {
             noticed: false,
             ladder: Ladder::default(),
             failover: None,
-            rollover_pauses: Backoff::default(),
+            rollover_pauses: ladder::PAUSES,
             farewell: CloseReason::AgentHangup,
             unanswered: None,
             voiced_since: None,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::ids::UpstreamId;
 use crate::message::{AgentError, AgentStatus, FailureClass, FromAgent, State, ToAgent};
+use crate::route::pick;
 use crate::session::event::{Measure, Output, UpstreamChange};
 use crate::session::upstreams::Active;
 use crate::session::{Session, Timer};
@@ -116,7 +117,8 @@ impl Session {
         }
         let same = self.upstreams.active().is_some_and(|active| active.rung == gone.rung);
         if same {
-            let pause = self.rollover_pauses.next(self.id.as_str(), "rollover");
+            let tries = self.rollover_pauses.tries().to_string();
+            let pause = self.rollover_pauses.next(pick::point(self.id.as_str(), "rollover", &tries));
             return self.timers.set(Timer::Rollover, now + pause);
         }
         self.ladder.leave_out(gone.rung);

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use crate::agent::Capabilities;
+use crate::backoff::Backoff;
 use crate::ids::{ItemId, UpstreamId};
 use crate::message::{
     AgentAudioOut, AgentStart, AgentTranscript, Alert, AudioFormats, AudioIn, AudioOut, FromAgent, Greeting, Ready,
@@ -31,10 +32,8 @@ const MAX_COPIES: usize = 512;
 const FRAME: Duration = Duration::from_millis(20);
 /// A tap that takes nothing for so long while something waits for it is given up.
 const STUCK: Duration = Duration::from_secs(10);
-/// The first pause before a lost tap is dialled again; it doubles with each loss.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-/// The longest pause.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// The pauses before a lost tap is dialled again.
+const PAUSES: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
 /// While the node has more to do than it can, whether a tap may be dialled is asked again so often.
 const SPARED: Duration = Duration::from_secs(1);
 /// A tap that listened for so long is not taken for one that fails again and again.
@@ -77,8 +76,8 @@ struct Tap {
     ready_by: Option<Micros>,
     /// It is dialled again then.
     retry_at: Option<Micros>,
-    /// Losses since it was stable.
-    losses: u32,
+    /// Since it was stable.
+    pauses: Backoff,
     entry: TapEntry,
 }
 
@@ -105,7 +104,7 @@ impl Taps {
             ready: None,
             ready_by: None,
             retry_at: None,
-            losses: 0,
+            pauses: PAUSES,
             entry: TapEntry {
                 agent: planned.rung.name().to_string(),
                 hears: planned.hears.label(),
@@ -378,17 +377,14 @@ impl Session {
         let tap = &mut self.taps.taps[index];
         let Some(upstream) = tap.upstream.take() else { return };
         if tap.ready.take().is_some_and(|since| now - since >= STABLE) {
-            tap.losses = 0;
+            tap.pauses.reset();
         }
-        tap.losses = tap.losses.saturating_add(1);
         tap.entry.losses += 1;
         tap.entry.ended = Some(why.to_owned());
         tap.ready_by = None;
         tap.feed.set_agent(None, now);
-        let doubled = FIRST_PAUSE * 2u32.saturating_pow(tap.losses.min(10) - 1);
-        // Taps of many calls that are lost together come back one by one.
         let chance = pick::point(self.id.as_str(), "tap", &format!("{index}.{}", tap.entry.losses));
-        tap.retry_at = Some(now + doubled.min(LONGEST_PAUSE).mul_f64(0.5 + chance / 2.0));
+        tap.retry_at = Some(now + tap.pauses.next(chance));
         self.outputs.push_back(Output::Hangup { upstream, failed: true });
         self.note_tap(index, TapEvent::Lost);
     }

@@ -169,7 +169,7 @@ fn a_tap_that_cannot_be_reached_is_dialled_again_with_growing_pauses() {
     assert!((6..=11).contains(&dials.len()), "{pauses:?}");
     for (index, pause) in pauses.iter().enumerate() {
         let most = (ms(500) * 2u32.pow(index.min(10) as u32)).min(Duration::from_secs(30));
-        assert!((most / 2..=most).contains(pause), "{index}: {pauses:?}");
+        assert!(*pause <= most, "{index}: {pauses:?}");
     }
 }
 

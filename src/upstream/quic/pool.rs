@@ -14,15 +14,14 @@ use tokio::time::Instant;
 use super::connection::{Place, Shared};
 use super::session::QuicSession;
 use crate::agent::Endpoint;
+use crate::backoff::Backoff;
 use crate::message::{AgentError, FailureClass};
 use crate::runtime::quic::congestion::ForCalls;
 use crate::runtime::quic::udp::Udp;
 use crate::runtime::sockets;
 
-/// The pause after the first failure is at most so long; the bound doubles with each.
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-/// The longest pause.
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// The pauses after failures.
+const PAUSES: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
 /// How long a connection lives without a sign of the agent.
 const SILENCE: Duration = Duration::from_secs(10);
 /// How often one without traffic gives a sign of its own.
@@ -58,14 +57,20 @@ struct Key {
     room: u32,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Group {
     connections: Vec<Arc<Shared>>,
     /// Set while a connection is being made.
     attempt: Option<watch::Receiver<Option<AgentError>>>,
-    failures: u32,
+    pauses: Backoff,
     /// When the next attempt may be made, and why the last one failed.
     pause: Option<(Instant, AgentError)>,
+}
+
+impl Default for Group {
+    fn default() -> Group {
+        Group { connections: Vec::new(), attempt: None, pauses: PAUSES, pause: None }
+    }
 }
 
 /// What a dial can do now.
@@ -163,15 +168,13 @@ impl Pool {
         group.attempt = None;
         let failed = match result {
             Ok(shared) => {
-                (group.failures, group.pause) = (0, None);
+                (group.pauses, group.pause) = (PAUSES, None);
                 group.connections.push(shared.clone());
                 tokio::spawn(shared.read());
                 None
             }
             Err(error) => {
-                let pause = (FIRST_PAUSE * 2u32.saturating_pow(group.failures.min(16))).min(LONGEST_PAUSE);
-                let pause = pause.mul_f64(rand::rng().random_range(0.0..1.0));
-                group.failures = group.failures.saturating_add(1);
+                let pause = group.pauses.next(rand::rng().random_range(0.0..1.0));
                 group.pause = Some((Instant::now() + pause, error.clone()));
                 Some(error)
             }
