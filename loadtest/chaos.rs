@@ -1,19 +1,20 @@
 //! Calls while Redis is frozen, killed, cut off or fails over, and while the daemon's control runtime stands still: what
-//! callers hear must be as late as before, and whoever comes new must be answered at once.
+//! callers hear must be as late as before, and whoever comes new must be answered at once. Audio is passed through: calls that
+//! are transcoded would keep the only core so busy that what comes of a lost Redis could not be told from it.
 
 mod breakage;
 mod probe;
 
 use std::fmt::Write as _;
 use std::net::TcpListener;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use antiphon::media::format::Format;
+use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::child::{Child, Mode};
 use crate::machine::{self, Cores};
-use crate::material::Voice;
+use crate::material::{AGENT, Voice};
 use crate::measure::{Exposition, Quantiles};
 use crate::report::{self, Bar};
 use crate::swarm::{self, Scenario, Target, Window};
@@ -34,7 +35,7 @@ const CONVERGENCE: f64 = 2.0;
 const OF_ROUTES: &str = "limits = [\"all\"]";
 
 /// What goes wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
 pub enum Breakage {
     /// Redis gets a SIGSTOP.
     Frozen,
@@ -49,9 +50,6 @@ pub enum Breakage {
 }
 
 impl Breakage {
-    const ALL: [Breakage; 5] =
-        [Breakage::Frozen, Breakage::Killed, Breakage::Cut, Breakage::Failover, Breakage::Blocked];
-
     const fn name(self) -> &'static str {
         match self {
             Breakage::Frozen => "frozen (SIGSTOP)",
@@ -93,34 +91,37 @@ struct Row {
     limited: f64,
     /// How late the swarm was itself, 99th percentile in milliseconds.
     swarm_late: f64,
+    /// Of its core, what the daemon used.
+    cpu: f64,
 }
 
 /// Everything.
 #[derive(Serialize)]
 struct Report {
     calls: usize,
+    audio: String,
     rows: Vec<Row>,
     bars: Vec<Bar>,
 }
 
-/// Breaks everything in turn; whether the bars hold.
+/// Breaks everything in turn, or only this; whether the bars hold.
 ///
 /// # Errors
 /// If something cannot be started.
-pub fn run(calls: usize, seed: u64, cores: Cores, name: &str) -> Result<bool, String> {
+pub fn run(calls: usize, seed: u64, only: Option<Breakage>, cores: Cores, name: &str) -> Result<bool, String> {
     let scenario = Scenario {
         calls,
         measured: Duration::ZERO,
         seed,
-        caller: Voice::caller(Format::OPUS).map_err(|error| error.to_string())?,
+        caller: Voice::caller(AGENT).map_err(|error| error.to_string())?,
         agent: Voice::agent().map_err(|error| error.to_string())?,
         reports: false,
         tapped: None,
     };
-    let rows = Breakage::ALL.into_iter().map(|breakage| measure(breakage, &scenario, cores));
-    let rows = rows.collect::<Result<Vec<Row>, String>>()?;
+    let wanted = Breakage::value_variants().iter().filter(|breakage| only.is_none_or(|only| only == **breakage));
+    let rows = wanted.map(|&breakage| measure(breakage, &scenario, cores)).collect::<Result<Vec<Row>, String>>()?;
     let bars: Vec<Bar> = rows.iter().flat_map(Row::bars).collect();
-    let report = Report { calls, rows, bars };
+    let report = Report { calls, audio: AGENT.to_string(), rows, bars };
     let path = report::write(name, &report).map_err(|error| format!("the report: {error}"))?;
     println!("{}written to {}", report.table(), path.display());
     Ok(report.bars.iter().all(|bar| bar.holds))
@@ -147,12 +148,13 @@ fn measure(breakage: Breakage, scenario: &Scenario, cores: Cores) -> Result<Row,
     breaker.await_well()?;
     let prober = Prober::start(child.address);
     let target = Target { address: child.address, agents: &agents, tells_ready: true, transcodes: true };
-    let before = child.metrics()?;
+    let (before, begun) = (child.metrics()?, Instant::now());
     let mut round = Round::default();
     let mut next = |window| round.next(window, &mut breaker, &mut child, &prober);
     let outcome = swarm::run_in_windows(scenario, target, None, &mut next)?;
     let (admissions, refused) = prober.end();
     let after = child.metrics()?;
+    let used = machine::cpu_of(child.id()).map_err(|error| error.to_string())?;
     let Mended { took } = breaker.end()?;
     let limited = |of: &Exposition| of.sum("antiphon_limit_refused_total") + of.sum("antiphon_limit_unleased_total");
     Ok(Row {
@@ -166,6 +168,7 @@ fn measure(breakage: Breakage, scenario: &Scenario, cores: Cores) -> Result<Row,
         swarm_late: outcome.lag().as_secs_f64() * 1000.0,
         accidents: outcome.accidents.into_iter().collect(),
         limited: limited(&after) - limited(&before),
+        cpu: used.as_secs_f64() / begun.elapsed().as_secs_f64(),
     })
 }
 
@@ -268,11 +271,16 @@ impl Row {
 
 impl Report {
     fn table(&self) -> String {
-        let mut text = format!("{} calls, load {:.1} at the end\n\n", self.calls, machine::load_average());
+        let mut text = format!(
+            "{} calls, {} on both sides (passed through, nothing is transcoded), load {:.1} at the end\n\n",
+            self.calls,
+            self.audio,
+            machine::load_average()
+        );
         let _ = writeln!(
             text,
-            "{:<22} {:>26} {:>26} {:>24} {:>16} {:>8}",
-            "p99 in ms by window", "calm up", "rough up", "admissions p50/p99/max", "converged s", "swarm"
+            "{:<22} {:>26} {:>26} {:>24} {:>16} {:>8} {:>5}",
+            "p99 in ms by window", "calm up", "rough up", "admissions p50/p99/max", "converged s", "swarm", "CPU"
         );
         for row in &self.rows {
             let list = |all: &[[f64; 2]], way: usize| {
@@ -282,13 +290,14 @@ impl Report {
             let converged: Vec<String> = row.converged.iter().map(|s| format!("{s:.2}")).collect();
             let _ = writeln!(
                 text,
-                "{:<22} {:>26} {:>26} {:>24} {:>16} {:>8.2}",
+                "{:<22} {:>26} {:>26} {:>24} {:>16} {:>8.2} {:>4.0}%",
                 row.breakage.name(),
                 list(&row.calm, 0),
                 list(&row.rough, 0),
                 format!("{:.1} / {:.1} / {:.1} ({})", q.p50, q.p99, q.max, q.count),
                 converged.join(" "),
-                row.swarm_late
+                row.swarm_late,
+                100.0 * row.cpu
             );
             let _ = writeln!(text, "{:<22} {:>26} {:>26}", "   down", list(&row.calm, 1), list(&row.rough, 1));
             if !row.accidents.is_empty() {

@@ -98,10 +98,13 @@ struct Options {
     /// One more run beside clients that never read, send garbage or 10 MB, or stall in the handshake
     #[arg(long)]
     bad_clients: bool,
-    /// Instead: calls over WebSocket beside a real Redis that is frozen, killed, cut off and fails over, and while the
-    /// daemon's control runtime stands still for ten seconds, in three windows each; takes four minutes
+    /// Instead: calls over WebSocket, PCM16 on both sides, beside a real Redis that is frozen, killed, cut off and fails over,
+    /// and while the daemon's control runtime stands still for ten seconds, in three windows each; takes four minutes
     #[arg(long, conflicts_with_all = ["transport", "bad_clients", "smoke", "seconds", "runs", "codec", "reports", "taps", "overload"])]
     chaos: bool,
+    /// With --chaos: only this
+    #[arg(long, value_enum, requires = "chaos")]
+    breakage: Option<chaos::Breakage>,
     /// Instead: as many calls as the daemon lets in, then twice as many, then none
     #[arg(long, conflicts_with_all = ["transport", "bad_clients", "smoke", "seconds", "runs", "codec", "reports", "taps", "overload", "calls", "chaos"])]
     crowd: bool,
@@ -228,7 +231,7 @@ fn in_trouble(options: &Options) -> Result<bool, String> {
     if options.crowd {
         return overload::run(options.seed, cores, name.unwrap_or("crowd"));
     }
-    chaos::run(options.calls.into(), options.seed, cores, name.unwrap_or("chaos"))
+    chaos::run(options.calls.into(), options.seed, options.breakage, cores, name.unwrap_or("chaos"))
 }
 
 fn over_quic(options: &Options) -> Result<bool, String> {
