@@ -80,7 +80,7 @@ struct Row {
     rough: Vec<[f64; 2]>,
     /// Until the node was well again, in seconds, by round.
     converged: Vec<f64>,
-    /// From a connection to the answer to its `start`, in milliseconds, while it was broken.
+    /// From a connection to the answer to its `start`, in milliseconds, while it was broken and until it was well again.
     admissions: Quantiles,
     /// Admissions that were not answered by `started`.
     refused: u64,
@@ -218,7 +218,6 @@ impl Round {
             }
             Stage::Rough => {
                 self.rough.push(p99(window));
-                prober.record(false);
                 breaker.mend();
                 (self.stage, self.paused) = (Stage::Pause, Duration::ZERO);
                 return Some(STEP);
@@ -228,6 +227,8 @@ impl Round {
                 if self.paused < PAUSE || breaker.is_busy() {
                     return Some(STEP);
                 }
+                // While it is mended, callers come too.
+                prober.record(false);
                 if self.rough.len() == ROUNDS {
                     return None;
                 }

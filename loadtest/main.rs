@@ -102,8 +102,7 @@ struct Options {
     /// and while the daemon's control runtime stands still for ten seconds, in three windows each; takes four minutes
     #[arg(long, conflicts_with_all = ["transport", "bad_clients", "smoke", "seconds", "runs", "codec", "reports", "taps", "overload"])]
     chaos: bool,
-    /// With --chaos: only this
-    #[arg(long, value_enum, requires = "chaos")]
+    #[arg(long, value_enum, requires = "chaos", help = "With --chaos: only this")]
     breakage: Option<chaos::Breakage>,
     /// Instead: as many calls as the daemon lets in, then twice as many, then none
     #[arg(long, conflicts_with_all = ["transport", "bad_clients", "smoke", "seconds", "runs", "codec", "reports", "taps", "overload", "calls", "chaos"])]
@@ -227,18 +226,17 @@ fn in_trouble(options: &Options) -> Result<bool, String> {
     let cores = Cores::choose();
     machine::pin(cores.generator).map_err(|error| format!("a core of its own: {error}"))?;
     println!("priority: {}", machine::raise_priority());
-    let name = options.name.as_deref();
+    let name = options.name.as_deref().unwrap_or(if options.crowd { "crowd" } else { "chaos" });
     if options.crowd {
-        return overload::run(options.seed, cores, name.unwrap_or("crowd"));
+        return overload::run(options.seed, cores, name);
     }
-    chaos::run(options.calls.into(), options.seed, options.breakage, cores, name.unwrap_or("chaos"))
+    chaos::run(options.calls.into(), options.seed, options.breakage, cores, name)
 }
 
 fn over_quic(options: &Options) -> Result<bool, String> {
     let cores = Cores::choose();
     machine::pin(cores.generator).map_err(|error| format!("a core of its own: {error}"))?;
-    let priority = machine::raise_priority();
-    quic::run(options.calls.into(), options.seconds, cores, &priority)
+    quic::run(options.calls.into(), options.seconds, cores, &machine::raise_priority())
 }
 
 /// What is under the swarm.
