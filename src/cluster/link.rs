@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster::ClusterClientBuilder;
 use redis::cluster_async::ClusterConnection;
 use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
-use redis::{AsyncConnectionConfig, Client, Cmd, ConnectionInfo, IntoConnectionInfo, Pipeline, RedisFuture, Value};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, Pipeline,
+    RedisConnectionInfo, RedisError, RedisFuture, RedisResult, Value,
+};
 use secrecy::ExposeSecret;
 
 use super::trouble::Trouble;
@@ -77,9 +81,9 @@ impl ConnectionLike for Link {
     }
 }
 
-async fn try_connect(settings: &RedisSettings) -> redis::RedisResult<Link> {
+async fn try_connect(settings: &RedisSettings) -> RedisResult<Link> {
     let infos = settings.urls.iter().map(|url| url.expose_secret().into_connection_info());
-    let infos = infos.collect::<redis::RedisResult<Vec<ConnectionInfo>>>()?;
+    let infos = infos.collect::<RedisResult<Vec<ConnectionInfo>>>()?;
     let password = settings.password.as_ref().map(ExposeSecret::expose_secret);
     let config =
         AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT)).set_response_timeout(Some(RESPONSE));
@@ -113,27 +117,54 @@ async fn try_connect(settings: &RedisSettings) -> redis::RedisResult<Link> {
             }
             Ok(Link::Cluster(builder.build()?.get_async_connection().await?))
         }
-        RedisMode::Sentinel => {
-            let master = SentinelServerType::Master;
-            let addresses: Vec<_> = infos.iter().map(|info| info.addr().clone()).collect();
-            let mut builder = SentinelClientBuilder::new(addresses, &settings.service, master)?;
-            if let Some(info) = infos.first() {
-                let login = info.redis_settings();
-                if let Some(username) = login.username() {
-                    builder = builder.set_client_to_sentinel_username(username);
-                }
-                if let Some(password) = login.password() {
-                    builder = builder.set_client_to_sentinel_password(password);
-                }
-                builder = builder.set_client_to_redis_db(login.db());
-            }
-            if let Some(username) = &settings.username {
-                builder = builder.set_client_to_redis_username(username);
-            }
-            if let Some(password) = password {
-                builder = builder.set_client_to_redis_password(password);
-            }
-            Ok(Link::Single(builder.build()?.get_async_connection_with_config(&config).await?))
+        RedisMode::Sentinel => by_sentinels(settings, &infos, &config).await.map(Link::Single),
+    }
+}
+
+/// Asks all sentinels at once, and takes the first way to the primary that there is. The library asks one after the other: a
+/// host that is gone without a word would take all the time that there is, each time.
+async fn by_sentinels(
+    settings: &RedisSettings,
+    infos: &[ConnectionInfo],
+    config: &AsyncConnectionConfig,
+) -> RedisResult<MultiplexedConnection> {
+    let login = infos.first().map(ConnectionInfo::redis_settings);
+    let mut asked: FuturesUnordered<_> =
+        infos.iter().map(|info| by_sentinel(settings, info.addr().clone(), login, config)).collect();
+    let mut said: Option<RedisError> = None;
+    while let Some(found) = asked.next().await {
+        match found {
+            Ok(link) => return Ok(link),
+            // One that answers knows more than one that does not.
+            Err(error) if said.is_none() || !error.is_io_error() => said = Some(error),
+            Err(_) => {}
         }
     }
+    Err(said.unwrap_or_else(|| (redis::ErrorKind::InvalidClientConfig, "no URL").into()))
+}
+
+/// `login` is for the sentinel.
+async fn by_sentinel(
+    settings: &RedisSettings,
+    address: ConnectionAddr,
+    login: Option<&RedisConnectionInfo>,
+    config: &AsyncConnectionConfig,
+) -> RedisResult<MultiplexedConnection> {
+    let mut builder = SentinelClientBuilder::new([address], &settings.service, SentinelServerType::Master)?;
+    if let Some(login) = login {
+        if let Some(username) = login.username() {
+            builder = builder.set_client_to_sentinel_username(username);
+        }
+        if let Some(password) = login.password() {
+            builder = builder.set_client_to_sentinel_password(password);
+        }
+        builder = builder.set_client_to_redis_db(login.db());
+    }
+    if let Some(username) = &settings.username {
+        builder = builder.set_client_to_redis_username(username);
+    }
+    if let Some(password) = &settings.password {
+        builder = builder.set_client_to_redis_password(password.expose_secret());
+    }
+    builder.build()?.get_async_connection_with_config(config).await
 }

@@ -217,6 +217,34 @@ async fn a_failover_is_followed() {
     converges(&nodes, Instant::now(), "failover").await;
 }
 
+/// A port at which nobody is ever answered, as that of a host that is gone: whoever wants in waits behind a full queue.
+fn hole() -> (String, Vec<socket2::Socket>) {
+    let (local, soon) = (std::net::SocketAddr::from(([127, 0, 0, 1], 0)), Duration::from_millis(100));
+    let socket = || socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let listener = socket();
+    listener.bind(&local.into()).unwrap();
+    listener.listen(0).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut held = vec![listener];
+    loop {
+        let caller = socket();
+        if caller.connect_timeout(&address, soon).is_err() {
+            return (format!("redis://{}", address.as_socket().unwrap()), held);
+        }
+        held.push(caller);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sentinel_whose_host_is_gone_holds_nobody_up() {
+    let sentinels = Sentinels::start().await;
+    let (gone, _held) = hole();
+    let urls: Vec<String> = [gone].into_iter().chain(sentinels.urls()).collect();
+    let limits = [("messages", limit(LimitUnit::Messages, 600.0, Some(Duration::from_secs(600)), None))];
+    let node = Node::new(&redis(RedisMode::Sentinel, &urls), &limits);
+    node.until(Node::is_well).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_may_be_used_once_is_used_once_on_all_nodes() {
     let server = RedisServer::start(&[]).await;
