@@ -59,7 +59,9 @@ struct Report {
     granted: Quantiles,
     refused: Quantiles,
     failed: Vec<String>,
-    losses: u64,
+    /// Frames that never arrived, and those that nobody had sent.
+    missing: u64,
+    surplus: u64,
     accidents: Vec<String>,
     /// How late the swarm was itself, 99th percentile in milliseconds.
     swarm_late: f64,
@@ -170,7 +172,8 @@ fn exceed(scenario: &Scenario, cores: Cores, calm: Row) -> Result<Report, String
         granted: (&answers.granted).into(),
         refused: (&answers.refused).into(),
         failed: answers.failed.into_iter().map(|(why, times)| format!("{times} times: {why}")).collect(),
-        losses: outcome.missing + outcome.surplus + outcome.accidents.len() as u64,
+        missing: outcome.missing,
+        surplus: outcome.surplus,
         swarm_late: outcome.lag().as_secs_f64() * 1000.0,
         accidents: outcome.accidents.into_iter().collect(),
         recovery_s,
@@ -184,7 +187,9 @@ impl Report {
         let most = |calm: f64| (2.0 * calm).max(calm + 2.0);
         let worst = |way: fn(&Row) -> f64| self.beyond.iter().map(way).fold(0.0, f64::max);
         self.bars = vec![
-            bar("frames lost or doubled, and admitted calls ended", self.losses as f64, 0.0),
+            bar("frames lost", self.missing as f64, 0.0),
+            bar("frames that nobody sent", self.surplus as f64, 0.0),
+            bar("admitted calls ended, and other accidents", self.accidents.len() as f64, 0.0),
             bar("admitted calls, p99 up, ms", worst(|row| row.up), most(self.calm.up)),
             bar("admitted calls, p99 down, ms", worst(|row| row.down), most(self.calm.down)),
             bar("refusals, p99 ms", self.refused.p99, REFUSAL),

@@ -48,16 +48,10 @@ pub fn run_in_windows(
         let from = swarm.now();
         let until = from + length.as_nanos() as u64;
         swarm.measuring = Some((from, u64::MAX));
-        while swarm.now() < until {
-            swarm.run_for(LOOK.min(Duration::from_nanos(until - swarm.now().min(until))));
-            for (caller, agent) in arrivals.into_iter().flat_map(Receiver::try_iter) {
-                if swarm.calls.len() < scenario.calls {
-                    swarm.take_in(caller, agent)?;
-                }
-            }
-        }
+        run_taking_in(&mut swarm, until, arrivals)?;
         swarm.measuring = Some((from, swarm.now()));
-        swarm.run_for(DRAIN);
+        let drained = swarm.now() + DRAIN.as_nanos() as u64;
+        run_taking_in(&mut swarm, drained, arrivals)?;
         let take = |times: &mut Histogram<u64>| std::mem::replace(times, histogram());
         let (up, down) = (take(&mut swarm.out.up), take(&mut swarm.out.down));
         window = Some(Window { up, down, calls: swarm.calls.len() });
@@ -65,4 +59,17 @@ pub fn run_in_windows(
     let ended = swarm.now();
     swarm.run_for(DRAIN);
     Ok(swarm.finish(begun, ended))
+}
+
+/// Until then. Who has been let in speaks at once: of callers who did not, silence would arrive that nobody has sent.
+fn run_taking_in(swarm: &mut Swarm<'_>, until: u64, arrivals: Option<&Receiver<Arrival>>) -> Result<(), String> {
+    while swarm.now() < until {
+        swarm.run_for(LOOK.min(Duration::from_nanos(until - swarm.now().min(until))));
+        for (caller, agent) in arrivals.into_iter().flat_map(Receiver::try_iter) {
+            if swarm.calls.len() < swarm.scenario.calls {
+                swarm.take_in(caller, agent)?;
+            }
+        }
+    }
+    Ok(())
 }
