@@ -20,13 +20,14 @@ struct Row {
 }
 
 /// Each is followed by the next one.
-const RING: [Row; 7] = [
+const RING: [Row; 8] = [
     Row { kind: VendorKind::Openai, more: "" },
     Row { kind: VendorKind::Elevenlabs, more: "agent_id = \"a\"\n" },
     Row { kind: VendorKind::Deepgram, more: "" },
     Row { kind: VendorKind::Gemini, more: "" },
     Row { kind: VendorKind::Pipecat, more: "" },
     Row { kind: VendorKind::Chat, more: "" },
+    Row { kind: VendorKind::Live, more: "" },
     Row { kind: VendorKind::Pipecat, more: "protocol = \"rtvi\"\n" },
 ];
 
