@@ -33,6 +33,8 @@ struct Row {
     more: &'static str,
     /// It speaks first; else it is written to.
     greets: bool,
+    /// It tells when speech interrupts it; else it just falls silent, and only the client can cut it off.
+    tells_interruptions: bool,
     /// It tells where its words are in its audio.
     aligned: bool,
     /// It reports what was written as if it had been said.
@@ -52,6 +54,7 @@ const ROW: Row = Row {
     kind: VendorKind::Openai,
     more: "",
     greets: false,
+    tells_interruptions: true,
     aligned: false,
     repeats: false,
     named: true,
@@ -73,6 +76,14 @@ const GEMINI: Row = Row { kind: VendorKind::Gemini, named: false, audio: ["pcm16
 const PIPECAT: Row =
     Row { kind: VendorKind::Pipecat, greets: true, named: false, audio: ["pcm16/16000", "pcm16/24000"], ..ROW };
 
+const LIVE: Row = Row {
+    kind: VendorKind::Live,
+    more: "vendor.delegation = { type = \"responses\", responses = { model = \"gpt-5.5\" } }\n",
+    tells_interruptions: false,
+    numbered: true,
+    ..ROW
+};
+
 const SAID: &str = "Where is my order?";
 const TOLD: &str = "sent on Friday";
 
@@ -84,12 +95,25 @@ async fn answer_tool(person: &mut Person) {
     person.say(json!({ "type": "tool_result", "call_id": call["call_id"], "output": TOLD })).await;
 }
 
-/// An answer, an interruption by speech, a tool, another answer, the end.
+/// What was heard of an answer that is being cut off, which is exact; `before`: milliseconds of what came before it.
+async fn cut(person: &mut Person, before: f64) -> Value {
+    person.until("the interruption", |person| !person.said("heard").is_empty()).await;
+    let heard = person.said("heard")[0].clone();
+    let (ms, of_ms) = (heard["ms"].as_f64().unwrap(), heard["of_ms"].as_f64().unwrap());
+    let played = person.stopped_at - before;
+    assert!((ms - played).abs() <= FRAME_MS && ms <= of_ms, "{heard}, played {played}");
+    assert_eq!(heard["basis"], "reported");
+    heard
+}
+
+/// An answer, an interruption by speech, a tool, another answer, the end. Who does not tell interruptions is interrupted
+/// in the second answer by the client.
 async fn converse(row: Row) {
     let plays = Script {
-        pace: Some(3.0),
+        pace: row.tells_interruptions.then_some(3.0),
         answer_s: Some(5.0),
-        chunk_bytes: vec![3001, 640, 1],
+        // At the pace of speech a frame whose rest is late is padded, so there messages have whole frames.
+        chunk_bytes: if row.tells_interruptions { vec![3001, 640, 1] } else { Vec::new() },
         hears: Some(SAID.into()),
         tool: Some("lookup_order".into()),
         late_audio_ms: row.named.then_some(200),
@@ -108,11 +132,10 @@ async fn converse(row: Row) {
     }
     person.until("a second of the first answer", |person| person.played_ms() > 1000.0).await;
     person.speak();
-    person.until("the interruption", |person| !person.said("heard").is_empty()).await;
-    let heard = person.said("heard")[0].clone();
-    let (ms, of_ms) = (heard["ms"].as_f64().unwrap(), heard["of_ms"].as_f64().unwrap());
-    assert!((ms - person.stopped_at).abs() <= FRAME_MS && ms <= of_ms, "{heard}, played {}", person.stopped_at);
-    assert_eq!(heard["basis"], "reported");
+    let mut heard = None;
+    if row.tells_interruptions {
+        heard = Some(cut(&mut person, 0.0).await);
+    }
     if row.greets {
         answer_tool(&mut person).await;
     }
@@ -120,25 +143,40 @@ async fn converse(row: Row) {
     person.until("the answer", |person| turns(person) == 2).await;
     let from = person.played_ms();
     person.until("some of the answer", |person| person.played_ms() > from + 300.0).await;
+    if heard.is_none() {
+        person.until("words of the answer", |person| person.played_ms() > from + 1_000.0).await;
+        assert!(person.said("heard").is_empty(), "nobody has told it: {:?}", person.said("heard"));
+        let begins =
+            person.said("turn").iter().rfind(|turn| turn["phase"] == "start").unwrap()["pos"].as_f64().unwrap();
+        let before = begins * 1000.0 / f64::from(row.client.clock());
+        person.say(json!({ "type": "interrupt" })).await;
+        heard = Some(cut(&mut person, before).await);
+    }
     person.until("the words of all", |person| person.transcript().len() == if row.repeats { 4 } else { 3 }).await;
-    check_transcript(&person, &row);
+    person.until("the cut text", |person| cut_text(person).is_some()).await;
+    check_transcript(&person, &row, &vendor);
     assert!(person.loudest > 5_000, "the agent was not heard: {}", person.loudest);
     person.say(json!({ "type": "end" })).await;
     person.until("the end", |_| false).await;
     assert_eq!((person.code(), person.said("ended")[0]["reason"].as_str()), (Some(1000), Some("client_hangup")));
-    check_vendor(&vendor, &row, &heard).await;
+    check_vendor(&vendor, &row, &heard.unwrap()).await;
 }
 
-fn check_transcript(person: &Person, row: &Row) {
+fn cut_text(person: &Person) -> Option<&Value> {
+    person.said("transcript").into_iter().find(|line| !line["cut"].is_null())
+}
+
+fn check_transcript(person: &Person, row: &Row, vendor: &Vendor) {
     let lines = person.transcript();
     let roles: Vec<&str> = lines.iter().map(|(role, _)| role.as_str()).collect();
     let expected = if row.repeats { &["user", "agent", "user", "agent"][..] } else { &["agent", "user", "agent"] };
     assert_eq!(roles, expected, "{:#?}", person.said("transcript"));
     assert_eq!(lines[lines.len() - 2].1, SAID);
-    let cut = person.said("transcript").into_iter().find(|line| !line["cut"].is_null()).expect("a cut text").clone();
+    let cut = cut_text(person).unwrap();
     let how = if row.aligned { "aligned" } else { "estimated" };
+    let whole = &vendor.logged("/event", "speaking")[usize::from(!row.tells_interruptions)];
     let text = cut["text"].as_str().unwrap();
-    assert!(cut["cut"] == how && "Hello, and welcome. While nobody interrupts me".starts_with(text), "{cut}");
+    assert!(cut["cut"] == how && whole["text"].as_str().unwrap().starts_with(text), "{cut} of {whole}");
 }
 
 async fn check_vendor(vendor: &Vendor, row: &Row, heard: &Value) {
@@ -152,6 +190,11 @@ async fn check_vendor(vendor: &Vendor, row: &Row, heard: &Value) {
         let cut = &vendor.logged("/event", "truncated")[0];
         assert_eq!(cut["audio_end_ms"], heard["ms"], "the agent learns what was heard");
         assert!(cut["audio_end_ms"].as_u64() <= cut["sent_ms"].as_u64(), "{cut}");
+        assert!(vendor.logged("/event", "refused").is_empty());
+    }
+    if row.kind == VendorKind::Live {
+        let told = vendor.heard("session.instructions.append");
+        assert!(told.len() == 1 && told[0].to_string().contains("stop speaking"), "{told:?}");
         assert!(vendor.logged("/event", "refused").is_empty());
     }
     let closed = async {
@@ -183,6 +226,9 @@ calls! {
     a_call_with_openai_in_the_clients_own_telephone_format:
         Row { client: Format::PCMA, audio: ["pcma/8000", "pcma/8000"], ..ROW },
     a_call_with_openai_in_its_own_pcm: Row { client: PCM, ..ROW },
+    a_call_with_openai_live_from_opus: LIVE,
+    a_call_with_openai_live_in_the_clients_own_telephone_format:
+        Row { client: Format::PCMU, audio: ["pcmu/8000", "pcmu/8000"], ..LIVE },
     a_call_with_gemini_from_opus: GEMINI,
     a_call_with_gemini_from_a_telephone: Row { client: Format::PCMU, ..GEMINI },
     a_call_with_pipecat_from_opus: PIPECAT,
