@@ -235,3 +235,26 @@ calls! {
     a_call_with_pipecat_in_json_from_a_telephone:
         Row { more: "protocol = \"rtvi\"\n", client: Format::PCMA, ..PIPECAT },
 }
+
+/// A client that never tells what it has played: the agent learns an estimate within the error that is stated.
+#[tokio::test]
+async fn openai_is_told_no_more_than_was_sent_by_a_client_that_reports_nothing() {
+    let plays = Script { pace: Some(3.0), answer_s: Some(8.0), ..Script::default() };
+    let vendor = Vendor::start(VendorKind::Openai, Some("secret"), plays).await;
+    let daemon = daemon(&agent("vendor", VendorKind::Openai, &vendor.url), "secret").await;
+    let mut person = Person::call(&daemon, "vendor", Format::pcm16(24_000)).await;
+    person.reports = false;
+    person.say(json!({ "type": "message", "id": "m", "text": "Hello?" })).await;
+    person.until("a second of the answer", |person| person.played_ms() > 1000.0).await;
+    person.speak();
+    person.until("the interruption", |person| !person.said("heard").is_empty()).await;
+    let heard = person.said("heard")[0].clone();
+    let (ms, error) = (heard["ms"].as_f64().unwrap(), heard["error_ms"].as_f64().unwrap());
+    assert_ne!(heard["basis"], "reported");
+    assert!((ms - person.stopped_at).abs() <= error, "{heard}, played {}", person.stopped_at);
+    person.until("the truncation", |_| !vendor.logged("/event", "truncated").is_empty()).await;
+    let cut = &vendor.logged("/event", "truncated")[0];
+    assert_eq!(cut["audio_end_ms"], heard["ms"], "the agent learns what is told");
+    assert!(cut["audio_end_ms"].as_u64() <= cut["sent_ms"].as_u64(), "{cut}");
+    assert!(vendor.logged("/event", "refused").is_empty());
+}

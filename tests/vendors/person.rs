@@ -32,6 +32,8 @@ pub struct Person {
     /// The loudest sample so far.
     pub loudest: u16,
     code: Option<u16>,
+    /// It tells what was played; else it stays silent about that.
+    pub reports: bool,
     /// What the speaker had played, in milliseconds, when the last flush came.
     pub stopped_at: f64,
 }
@@ -71,6 +73,7 @@ impl Person {
             ears: ClientCodec::new(format),
             loudest: 0,
             code: None,
+            reports: true,
             stopped_at: 0.0,
         };
         if transport != CallTransport::Webrtc {
@@ -137,7 +140,7 @@ impl Person {
                         let _ = self.carrier.send_audio(frame).await;
                     }
                     _ = self.speaker.reports.tick() => {
-                        if self.speaker.received() > 0 {
+                        if self.reports && self.speaker.received() > 0 {
                             self.say(self.report()).await;
                         }
                     }
@@ -162,7 +165,9 @@ impl Person {
                     let mut report = self.report();
                     report["flush"] = message["id"].clone();
                     self.stopped_at = self.played_ms();
-                    self.say(report).await;
+                    if self.reports {
+                        self.say(report).await;
+                    }
                 }
                 self.messages.push(message);
             }
