@@ -125,7 +125,8 @@ function follow(live: Session): void {
   live.on('agent', (agent) => {
     if (agent.status === 'ready' || agent.status === 'connecting') return;
     const why = agent.reason ? ` (${agent.reason})` : '';
-    transcript.note(`Agent ${agent.name}: ${agent.status}${why}.`);
+    const who = agent.name ? `Agent ${agent.name}` : 'The agent';
+    transcript.note(`${who}: ${agent.status}${why}.`);
   });
   live.on('message', ({ role, text }) => transcript.note(`${role === 'user' ? 'You' : name} wrote: ${text}`));
   live.on('error', (error) => problem(sentence(error.message)));

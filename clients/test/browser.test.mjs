@@ -152,6 +152,46 @@ for (const transport of TRANSPORTS) test(`one talks, interrupts, and sees what w
   assert.deepEqual(complaints, []);
 });
 
+for (const transport of TRANSPORTS) test(`a pause that is taken back goes on where the voice stopped, by ${transport}`, { timeout: 60_000 }, async (t) => {
+  const patient = await startDaemon('[[route]]\nname = "all"\nto = "storyteller"\nbarge_in.reversible = true\n');
+  const files = { ...recorder.files, '/story-0.ogg': story[0].file };
+  const way = await startNetwork(patient.http, files);
+  t.after(() => way.stop().then(() => patient.stop()));
+  const { page, complaints } = await open(t, { address: way.address });
+  await page.getByRole('heading', { level: 1 }).click(); // sound needs a gesture
+  await page.evaluate(async (transport) => {
+    const { connect } = await import('/antiphon.js');
+    globalThis.session = await connect({ url: location.origin, transport: [transport], workletUrl: '/antiphon-worklet.js' });
+    session.setMicrophoneEnabled(false);
+    globalThis.told = [];
+    for (const type of ['flush', 'heard', 'turn']) session.on(type, (message) => told.push({ type, ...message }));
+  }, transport);
+  const told = (type) => page.evaluate((type) => told.filter((message) => message.type === type), type);
+  await until('sound', async () => (await rms(page)) > 0.02);
+  await page.waitForTimeout(800);
+  // In the middle of a word, so that the place can be found.
+  await page.evaluate(async () => {
+    while (recorded.frames.at(-1).rms < 0.03) await new Promise((resolve) => setTimeout(resolve, 5));
+    session.interrupt('pause');
+  });
+  await until('the flush', async () => (await told('flush')).some(({ pause }) => pause));
+  await until('silence', async () => (await rms(page)) < 0.001);
+  const frames = (await recorder.envelope(page)).length;
+  await page.waitForTimeout(300);
+  assert.ok((await rms(page)) < 0.001, 'it waits');
+  await page.evaluate(() => session.interrupt('resume'));
+  await until('the voice', async () => (await rms(page)) > 0.02);
+  await page.waitForTimeout(400);
+  const stopped = await recorder.lastHeard(page, '/story-0.ogg', frames);
+  const went = await recorder.firstHeard(page, '/story-0.ogg', frames);
+  t.diagnostic(`stopped at ${stopped.ms.toFixed(0)} ms, went on at ${went.ms.toFixed(0)} ms (alike ${stopped.alike.toFixed(2)}, ${went.alike.toFixed(2)})`);
+  assert.ok(stopped.alike > 0.8 && went.alike > 0.7, 'the places are found');
+  assert.ok(Math.abs(went.ms - stopped.ms) <= 80, `it stopped at ${stopped.ms.toFixed(0)} ms and went on at ${went.ms.toFixed(0)}`);
+  assert.deepEqual(await told('heard'), [], 'nothing was cut');
+  await page.evaluate(() => session.end());
+  assert.deepEqual(complaints, []);
+});
+
 function takeDatagrams() {
   Object.defineProperty(WebTransport.prototype, 'datagrams', { value: undefined });
 }

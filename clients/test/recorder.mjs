@@ -77,21 +77,28 @@ export function silenceAfterClick(page) {
 }
 
 /**
- * Which place of a recording (a file with lossless positions, such as Ogg Opus) sounded last: the end of the last
- * `WINDOW_MS` of sound is looked for in it. Milliseconds, and how alike the two are (1 is the same).
+ * Which place of a recording (a file with lossless positions, such as Ogg Opus) sounded last, up to a number of 20 ms
+ * frames if one is given, or first since then: `WINDOW_MS` of sound are looked for in it. Milliseconds, and how alike the
+ * two are (1 is the same).
  */
-export function lastHeard(page, url) {
-  return page.evaluate(async (url) => {
+export const lastHeard = (page, url, frames) => placeOf(page, url, 0, frames);
+export const firstHeard = (page, url, frames) => placeOf(page, url, frames);
+
+function placeOf(page, url, since, until) {
+  return page.evaluate(async ([url, since, until]) => {
     const WINDOW_MS = 160;
     const rate = recorded.context.sampleRate;
     const file = await (await fetch(url)).arrayBuffer();
     const whole = (await new OfflineAudioContext(1, 1, rate).decodeAudioData(file)).getChannelData(0);
-    const frames = recorded.frames.filter(({ samples }) => samples);
+    const frames = recorded.frames.slice(since, until).filter(({ samples }) => samples);
     const heard = new Float32Array(frames.length * frames[0].samples.length);
     frames.forEach(({ samples }, i) => heard.set(samples, i * samples.length));
-    const end = heard.length - 1 - (frames.at(-1).frame - frames.at(-1).loud);
     const length = Math.round((rate * WINDOW_MS) / 1000);
-    const wanted = heard.subarray(end + 1 - length, end + 1);
+    const end = heard.length - (frames.at(-1).frame - frames.at(-1).loud);
+    // A decoder that begins in the middle of a word takes some frames to find its way.
+    const skipped = since === 0 ? 0 : Math.round(rate * 0.08);
+    const begin = since === 0 ? end - length : heard.findIndex((x) => Math.abs(x) > 1e-3) + skipped;
+    const wanted = heard.subarray(begin, begin + length);
     const energy = (samples) => samples.reduce((sum, x) => sum + x * x, 0);
     let [best, at, around] = [0, -1, energy(whole.subarray(0, length))];
     const size = energy(wanted);
@@ -103,6 +110,6 @@ export function lastHeard(page, url) {
       if (alike > best) [best, at] = [alike, i];
       around += whole[i + length] ** 2 - whole[i] ** 2;
     }
-    return { ms: ((at + length) * 1000) / rate, alike: best };
-  }, url);
+    return { ms: ((since === 0 ? at + length : at - skipped) * 1000) / rate, alike: best };
+  }, [url, since, until]);
 }
