@@ -18,8 +18,9 @@ const RTP_BUFFER: Duration = Duration::from_millis(60);
 const GRAIN: Duration = Duration::from_millis(20);
 /// Frames go out on RTP so much before their time at most: jitter buffers take far more.
 pub const RTP_EARLY: Duration = Duration::from_millis(2);
-/// So much earlier if the agent speaks live: two frames, which every jitter buffer takes.
-const LIVE_EARLY: Duration = Duration::from_millis(40);
+/// So much earlier if the agent speaks live: the two frames of silence behind a voice that was late, and what the agent's
+/// own timing varies by, or every other frame would wait for some microseconds. Every jitter buffer takes it.
+const LIVE_EARLY: Duration = Duration::from_millis(45);
 /// Acknowledgements come at this interval at most.
 const ACK_INTERVAL: Duration = Duration::from_millis(100);
 
