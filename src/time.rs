@@ -65,25 +65,41 @@ pub trait TimerName: Copy + 'static {
 #[derive(Clone, Debug)]
 pub struct Timers<T, const N: usize> {
     deadlines: [Option<Micros>; N],
-    names: std::marker::PhantomData<T>,
+    /// The earliest: it is asked for several times a frame, and most timers are only put off.
+    next: Option<(T, Micros)>,
 }
 
 impl<T: TimerName, const N: usize> Default for Timers<T, N> {
     fn default() -> Self {
         assert_eq!(T::ALL.len(), N, "one slot per timer name");
-        Self { deadlines: [None; N], names: std::marker::PhantomData }
+        Self { deadlines: [None; N], next: None }
     }
 }
 
 impl<T: TimerName, const N: usize> Timers<T, N> {
     /// Arms `timer` for `at`, replacing what it was armed for.
     pub fn set(&mut self, timer: T, at: Micros) {
-        self.deadlines[timer.index()] = Some(at);
+        let before = self.deadlines[timer.index()].replace(at);
+        if self.next.is_none_or(|(name, next)| (at, timer.index()) < (next, name.index())) {
+            self.next = Some((timer, at));
+        } else {
+            self.look_again(before);
+        }
     }
 
     /// Disarms `timer`.
     pub fn clear(&mut self, timer: T) {
-        self.deadlines[timer.index()] = None;
+        let before = self.deadlines[timer.index()].take();
+        self.look_again(before);
+    }
+
+    /// A timer that was armed for `before` is not any more: that may have been the earliest.
+    fn look_again(&mut self, before: Option<Micros>) {
+        if before.is_none() || before > self.next.map(|(_, at)| at) {
+            return;
+        }
+        let armed = T::ALL.iter().filter_map(|&name| Some((name, self.deadline(name)?)));
+        self.next = armed.min_by_key(|&(_, at)| at);
     }
 
     /// When `timer` fires, if it is armed.
@@ -93,7 +109,7 @@ impl<T: TimerName, const N: usize> Timers<T, N> {
 
     /// The earliest armed timer.
     pub fn next(&self) -> Option<(T, Micros)> {
-        T::ALL.iter().filter_map(|&name| self.deadlines[name.index()].map(|at| (name, at))).min_by_key(|&(_, at)| at)
+        self.next
     }
 
     /// Takes the earliest timer that is due at `now`, disarming it.
@@ -133,5 +149,22 @@ mod tests {
         assert_eq!(timers.take_due(Micros(30)), Some(Name::B));
         assert_eq!(timers.take_due(Micros(30)), Some(Name::A));
         assert_eq!(timers.take_due(Micros(30)), None);
+    }
+
+    #[test]
+    fn the_earliest_is_known_whatever_is_put_off_or_disarmed() {
+        let mut timers: Timers<Name, 2> = Timers::default();
+        // Each digit sets or clears one of the two.
+        for steps in 0..8_u32.pow(5) {
+            for step in (0..5).map(|place| steps / 8_u32.pow(place) % 8) {
+                let name = if step % 2 == 0 { Name::A } else { Name::B };
+                match step / 2 {
+                    0 => timers.clear(name),
+                    at => timers.set(name, Micros(at.into())),
+                }
+                let armed = Name::ALL.iter().filter_map(|&name| Some((name, timers.deadline(name)?)));
+                assert_eq!(timers.next(), armed.min_by_key(|&(_, at)| at), "{steps:o}");
+            }
+        }
     }
 }
