@@ -318,6 +318,7 @@ pub(super) fn begin(node: &Node, worker: &Arc<Worker>, planned: Planned) -> Admi
     let around = Surroundings {
         clock: node.clock,
         pulse: worker.pulse.clone(),
+        gate: worker.gate.clone(),
         worker: worker.index,
         timer,
         dialer: node.dialer(worker.index),

@@ -6,6 +6,7 @@ pub mod clock;
 pub mod datagrams;
 pub mod drain;
 pub mod driver;
+pub mod gate;
 pub mod line;
 pub mod node;
 pub mod overload;

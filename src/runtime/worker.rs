@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::runtime::clock::Clock;
+use crate::runtime::gate::Gate;
 use crate::runtime::pulse::Pulse;
 use crate::time::Micros;
 
@@ -28,6 +29,8 @@ pub struct Worker {
     pub index: usize,
     /// How late it looks at its sockets.
     pub pulse: Arc<Pulse>,
+    /// Where sessions wait while it is behind.
+    pub gate: Arc<Gate>,
     inbox: mpsc::Sender<Job>,
     load: AtomicUsize,
     sessions: AtomicUsize,
@@ -136,6 +139,7 @@ impl Workers {
             let worker = Arc::new(Worker {
                 index,
                 pulse: pulse.clone(),
+                gate: Arc::default(),
                 inbox,
                 load: AtomicUsize::new(0),
                 sessions: AtomicUsize::new(0),
@@ -183,6 +187,8 @@ impl Workers {
 
 async fn run(worker: Arc<Worker>, clock: Clock, mut jobs: mpsc::Receiver<Job>, stop: CancellationToken) {
     let mut tasks = JoinSet::new();
+    let of_gate = worker.clone();
+    let keeper = tokio::spawn(async move { of_gate.gate.keep(&of_gate.pulse, clock).await });
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
@@ -204,6 +210,7 @@ async fn run(worker: Arc<Worker>, clock: Clock, mut jobs: mpsc::Receiver<Job>, s
     if tokio::time::timeout(STOP_DEADLINE, rest).await.is_err() {
         tasks.shutdown().await;
     }
+    keeper.abort();
 }
 
 fn note_end(worker: &Worker, ended: Result<(), tokio::task::JoinError>) {

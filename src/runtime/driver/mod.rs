@@ -5,6 +5,7 @@
 
 mod acks;
 mod heartbeat;
+mod hold;
 mod link;
 mod taps;
 mod tools;
@@ -25,6 +26,7 @@ use crate::ids::{ConversationId, LinkId, UpstreamId};
 use crate::message::{CloseReason, ToClient};
 use crate::route::plan::Plan;
 use crate::runtime::clock::Clock;
+use crate::runtime::gate::Gate;
 use crate::runtime::pulse::Pulse;
 use crate::runtime::registry::{Mail, NewLink, Seat};
 
@@ -37,6 +39,7 @@ use crate::time::Micros;
 use crate::upstream::Dialer;
 use crate::upstream::exchange::Exchanges;
 
+use hold::Hold;
 use link::Link;
 use tools::Running;
 use upstream::Upstream;
@@ -53,6 +56,8 @@ pub struct Surroundings {
     pub clock: Clock,
     /// The rhythm of the worker that runs it.
     pub pulse: Arc<Pulse>,
+    /// Where it waits while that worker is behind.
+    pub gate: Arc<Gate>,
     /// The index of that worker.
     pub worker: usize,
     /// Wakes the session's task.
@@ -149,6 +154,7 @@ pub struct Driver {
     finished: Option<(CloseReason, Box<CallRecord>)>,
     session_deadline: Option<Micros>,
     turn: Turn,
+    held: Option<Hold>,
     begun: Micros,
     started: bool,
 }
@@ -196,6 +202,7 @@ impl Driver {
             finished: None,
             session_deadline: None,
             turn: Turn::default(),
+            held: None,
             begun: now,
             started: false,
             around,
@@ -258,8 +265,15 @@ impl Driver {
             self.session.on_command(Command::End(CloseReason::Draining), now);
             self.drain(now);
         }
+        let held_since = self.held_since(cx);
+        if self.held.is_some() {
+            return self.poll_callers(cx);
+        }
+        let arrived = self.turn.wait;
+        self.turn.wait = held_since.map_or(arrived, |since| arrived.max(now - since));
         self.fire_timers(now);
         self.poll_upstreams(cx);
+        self.turn.wait = arrived;
         self.poll_links(cx);
         self.poll_mailbox(cx);
         self.poll_tools(cx);

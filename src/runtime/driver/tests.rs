@@ -71,6 +71,7 @@ fn driver(socket: WebSocket, registry: &Arc<Registry>) -> Driver {
     let around = Surroundings {
         clock,
         pulse: Arc::new(Pulse::new(clock.now())),
+        gate: Arc::default(),
         worker: 0,
         timer: Timer::new(clock).unwrap(),
         dialer: Dialer::default(),
