@@ -1,6 +1,6 @@
-//! The floor of WebRTC: a bare str0m loop on one socket. It gives back every packet of audio, or hands its payload on to
-//! an agent; nothing else. What the relay's transport costs is judged against it, in the same run, with the same callers,
-//! on the same core.
+//! The floor of WebRTC: a bare str0m loop on one socket. It gives back every packet of audio, or calls libopus on it and
+//! hands it on to an agent, and back; nothing else. What the relay adds is judged against it, in the same run, with the
+//! same callers, on the same core.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -11,36 +11,51 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use rustix::event::epoll;
 use rustix::time::Timespec;
 use serde_json::{Value, json};
 use str0m::change::SdpOffer;
 use str0m::config::{CryptoProvider, DtlsCert};
 use str0m::ice::StunMessage;
-use str0m::media::Mid;
+use str0m::media::{Mid, Pt};
 use str0m::net::{Protocol, Receive};
-use str0m::rtp::{Extension, RtpPacket, RtpWrite};
+use str0m::rtp::{Extension, RtpWrite};
 use str0m::{Candidate, Event, Input, Output, Rtc};
+
+use tokio_tungstenite::tungstenite::Message;
 
 use crate::child::{listening, serve_counter};
 use crate::ends::{self, Read, Socket};
+use crate::floor::{Codec, decode, encode};
 
 /// RTCP reports as often as the relay's.
 const REPORTS: Duration = Duration::from_secs(1);
 /// The UDP socket among the sockets; the others are agents, by the number of their peer.
 const PEERS: u64 = u64::MAX;
+/// Opus among the payload types that str0m takes.
+const OPUS: u8 = 111;
+/// Ticks of Opus in a frame.
+const TICKS: u32 = 960;
+
+/// The agent of a peer.
+struct Agent {
+    socket: Socket,
+    up: Codec,
+    down: Codec,
+}
 
 /// One peer.
 struct Peer {
     rtc: Rtc,
     mid: Mid,
     seq: u64,
-    agent: Option<Socket>,
+    agent: Option<Box<Agent>>,
     /// The deadline that is in the heap.
     queued: Option<Instant>,
 }
 
-/// Runs until its standard input ends. With `agents`, what callers say goes to one of them per call; else it goes back.
+/// Runs until its standard input ends. With `agents`, callers talk with one of them per call; else with themselves.
 ///
 /// # Errors
 /// If it cannot listen.
@@ -66,8 +81,8 @@ pub fn run(agents: Option<SocketAddr>) -> std::io::Result<()> {
 enum News {
     /// A peer whose answer is about to go out.
     Peer(Box<Peer>),
-    /// Its agent's socket.
-    Agent(Box<Socket>),
+    /// Its agent.
+    Agent(Box<Agent>),
 }
 
 /// Takes offers.
@@ -135,7 +150,10 @@ impl Front {
         write!(reader.into_inner(), "{head}\r\ncontent-length: {}\r\n\r\n{answer}", answer.len())
             .map_err(|error| text(&error))?;
         match self.agents {
-            Some(agents) => news(News::Agent(Box::new(ends::call_agent(agents, metadata)?))),
+            Some(agents) => {
+                let (up, down) = (decode(Arc::default())?, encode(Arc::default())?);
+                news(News::Agent(Box::new(Agent { socket: ends::call_agent(agents, metadata)?, up, down })))
+            }
             None => Ok(()),
         }
     }
@@ -203,18 +221,25 @@ impl Loop {
         }
     }
 
-    /// What the agent says is read and dropped.
+    /// What the agent says goes to its caller at once.
     fn hear_agent(&mut self, index: usize) {
-        let Some(agent) = self.peers.get_mut(index).and_then(|peer| peer.agent.as_mut()) else { return };
         loop {
-            match ends::read(agent) {
+            let Some(peer) = self.peers.get_mut(index) else { return };
+            let Some(agent) = &mut peer.agent else { return };
+            match ends::read(&mut agent.socket) {
+                Read::Message(Message::Binary(frame)) => {
+                    let (packet, now) = ((agent.down)(frame), Instant::now());
+                    peer.say(&packet, OPUS.into(), (peer.seq as u32).wrapping_mul(TICKS), now);
+                    self.drain(index, now);
+                }
                 Read::Message(_) => {}
                 Read::Nothing => return,
-                Read::End(_) => break,
+                Read::End(_) => {
+                    let _ = epoll::delete(&self.epoll, agent.socket.get_ref().as_fd());
+                    peer.agent = None;
+                }
             }
         }
-        let _ = epoll::delete(&self.epoll, agent.get_ref().as_fd());
-        self.peers[index].agent = None;
     }
 
     fn take_new(&mut self) {
@@ -227,8 +252,8 @@ impl Loop {
                 News::Agent(agent) => {
                     let Some(&index) = self.by_ufrag.get(&ufrag) else { continue };
                     let data = epoll::EventData::new_u64(index as u64);
-                    let _ = epoll::add(&self.epoll, agent.get_ref().as_fd(), data, epoll::EventFlags::IN);
-                    self.peers[index].agent = Some(*agent);
+                    let _ = epoll::add(&self.epoll, agent.socket.get_ref().as_fd(), data, epoll::EventFlags::IN);
+                    self.peers[index].agent = Some(agent);
                 }
             }
         }
@@ -268,10 +293,12 @@ impl Loop {
                     let _ = self.socket.send_to(&transmit.contents, transmit.destination);
                 }
                 Ok(Output::Event(Event::RtpPacket(packet))) => {
+                    let header = &packet.header;
                     if !self.to_agents {
-                        peer.give_back(&packet, now);
+                        peer.say(&packet.payload, header.payload_type, header.timestamp, now);
                     } else if let Some(agent) = &mut peer.agent {
-                        let _ = ends::speak(agent, bytes::Bytes::copy_from_slice(&packet.payload));
+                        let frame = (agent.up)(Bytes::copy_from_slice(&packet.payload));
+                        let _ = ends::speak(&mut agent.socket, frame);
                     }
                 }
                 Ok(Output::Event(_)) => {}
@@ -291,17 +318,10 @@ impl Loop {
 }
 
 impl Peer {
-    fn give_back(&mut self, packet: &RtpPacket, now: Instant) {
+    fn say(&mut self, payload: &[u8], payload_type: Pt, timestamp: u32, now: Instant) {
         let mut api = self.rtc.direct_api();
         let Some(stream) = api.stream_tx_by_mid(self.mid, None) else { return };
-        let header = &packet.header;
-        stream.write_rtp(RtpWrite::new(
-            header.payload_type,
-            self.seq.into(),
-            header.timestamp,
-            now,
-            &packet.payload[..],
-        ));
+        stream.write_rtp(RtpWrite::new(payload_type, self.seq.into(), timestamp, now, payload));
         self.seq += 1;
     }
 }

@@ -22,7 +22,7 @@ use crate::material::{AGENT, encoder, samples};
 
 /// What libopus took in this process, in nanoseconds of wall time.
 #[derive(Debug, Default)]
-struct Spent {
+pub struct Spent {
     decoding: AtomicU64,
     encoding: AtomicU64,
 }
@@ -80,7 +80,8 @@ async fn carry(caller: TcpStream, agents: SocketAddr, codec: Option<Arc<Spent>>)
     Ok(())
 }
 
-type Codec = Box<dyn FnMut(Bytes) -> Bytes + Send>;
+/// Makes of a frame of one end what the other takes.
+pub type Codec = Box<dyn FnMut(Bytes) -> Bytes + Send>;
 
 async fn hand_on(
     mut from: impl Stream<Item = Result<Message, Error>> + Unpin,
@@ -102,7 +103,11 @@ async fn hand_on(
     }
 }
 
-fn decode(spent: Arc<Spent>) -> Result<Codec, String> {
+/// From the caller's Opus to what agents take.
+///
+/// # Errors
+/// If libopus refuses.
+pub fn decode(spent: Arc<Spent>) -> Result<Codec, String> {
     let mut decoder = opus::Decoder::new(AGENT.rate, opus::Channels::Mono).map_err(|error| error.to_string())?;
     let (mut pcm, mut bytes) = ([0; 2880], BytesMut::new());
     Ok(Box::new(move |packet| {
@@ -115,7 +120,11 @@ fn decode(spent: Arc<Spent>) -> Result<Codec, String> {
     }))
 }
 
-fn encode(spent: Arc<Spent>) -> Result<Codec, String> {
+/// From what agents say to the caller's Opus.
+///
+/// # Errors
+/// If libopus refuses.
+pub fn encode(spent: Arc<Spent>) -> Result<Codec, String> {
     let mut encoder = encoder().map_err(|error| error.to_string())?;
     let mut packet = [0; 1276];
     Ok(Box::new(move |frame| {

@@ -58,7 +58,7 @@ const COUNTED: (usize, u64) = (20, 3);
     within 20 % (or one bucket) of the view from outside. With --bad-clients: no other call loses a frame, and added \
     p99 within 2 ms of the run without them. With --taps: p50 each way of calls with bad taps at most 1.05 times that of \
     the others, and no frame lost. With --transport webrtc: CPU per peer of an echo at most 1.5 times a bare \
-    str0m loop, at most 200 kB per peer, and to agents p50 at most 0.3 ms and p99 at most 2 ms over that loop. With --chaos and \
+    str0m loop, at most 200 kB per peer, and to agents p50 at most 0.3 ms and p99 at most 2 ms over such a loop that calls libopus. With --chaos and \
     --crowd: p99 at most the larger of twice that of calm and 2 ms more; admissions p99 25 ms; well again in 2 s; refusals \
     p99 50 ms; recovered in 10 s.\n\nExit status: 0 all bars hold, 1 one is missed, 2 it could not run.")]
 struct Args {
@@ -82,7 +82,7 @@ struct Options {
     /// Runs of the daemon; the median counts
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=9))]
     runs: u8,
-    /// How callers connect; over WebRTC they speak Opus, and the floor is a bare str0m loop; over QUIC agents do too, Opus
+    /// How callers connect; over WebRTC they speak Opus, and the floor is a bare str0m loop (and libopus, to agents); over QUIC agents do too, Opus
     /// passes through, and the floor is two bare QUIC legs
     #[arg(long, value_enum, default_value_t = Transport::Websocket)]
     transport: Transport,
@@ -155,7 +155,7 @@ enum Part {
         #[arg(long)]
         codec: bool,
     },
-    /// A bare str0m loop that gives audio back, or hands it to the agents at an address
+    /// A bare str0m loop that gives audio back, or hands it to the agents at an address by libopus
     #[command(hide = true)]
     Bare { agents: Option<SocketAddr> },
     /// Two bare QUIC legs to the agents at an address, whose certificate has this hash

@@ -1,5 +1,5 @@
 //! Callers over WebRTC: what the transport costs beside a bare str0m loop, and how late the relay hands speech to an
-//! agent beside one that only hands it on.
+//! agent beside such a loop that only calls libopus, both ways, on what it hands on.
 
 mod swarm;
 
@@ -100,7 +100,7 @@ impl Under {
         match self {
             Under::BareEcho => "echo, bare str0m",
             Under::Echo => "echo, antiphon",
-            Under::BareAgents => "to agents, bare str0m",
+            Under::BareAgents => "to agents, bare + libopus",
             Under::Agents => "to agents, antiphon",
         }
     }
@@ -272,13 +272,13 @@ impl Report {
         }
         let _ = writeln!(
             text,
-            "\n{:<24} {:>26} {:>18} {:>15} {:>9} {:>8}",
+            "\n{:<26} {:>26} {:>18} {:>15} {:>9} {:>8}",
             "", "p50/p99/max ms", "set-up p50/p99 ms", "swarm p99 ms", "CPU ms/ps", "kB/peer"
         );
         for row in &self.rows {
             let _ = writeln!(
                 text,
-                "{:<24} {:>10.3} / {:>5.2} / {:>5.1} {:>9.1} / {:>6.1} {:>7.2} / {:>5.2} {:>9.3} {:>8.0}",
+                "{:<26} {:>10.3} / {:>5.2} / {:>5.1} {:>9.1} / {:>6.1} {:>7.2} / {:>5.2} {:>9.3} {:>8.0}",
                 row.name,
                 row.took.p50,
                 row.took.p99,

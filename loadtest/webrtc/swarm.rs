@@ -317,9 +317,7 @@ impl<'a> Swarm<'a> {
                 Read::Nothing => return,
                 Read::Message(Message::Binary(frame)) => {
                     let ticks = payload_ticks(&AGENT, &frame).unwrap_or(0);
-                    // A bare loop hands on Opus as it is.
-                    let ticks = if frame.len() < 900 { AGENT.time_to_ticks(FRAME) } else { ticks.into() };
-                    self.on_arrived(index, ticks, woken);
+                    self.on_arrived(index, ticks.into(), woken);
                 }
                 Read::Message(_) => {}
                 Read::End(why) => {
