@@ -53,6 +53,52 @@ async fn a_pool_member_that_refuses_is_left_alone_and_every_call_gets_another_on
 }
 
 #[tokio::test]
+async fn two_hundred_calls_at_once_ask_a_dead_agent_no_more_often_than_there_are_calls_and_then_only_by_probes() {
+    let refusing = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("ws://{}/", refusing.local_addr().unwrap());
+    let tries = Arc::new(AtomicUsize::new(0));
+    let counted = tries.clone();
+    tokio::spawn(async move {
+        while let Ok((connection, _)) = refusing.accept().await {
+            counted.fetch_add(1, Relaxed);
+            drop(connection);
+        }
+    });
+    let well = AgentServer::bind().await.echo();
+    let agents = [("bad", url.as_str()), ("well", well.url.as_str())];
+    let config = config("to = \"bad\"\nfallback = \"well\"", &agents);
+    // All from one address, and all connected before the first one starts, however busy this makes the machine.
+    let bounds = "[http]\nmax_handshakes = 1000\nmax_handshakes_per_address = 1000\nstart_ms = 60000";
+    let config = format!("{bounds}\n[overload]\nenabled = false\n{config}");
+    let daemon = Daemon::start_with(Some(&config), &[]).await;
+    let began = Instant::now();
+    let crowd = || async {
+        let mut calls = Vec::new();
+        for _ in 0..200 {
+            calls.push(Caller::connect(&daemon).await);
+        }
+        for caller in &mut calls {
+            caller.say(json!({ "type": "start" })).await;
+        }
+        futures_util::future::join_all(calls.iter_mut().map(|caller| hear_status(caller, "fallback"))).await;
+        calls
+    };
+    let first = crowd().await;
+    // What was under way when the breaker opened, once for each call; nobody asks twice while another agent is well.
+    let stormed = tries.load(Relaxed);
+    let probes = |began: Instant| 1 + (began.elapsed().as_secs_f64() / 0.5) as usize;
+    assert!((5..=200 + probes(began)).contains(&stormed), "{stormed} tries of 200 calls");
+    let opened = Instant::now();
+    let second = crowd().await;
+    let probed = tries.load(Relaxed) - stormed;
+    assert!(probed <= probes(opened), "{probed} tries while the breaker is open, in {:?}", opened.elapsed());
+    assert!(daemon.metric("antiphon_breaker_state", "agent=\"bad\"").await >= 1.0);
+    let refused = daemon.metric("antiphon_upstream_attempts_total", "agent=\"bad\",result=\"refused\"").await as usize;
+    assert!(refused >= 400 - stormed - probed, "{refused} calls were spared the try");
+    drop((first, second));
+}
+
+#[tokio::test]
 async fn when_the_agent_dies_in_mid_answer_the_next_one_is_heard_within_a_second_and_knows_what_was_said() {
     let (first, second) = (AgentServer::bind().await, AgentServer::bind().await);
     let config = format!(
