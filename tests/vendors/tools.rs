@@ -144,7 +144,7 @@ async fn gemini_dies_between_call_and_result_and_openai_which_does_not_call_is_t
 
 #[tokio::test]
 async fn a_vendor_that_takes_its_call_back_breaks_the_request_off_and_the_client_knows() {
-    for kind in [VendorKind::Gemini, VendorKind::Deepgram] {
+    for kind in [VendorKind::Gemini, VendorKind::Deepgram, VendorKind::Pipecat] {
         let plays = Script { tool: Some("lookup_order".into()), cancel_tool: true, ..Script::default() };
         let vendor = Vendor::start(kind, Some("secret"), plays).await;
         let mut tools = ToolServer::start().await;
