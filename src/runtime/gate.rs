@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -19,40 +19,82 @@ use crate::runtime::pulse::Pulse;
 /// What has waited longer than this in the kernel tells that the worker is behind.
 const BEHIND: Duration = Duration::from_millis(1);
 
-/// A place in the queue of a [`Gate`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Ticket(u64);
-
-/// The gate of one worker. At most one place is taken for each of its sessions.
+/// The gate of one worker.
 #[derive(Debug, Default)]
 pub struct Gate {
-    waiting: Mutex<VecDeque<Waker>>,
-    /// Tickets that were let through, and those that were given out.
+    queue: Mutex<Queue>,
+    /// Whether anyone is in the queue: told without its lock.
+    waits: AtomicBool,
+    /// Places with lower numbers were let through.
     passed: AtomicU64,
-    given: AtomicU64,
     kept: AtomicBool,
     news: Notify,
 }
 
+/// Who waits, by the numbers of their places.
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: VecDeque<(u64, Waker)>,
+    next: u64,
+}
+
+/// A place in the queue of a [`Gate`], given back when dropped.
+#[derive(Debug)]
+pub struct Place {
+    gate: Arc<Gate>,
+    number: u64,
+}
+
+impl Place {
+    /// Whether the gate has let it through.
+    pub fn is_through(&self) -> bool {
+        self.number < self.gate.passed.load(Relaxed) || !self.gate.kept.load(Relaxed)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if !self.is_through() {
+            self.gate.leave(self.number);
+        }
+    }
+}
+
 impl Gate {
     /// A place in the queue for the task of `waker`, if there is a need: what arrives now has waited for `wait`, or others
-    /// wait at the gate already. The task is woken when its ticket is let through.
-    pub fn ticket(&self, wait: Duration, waker: &Waker) -> Option<Ticket> {
-        if !self.kept.load(Relaxed) {
+    /// wait at the gate already. The task is woken when it is let through.
+    pub fn place(self: &Arc<Gate>, wait: Duration, waker: &Waker) -> Option<Place> {
+        if !self.kept.load(Relaxed) || (wait <= BEHIND && !self.waits.load(Relaxed)) {
             return None;
         }
-        let mut waiting = self.lock();
-        if wait <= BEHIND && waiting.is_empty() {
-            return None;
-        }
-        waiting.push_back(waker.clone());
+        let mut queue = self.lock();
+        let number = queue.next;
+        queue.next += 1;
+        queue.waiting.push_back((number, waker.clone()));
+        self.waits.store(true, Relaxed);
+        drop(queue);
         self.news.notify_one();
-        Some(Ticket(self.given.fetch_add(1, Relaxed)))
+        Some(Place { gate: self.clone(), number })
     }
 
-    /// Whether `ticket` was let through.
-    pub fn lets(&self, ticket: Ticket) -> bool {
-        ticket.0 < self.passed.load(Relaxed) || !self.kept.load(Relaxed)
+    fn leave(&self, number: u64) {
+        let mut queue = self.lock();
+        if let Ok(index) = queue.waiting.binary_search_by_key(&number, |(number, _)| *number) {
+            queue.waiting.remove(index);
+        }
+        self.waits.store(!queue.waiting.is_empty(), Relaxed);
+    }
+
+    /// Lets the first in the queue through; whether there was one.
+    fn let_one_through(&self) -> bool {
+        let mut queue = self.lock();
+        let first = queue.waiting.pop_front();
+        self.waits.store(!queue.waiting.is_empty(), Relaxed);
+        drop(queue);
+        let Some((number, task)) = first else { return false };
+        self.passed.store(number + 1, Relaxed);
+        task.wake();
+        true
     }
 
     /// Keeps the gate until dropped; a task of the worker. Each look at the sockets on the way is told to `pulse`.
@@ -66,15 +108,15 @@ impl Gate {
                 pulse.on_park(clock.now());
                 tokio::task::yield_now().await;
                 pulse.on_unpark(clock.now());
-                let Some(next) = self.lock().pop_front() else { break };
-                self.passed.fetch_add(1, Relaxed);
-                next.wake();
+                if !self.let_one_through() {
+                    break;
+                }
             }
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Waker>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -84,14 +126,13 @@ struct Left<'a>(&'a Gate);
 impl Drop for Left<'_> {
     fn drop(&mut self) {
         self.0.kept.store(false, Relaxed);
-        self.0.lock().drain(..).for_each(Waker::wake);
+        while self.0.let_one_through() {}
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
-    use std::sync::Arc;
     use std::task::Poll;
 
     use tokio::sync::mpsc;
@@ -107,19 +148,19 @@ mod tests {
         gate
     }
 
-    async fn pass(gate: &Gate, wait: Duration) -> bool {
-        let mut ticket = None;
+    async fn pass(gate: &Arc<Gate>, wait: Duration) -> bool {
+        let mut place = None;
         poll_fn(|cx| {
-            ticket = ticket.or_else(|| gate.ticket(wait, cx.waker()));
-            if ticket.is_none_or(|ticket| gate.lets(ticket)) { Poll::Ready(()) } else { Poll::Pending }
+            place = place.take().or_else(|| gate.place(wait, cx.waker()));
+            if place.as_ref().is_none_or(Place::is_through) { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
-        ticket.is_some()
+        place.is_some()
     }
 
     #[tokio::test]
     async fn nobody_is_held_while_the_worker_keeps_up_or_nobody_keeps_the_gate() {
-        assert!(!pass(&Gate::default(), LATE).await);
+        assert!(!pass(&Arc::default(), LATE).await);
         let gate = kept();
         tokio::task::yield_now().await;
         assert!(!pass(&gate, Duration::from_micros(300)).await);
@@ -145,5 +186,22 @@ mod tests {
             order.push(what);
         }
         assert_eq!(order, ["held 0", "caller 0", "held 1", "caller 1", "held 2", "caller 2"]);
+    }
+
+    #[tokio::test]
+    async fn a_place_that_is_given_back_is_gone_from_the_queue() {
+        let gate = kept();
+        tokio::task::yield_now().await;
+        let waits = || gate.place(LATE, Waker::noop()).unwrap();
+        let (first, second, third) = (waits(), waits(), waits());
+        drop(second);
+        (0..1000).for_each(|_| drop(waits()));
+        assert_eq!(gate.lock().waiting.len(), 2);
+        while !third.is_through() {
+            tokio::task::yield_now().await;
+        }
+        assert!(first.is_through());
+        drop((first, third));
+        assert!(!pass(&gate, Duration::ZERO).await, "nobody waits any more");
     }
 }

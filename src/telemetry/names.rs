@@ -120,6 +120,8 @@ metrics! {
         "Algorithmic look-ahead of the codecs that a session uses, once per session and direction.";
     WORKER_LAG = "antiphon_worker_lag_seconds", Kind::Histogram(LATENCY), Seconds, ["worker"],
         "How late a worker ran its own timer: the time that something ready may have waited to be polled.";
+    HOLDS_OVERDUE = "antiphon_worker_holds_overdue_total", Kind::Counter, Count, [],
+        "Times that an agent's audio had waited a whole frame for what other callers said, and then went beside it: a worker was behind for longer.";
     ENCODER_COMPLEXITY = "antiphon_encoder_complexity", Kind::Histogram(COMPLEXITY), Count, ["transport"],
         "libopus complexity of the encoders towards clients, once whenever one is set.";
 

@@ -220,6 +220,7 @@ pub struct NodeMetrics {
     refused: [Counter; Refusal::ALL.len()],
     dropped: [Counter; NodeQueue::ALL.len()],
     resumes: [Counter; ResumeOutcome::ALL.len()],
+    holds_overdue: Counter,
     forwarded: Counter,
     draining: Gauge,
     reloads_taken: Counter,
@@ -245,6 +246,7 @@ impl NodeMetrics {
             refused: Refusal::ALL.map(|reason| registry.counter(&names::HANDSHAKES_REFUSED, &[reason.label()])),
             dropped: NodeQueue::ALL.map(|queue| registry.counter(&names::QUEUE_DROPPED, &[queue.label()])),
             resumes: ResumeOutcome::ALL.map(|outcome| registry.counter(&names::RESUMES, &[outcome.label()])),
+            holds_overdue: registry.counter(&names::HOLDS_OVERDUE, &[]),
             forwarded: registry.counter(&names::DATAGRAMS_FORWARDED, &[]),
             draining: registry.gauge(&names::DRAINING, &[]),
             reloads_taken: registry.counter(&names::CONFIG_RELOADS, &["taken"]),
@@ -287,6 +289,11 @@ impl NodeMetrics {
     /// The counter behind [`NodeMetrics::record_dropped`], for owners of a queue.
     pub fn dropped(&self, queue: NodeQueue) -> Counter {
         self.dropped[queue as usize].clone()
+    }
+
+    /// A session was held at the gate of its worker for as long as it may be, and was not let through.
+    pub fn record_overdue_hold(&self) {
+        self.holds_overdue.increment(1);
     }
 
     /// A datagram reached a worker that does not run its session and was handed on.

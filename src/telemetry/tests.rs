@@ -94,6 +94,7 @@ fn eventful(telemetry: &Telemetry) {
     session.record_end(CloseReason::ClientHangup, span);
     node.record_refusal(Refusal::Origin);
     node.record_dropped(NodeQueue::Mailbox);
+    node.record_overdue_hold();
     node.record_forwarded();
     node.record_resume(ResumeOutcome::OtherWorker);
     node.set_draining(true);

@@ -3,7 +3,7 @@
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use crate::runtime::gate::Ticket;
+use crate::runtime::gate::Place;
 use crate::time::Micros;
 
 use super::Driver;
@@ -12,22 +12,29 @@ use super::Driver;
 const LONGEST: Duration = Duration::from_millis(20);
 
 /// A place at the gate.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct Hold {
-    ticket: Ticket,
+    place: Place,
     since: Micros,
 }
 
 impl Driver {
     /// Since when this session has been held at the gate, if it is or was until now.
     pub(super) fn held_since(&mut self, cx: &Context<'_>) -> Option<Micros> {
-        let hold = match self.held {
+        let hold = match self.held.take() {
             Some(hold) => hold,
-            None => Hold { ticket: self.around.gate.ticket(self.turn.wait, cx.waker())?, since: self.turn.at },
+            None => Hold { place: self.around.gate.place(self.turn.wait, cx.waker())?, since: self.turn.at },
         };
-        let over = self.around.gate.lets(hold.ticket) || self.turn.at - hold.since >= LONGEST;
-        self.held = Some(hold).filter(|_| !over);
-        Some(hold.since)
+        let since = hold.since;
+        if hold.place.is_through() {
+            return Some(since);
+        }
+        if self.turn.at - since < LONGEST {
+            self.held = Some(hold);
+        } else {
+            self.around.telemetry.node().record_overdue_hold();
+        }
+        Some(since)
     }
 
     /// A turn for what callers say alone.

@@ -1,6 +1,8 @@
 //! A driver over a real socket, with a defect in it.
 
-use futures_util::{SinkExt, StreamExt};
+use std::pin::pin;
+
+use futures_util::{SinkExt, StreamExt, poll};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -100,13 +102,18 @@ fn driver(socket: WebSocket, registry: &Arc<Registry>) -> Driver {
     Driver::new(Session::new(params, clock.now()), plan, link, around)
 }
 
-#[tokio::test]
-async fn a_defect_ends_its_session_with_4500_and_leaves_a_record() {
+/// A caller's WebSocket, and the relay's end of it.
+async fn sockets() -> (WebSocketStream<TcpStream>, WebSocket) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    let mut client = WebSocketStream::from_raw_socket(tcp, Role::Client, None).await;
+    let client = WebSocketStream::from_raw_socket(tcp, Role::Client, None).await;
     let (tcp, _) = listener.accept().await.unwrap();
-    let socket = WebSocket::accept(Stream::from(tcp), Default::default(), Bounds::CLIENT).await;
+    (client, WebSocket::accept(Stream::from(tcp), Default::default(), Bounds::CLIENT).await)
+}
+
+#[tokio::test]
+async fn a_defect_ends_its_session_with_4500_and_leaves_a_record() {
+    let (mut client, socket) = sockets().await;
     let registry = Arc::new(Registry::default());
     let running = tokio::spawn(driver(socket, &registry).run());
     client.send(Message::text("{}")).await.unwrap();
@@ -121,4 +128,47 @@ async fn a_defect_ends_its_session_with_4500_and_leaves_a_record() {
     assert_eq!((finished.reason, finished.record.call.reason), (CloseReason::Bug, CloseReason::Bug));
     assert_eq!(finished.record.call.session_id.as_str(), "defective");
     assert!(registry.is_empty());
+}
+
+/// A driver whose worker has not looked at its sockets for 2 ms, and which is told to end.
+fn belated(socket: WebSocket, registry: &Arc<Registry>) -> Driver {
+    let mut driver = driver(socket, registry);
+    driver.around.pulse = Arc::new(Pulse::new(Micros(0)));
+    while driver.around.clock.now() < Micros::from_millis(2) {
+        std::hint::spin_loop();
+    }
+    registry.mailboxes()[0].try_send(Mail::Command(Command::End(CloseReason::ClientHangup))).unwrap();
+    driver
+}
+
+#[tokio::test]
+async fn while_its_worker_is_behind_a_session_does_the_rest_when_the_gate_lets_it_through() {
+    let (_client, socket) = sockets().await;
+    let registry = Arc::new(Registry::default());
+    let driver = belated(socket, &registry);
+    let (gate, pulse, clock) = (driver.around.gate.clone(), driver.around.pulse.clone(), driver.around.clock);
+    let mut keeping = pin!(gate.keep(&pulse, clock));
+    assert!(poll!(&mut keeping).is_pending());
+    let mut running = pin!(driver.run());
+    assert!(poll!(&mut running).is_pending(), "it is held");
+    // To the look at the sockets, and on.
+    assert!(poll!(&mut keeping).is_pending());
+    assert!(poll!(&mut keeping).is_pending());
+    assert!(poll!(&mut running).is_ready());
+}
+
+#[tokio::test]
+async fn a_session_is_held_for_a_frame_at_most_and_that_is_counted() {
+    let (_client, socket) = sockets().await;
+    let registry = Arc::new(Registry::default());
+    let driver = belated(socket, &registry);
+    let (gate, clock, telemetry) = (driver.around.gate.clone(), driver.around.clock, driver.around.telemetry.clone());
+    let pulse = driver.around.pulse.clone();
+    let mut keeping = pin!(gate.keep(&pulse, clock));
+    assert!(poll!(&mut keeping).is_pending());
+    let mut running = pin!(driver.run());
+    let begun = clock.now();
+    while poll!(&mut running).is_pending() {}
+    assert!(clock.now() - begun >= Duration::from_millis(20));
+    assert!(telemetry.render().contains("antiphon_worker_holds_overdue_total 1"));
 }
