@@ -1,6 +1,6 @@
-//! The floor of WebRTC: a bare str0m loop on one socket. It gives back every packet of audio, or calls libopus on it and
-//! hands it on to an agent, and back; nothing else. What the relay adds is judged against it, in the same run, with the
-//! same callers, on the same core.
+//! The floor of WebRTC: a bare str0m loop on one socket. It gives back every packet of audio, or hands it on to an agent,
+//! and back, as it is or by libopus; nothing else. What the relay adds is judged against it, in the same run, with the same
+//! callers, on the same core.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -41,8 +41,8 @@ const TICKS: u32 = 960;
 /// The agent of a peer.
 struct Agent {
     socket: Socket,
-    up: Codec,
-    down: Codec,
+    /// What makes PCM of Opus, and Opus of PCM; without it Opus is handed on.
+    codecs: Option<[Codec; 2]>,
 }
 
 /// One peer.
@@ -55,17 +55,18 @@ struct Peer {
     queued: Option<Instant>,
 }
 
-/// Runs until its standard input ends. With `agents`, callers talk with one of them per call; else with themselves.
+/// Runs until its standard input ends. With `agents`, callers talk with one of them per call, which speak PCM16 with
+/// `codec`, else Opus; without, they talk with themselves.
 ///
 /// # Errors
 /// If it cannot listen.
-pub fn run(agents: Option<SocketAddr>) -> std::io::Result<()> {
+pub fn run(agents: Option<SocketAddr>, codec: bool) -> std::io::Result<()> {
     serve_counter(|| 0);
     let http = TcpListener::bind("127.0.0.1:0")?;
     let socket = UdpSocket::bind("127.0.0.1:0")?;
     socket.set_nonblocking(true)?;
     let (news, new) = sync_channel(64);
-    let front = Front::new(socket.local_addr()?, agents, news)?;
+    let front = Front::new(socket.local_addr()?, agents, codec, news)?;
     listening(http.local_addr()?);
     std::thread::spawn(move || {
         for tcp in http.incoming().flatten() {
@@ -91,6 +92,7 @@ struct Front {
     certificate: DtlsCert,
     address: SocketAddr,
     agents: Option<SocketAddr>,
+    codec: bool,
     news: SyncSender<(String, News)>,
 }
 
@@ -98,11 +100,12 @@ impl Front {
     fn new(
         address: SocketAddr,
         agents: Option<SocketAddr>,
+        codec: bool,
         news: SyncSender<(String, News)>,
     ) -> std::io::Result<Front> {
         let provider = Arc::new(str0m::crypto::from_feature_flags());
         let certificate = provider.dtls_provider.generate_certificate().ok_or(ErrorKind::Other)?;
-        Ok(Front { provider, certificate, address, agents, news })
+        Ok(Front { provider, certificate, address, agents, codec, news })
     }
 
     fn answer(&self, tcp: TcpStream) -> Result<(), String> {
@@ -151,8 +154,9 @@ impl Front {
             .map_err(|error| text(&error))?;
         match self.agents {
             Some(agents) => {
-                let (up, down) = (decode(Arc::default())?, encode(Arc::default())?);
-                news(News::Agent(Box::new(Agent { socket: ends::call_agent(agents, metadata)?, up, down })))
+                let codecs = || Ok::<_, String>([decode(Arc::default())?, encode(Arc::default())?]);
+                let codecs = self.codec.then(codecs).transpose()?;
+                news(News::Agent(Box::new(Agent { socket: ends::call_agent(agents, metadata)?, codecs })))
             }
             None => Ok(()),
         }
@@ -228,7 +232,11 @@ impl Loop {
             let Some(agent) = &mut peer.agent else { return };
             match ends::read(&mut agent.socket) {
                 Read::Message(Message::Binary(frame)) => {
-                    let (packet, now) = ((agent.down)(frame), Instant::now());
+                    let packet = match &mut agent.codecs {
+                        Some([_, encode]) => encode(frame),
+                        None => frame,
+                    };
+                    let now = Instant::now();
                     peer.say(&packet, OPUS.into(), (peer.seq as u32).wrapping_mul(TICKS), now);
                     self.drain(index, now);
                 }
@@ -297,7 +305,11 @@ impl Loop {
                     if !self.to_agents {
                         peer.say(&packet.payload, header.payload_type, header.timestamp, now);
                     } else if let Some(agent) = &mut peer.agent {
-                        let frame = (agent.up)(Bytes::copy_from_slice(&packet.payload));
+                        let packet = Bytes::copy_from_slice(&packet.payload);
+                        let frame = match &mut agent.codecs {
+                            Some([decode, _]) => decode(packet),
+                            None => packet,
+                        };
                         let _ = ends::speak(&mut agent.socket, frame);
                     }
                 }

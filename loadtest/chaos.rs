@@ -114,7 +114,7 @@ pub fn run(calls: usize, seed: u64, only: Option<Breakage>, cores: Cores, name: 
         measured: Duration::ZERO,
         seed,
         caller: Voice::caller(AGENT).map_err(|error| error.to_string())?,
-        agent: Voice::agent().map_err(|error| error.to_string())?,
+        agent: Voice::agent(AGENT).map_err(|error| error.to_string())?,
         reports: false,
         tapped: None,
     };

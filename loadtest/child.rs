@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use antiphon::media::format::Format;
 use antiphon::runtime::certificate::CertificateHash;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::machine::{Cores, pin};
+use crate::material::AGENT;
 use crate::measure::{Exposition, get};
 use crate::taps::{self, BadTaps};
 
@@ -24,6 +26,8 @@ pub struct Mode {
     /// With its steps against overload. Without them every frame costs the same work, however busy others keep the
     /// machine: encoders keep their complexity, taps are served.
     pub overload: bool,
+    /// Its agents hear and speak Opus; else PCM16 at 24 kHz.
+    pub opus: bool,
 }
 
 /// A running child on the core of the daemon. It is ended when dropped.
@@ -54,13 +58,13 @@ impl Child {
         Child::floor(cores, command)
     }
 
-    /// A bare str0m loop that gives audio back, or hands it to these agents.
+    /// A bare str0m loop that gives audio back, or hands it to these agents, with or without libopus in between.
     ///
     /// # Errors
     /// If it does not start.
-    pub fn bare(cores: Cores, agents: Option<SocketAddr>) -> Result<Child, String> {
+    pub fn bare(cores: Cores, agents: Option<SocketAddr>, codec: bool) -> Result<Child, String> {
         let mut command = own_program()?;
-        command.arg("bare").args(agents.map(|agents| agents.to_string()));
+        command.arg("bare").args(agents.map(|agents| agents.to_string())).args(codec.then_some("--codec"));
         Child::floor(cores, command)
     }
 
@@ -76,7 +80,7 @@ impl Child {
     /// # Errors
     /// If it does not start.
     pub fn daemon(cores: Cores, agents: SocketAddr, mode: Mode) -> Result<Child, String> {
-        Child::daemon_with(cores, &configuration(agents, ""), mode)
+        Child::daemon_with(cores, &configuration(agents, mode, ""), mode)
     }
 
     /// As [`Child::daemon`], with more keys of its routes, and tables behind them.
@@ -84,7 +88,7 @@ impl Child {
     /// # Errors
     /// If it does not start.
     pub fn daemon_under(cores: Cores, agents: SocketAddr, more: (&str, &str), mode: Mode) -> Result<Child, String> {
-        Child::daemon_with(cores, &(configuration(agents, more.0) + more.1), mode)
+        Child::daemon_with(cores, &(configuration(agents, mode, more.0) + more.1), mode)
     }
 
     /// The daemon with taps for every caller who asks for `tapped`.
@@ -92,11 +96,8 @@ impl Child {
     /// # Errors
     /// If it cannot be started.
     pub fn tapped_daemon(cores: Cores, agents: SocketAddr, taps: &BadTaps) -> Result<Child, String> {
-        Child::daemon_with(
-            cores,
-            &format!("{}{}", taps::configuration(taps), configuration(agents, "")),
-            Mode::default(),
-        )
+        let mode = Mode::default();
+        Child::daemon_with(cores, &(taps::configuration(taps) + &configuration(agents, mode, "")), mode)
     }
 
     fn daemon_with(cores: Cores, configuration: &str, mode: Mode) -> Result<Child, String> {
@@ -238,7 +239,8 @@ impl Drop for Child {
     }
 }
 
-fn configuration(agents: SocketAddr, of_routes: &str) -> String {
+fn configuration(agents: SocketAddr, mode: Mode, of_routes: &str) -> String {
+    let audio = if mode.opus { Format::OPUS } else { AGENT };
     format!(
         r#"[listen]
 http = "127.0.0.1:0"
@@ -252,8 +254,8 @@ level = "warn"
 [agent.swarm]
 kind = "websocket"
 url = "ws://{agents}/"
-audio_in = "pcm16/24000"
-audio_out = "pcm16/24000"
+audio_in = "{audio}"
+audio_out = "{audio}"
 [agent.echo]
 delay_ms = 0
 [[route]]

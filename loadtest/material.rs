@@ -34,12 +34,12 @@ impl Voice {
         Voice::new(CALLER_VOICE, format)
     }
 
-    /// What the agents say, in [`AGENT`].
+    /// What the agents say, in `format`.
     ///
     /// # Errors
-    /// Never, unless the recording is damaged.
-    pub fn agent() -> Result<Voice, MediaError> {
-        Voice::new(AGENT_VOICE, AGENT)
+    /// If `format` cannot be served.
+    pub fn agent(format: Format) -> Result<Voice, MediaError> {
+        Voice::new(AGENT_VOICE, format)
     }
 
     fn new(recording: &[u8], format: Format) -> Result<Voice, MediaError> {
@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn both_voices_are_speech_and_not_silence() {
-        let agent = Voice::agent().unwrap();
+        let agent = Voice::agent(AGENT).unwrap();
         assert!(agent.frames.len() > 250 && agent.frames.iter().all(|frame| frame.len() == 960));
         let loud = agent.frames.iter().filter(|frame| samples(frame).iter().any(|sample| sample.abs() > 1000)).count();
         assert!(loud * 2 > agent.frames.len(), "{loud} of {} frames are voiced", agent.frames.len());

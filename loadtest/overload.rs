@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::child::{Child, Mode};
 use crate::machine::{self, Cores};
-use crate::material::Voice;
+use crate::material::{AGENT, Voice};
 use crate::measure::{Quantiles, get};
 use crate::report::{self, Bar};
 use crate::swarm::{self, Outcome, Scenario, Target, Window};
@@ -80,7 +80,7 @@ pub fn run(seed: u64, cores: Cores, name: &str) -> Result<bool, String> {
         measured: Duration::ZERO,
         seed,
         caller: Voice::caller(Format::OPUS).map_err(|error| error.to_string())?,
-        agent: Voice::agent().map_err(|error| error.to_string())?,
+        agent: Voice::agent(AGENT).map_err(|error| error.to_string())?,
         reports: false,
         tapped: None,
     };

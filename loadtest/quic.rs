@@ -35,7 +35,10 @@ struct Measured {
 ///
 /// # Errors
 /// If something does not run.
-pub fn run(calls: usize, seconds: u64, cores: Cores, priority: &str) -> Result<bool, String> {
+pub fn run(calls: usize, seconds: u64) -> Result<bool, String> {
+    let cores = Cores::choose();
+    machine::pin(cores.generator).map_err(|error| format!("a core of its own: {error}"))?;
+    let priority = machine::raise_priority();
     let progress = Progress::start();
     let time = Duration::from_secs(seconds);
     let mut swarm = Swarm::new(calls)?;

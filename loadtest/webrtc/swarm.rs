@@ -20,7 +20,7 @@ use tokio_tungstenite::tungstenite::Message;
 mod caller;
 
 use crate::ends::{Read, Socket, answer, read, speak};
-use crate::material::{AGENT, FRAME, Voice};
+use crate::material::{FRAME, Voice};
 use crate::measure::{Track, histogram};
 use crate::progress::Progress;
 use crate::swarm::Edge;
@@ -47,7 +47,7 @@ pub struct Scenario {
     pub seed: u64,
     /// What callers say.
     pub caller: Voice,
-    /// What agents say.
+    /// What agents say; they hear the same format.
     pub agent: Voice,
 }
 
@@ -181,7 +181,7 @@ impl<'a> Swarm<'a> {
         let name = if self.agents.is_some() { "swarm" } else { "echo" };
         let caller = Caller::dial(&self.provider, self.http, name, index)?;
         self.watch(&caller.socket, 2 * index as u64)?;
-        let frame = if self.agents.is_some() { AGENT.time_to_ticks(FRAME) } else { OPUS_TICKS };
+        let frame = if self.agents.is_some() { self.scenario.agent.ticks() } else { OPUS_TICKS };
         self.calls.push(Call { caller, agent: None, track: Track::new(frame), spoken: [0; 2] });
         let deadline = Instant::now() + PATIENCE;
         while !self.calls[index].caller.connected {
@@ -316,7 +316,7 @@ impl<'a> Swarm<'a> {
             match read(agent) {
                 Read::Nothing => return,
                 Read::Message(Message::Binary(frame)) => {
-                    let ticks = payload_ticks(&AGENT, &frame).unwrap_or(0);
+                    let ticks = payload_ticks(&self.scenario.agent.format, &frame).unwrap_or(0);
                     self.on_arrived(index, ticks.into(), woken);
                 }
                 Read::Message(_) => {}
