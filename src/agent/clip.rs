@@ -105,7 +105,7 @@ impl Agent for ClipAgent {
 mod tests {
     use super::*;
     use crate::media::clip::Clip;
-    use crate::message::{AgentStart, Setup};
+    use crate::message::AgentStart;
 
     fn played(agent: &mut ClipAgent, now: Micros) -> Vec<FromAgent> {
         std::iter::from_fn(|| match agent.poll(now) {
@@ -116,16 +116,7 @@ mod tests {
     }
 
     fn start() -> ToAgent {
-        ToAgent::Start(AgentStart {
-            setup: Setup::default(),
-            context: Vec::new(),
-            session_id: "s".into(),
-            conversation_id: "c".into(),
-            client_context: None,
-            metadata: None,
-            greet: true,
-            client: None,
-        })
+        ToAgent::Start(AgentStart::example())
     }
 
     fn clip(length: Duration) -> ClipAgent {

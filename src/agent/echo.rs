@@ -131,19 +131,13 @@ impl Agent for Echo {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::{AudioFormats, Setup};
+    use crate::message::AudioFormats;
     use bytes::Bytes;
 
     fn start(uplink: Format, downlink: Format) -> ToAgent {
         ToAgent::Start(AgentStart {
-            setup: Setup::default(),
-            context: Vec::new(),
-            session_id: "s".into(),
-            conversation_id: "c".into(),
-            client_context: None,
-            metadata: None,
-            greet: true,
             client: Some(AudioFormats { uplink, downlink, flow: None }),
+            ..AgentStart::example()
         })
     }
 

@@ -68,6 +68,7 @@ fn not_applied(settings: &AgentSettings, setup: &Setup) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::vendor::VendorAgent;
 
     #[test]
     fn every_table_has_a_row_for_each_field_of_the_set_up() {
@@ -102,7 +103,7 @@ mod tests {
             (VendorKind::Chat, "greeting language tools transcribe turns voice"),
         ];
         for (kind, fields) in expected {
-            let settings = AgentSettings::example(kind);
+            let settings = AgentSettings::example(AgentKind::Vendor(VendorAgent::example(kind)));
             let mut found = without_effect(&settings, &setup);
             found.sort();
             assert_eq!(found.join(" "), fields, "{}", kind.label());

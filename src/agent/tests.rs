@@ -6,8 +6,6 @@ mod order;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use serde_json::Value;
-
 use super::*;
 use crate::cli::call::player::{Played, Player, PlayerOutput};
 use crate::ids::{LinkId, SessionId, UpstreamId};
@@ -38,16 +36,8 @@ struct Call {
 impl Call {
     fn new(kind: AgentKind, format: Format) -> Call {
         let agent = AgentSettings {
-            name: "agent".into(),
-            kind,
             setup: Setup { transcribe: Some(true), ..Setup::default() },
-            vendor: Value::Null,
-            display: Value::Null,
-            zone: None,
-            max_sessions: None,
-            session_max: None,
-            ping: Duration::ZERO,
-            price: None,
+            ..AgentSettings::example(kind)
         };
         let built = build(&agent, &Setup::default(), 7).expect("built in");
         let rung = Rung { setup: agent.setup.clone(), agent: Arc::new(agent) };

@@ -70,6 +70,23 @@ pub struct AgentStart {
     pub client: Option<AudioFormats>,
 }
 
+impl AgentStart {
+    /// A conversation that begins with an empty set-up.
+    #[cfg(test)]
+    pub fn example() -> AgentStart {
+        AgentStart {
+            setup: Setup::default(),
+            context: Vec::new(),
+            session_id: "s-1".into(),
+            conversation_id: "c-1".into(),
+            client_context: None,
+            metadata: None,
+            greet: true,
+            client: None,
+        }
+    }
+}
+
 /// One utterance of the past.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ContextItem {

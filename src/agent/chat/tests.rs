@@ -1,27 +1,23 @@
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
 use super::*;
 use crate::agent::tests::golden::replay;
-use crate::config::vendor::{PipecatWire, VendorAuth, VendorKind};
+use crate::config::vendor::VendorKind;
 
 fn agent(history: usize, vendor: Value) -> Chat {
-    let settings = VendorAgent {
-        kind: VendorKind::Chat,
-        url: "http://127.0.0.1:9/v1/chat/completions".parse().unwrap(),
-        query: Vec::new(),
-        headers: Vec::new(),
-        auth: VendorAuth::Usual,
-        api_key: Some("hidden".to_owned().into()),
-        agent_id: None,
-        uplink: None,
-        downlink: None,
-        wire: PipecatWire::Protobuf,
-        history,
-        connect_timeout: Duration::from_secs(5),
-        tools: Arc::new(BTreeMap::new()),
-    };
+    let settings =
+        VendorAgent { history, api_key: Some("hidden".to_owned().into()), ..VendorAgent::example(VendorKind::Chat) };
     Chat::new(&settings, vendor)
+}
+
+/// What the session is told.
+fn events(agent: &mut Chat) -> Vec<FromAgent> {
+    let mut events = Vec::new();
+    loop {
+        match agent.poll(Micros(0)) {
+            AgentOutput::Event(event) => events.push(event),
+            AgentOutput::Idle { .. } => return events,
+            _ => {}
+        }
+    }
 }
 
 #[test]
@@ -51,10 +47,10 @@ fn only_the_last_messages_are_sent_and_no_result_without_its_call() {
 fn what_is_written_meanwhile_waits_up_to_a_bound_and_beyond_it_is_refused() {
     let mut agent = agent(20, Value::Null);
     (0..=MAX_LATER).for_each(|n| agent.handle_message(n.to_string()));
-    let refused = |output: &&AgentOutput| matches!(output, AgentOutput::Event(FromAgent::Error(_)));
-    assert_eq!(agent.out.iter().filter(refused).count(), 0);
+    let refused = |event: &FromAgent| matches!(event, FromAgent::Error(_));
+    assert!(!events(&mut agent).iter().any(refused));
     agent.handle_message("one too many".into());
-    assert_eq!(agent.out.iter().filter(refused).count(), 1);
+    assert!(matches!(&events(&mut agent)[..], [event] if refused(event)));
 }
 
 #[test]
@@ -75,7 +71,7 @@ fn a_refusal_of_the_first_request_ends_it_and_a_later_one_does_not() {
                 HttpEvent::Failed(AgentError { class, code: None, message: String::new() }),
                 Micros(0),
             );
-            let ended = agent.out.iter().any(|output| matches!(output, AgentOutput::Event(FromAgent::Ended(_))));
+            let ended = events(&mut agent).iter().any(|event| matches!(event, FromAgent::Ended(_)));
             assert_eq!(ended, ends && !answered, "{class:?}");
         }
     }

@@ -1,26 +1,9 @@
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
 use super::*;
 use crate::agent::tests::golden::replay;
-use crate::config::vendor::{PipecatWire, VendorAuth, VendorKind};
+use crate::config::vendor::VendorKind;
 
 fn settings() -> VendorAgent {
-    VendorAgent {
-        kind: VendorKind::Gemini,
-        url: VendorKind::Gemini.default_url().unwrap().parse().unwrap(),
-        query: Vec::new(),
-        headers: Vec::new(),
-        auth: VendorAuth::Usual,
-        api_key: Some("hidden".to_owned().into()),
-        agent_id: None,
-        uplink: None,
-        downlink: None,
-        wire: PipecatWire::Protobuf,
-        history: 20,
-        connect_timeout: Duration::from_secs(5),
-        tools: Arc::new(BTreeMap::new()),
-    }
+    VendorAgent { api_key: Some("hidden".to_owned().into()), ..VendorAgent::example(VendorKind::Gemini) }
 }
 
 fn agent() -> Gemini {
@@ -163,16 +146,7 @@ fn where_the_relay_finds_the_turns_their_beginning_is_heard_and_what_is_between_
 }
 
 fn start(setup: Setup) -> AgentStart {
-    AgentStart {
-        setup,
-        context: Vec::new(),
-        session_id: "s-1".into(),
-        conversation_id: "c-1".into(),
-        client_context: None,
-        metadata: None,
-        greet: true,
-        client: None,
-    }
+    AgentStart { setup, ..AgentStart::example() }
 }
 
 proptest::proptest! {

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::*;
 use crate::config::settings::{AgentKind, AgentSettings, WebsocketProtocol};
-use crate::dialect::native::Native;
+use crate::dialect::native::{Native, codec};
 use crate::dialect::{Dialect, Heard as Said};
 use crate::ids::{CallId, Generation, ItemId, Seq, TurnId};
 use crate::message::*;
@@ -458,19 +458,7 @@ fn a_newer_server_is_understood_as_far_as_it_goes() {
 
 #[test]
 fn build_makes_websocket_agents_and_explains_what_it_cannot_make() {
-    let named = |kind: AgentKind| AgentSettings {
-        name: "jung".into(),
-        kind,
-        setup: Setup::default(),
-        vendor: Value::Null,
-        display: Value::Null,
-        zone: None,
-        max_sessions: None,
-        session_max: None,
-        ping: Duration::ZERO,
-        price: None,
-    };
-    let build = |kind: AgentKind| crate::agent::build(&named(kind), &Setup::default(), 1);
+    let build = |kind: AgentKind| crate::agent::build(&AgentSettings::example(kind), &Setup::default(), 1);
     let agent = build(AgentKind::Websocket(settings(WebsocketProtocol::Native))).unwrap();
     assert_eq!(agent.endpoint().unwrap().subprotocols, ["antiphon.v1"]);
     assert!(agent.capabilities().playout);

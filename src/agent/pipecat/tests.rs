@@ -1,12 +1,9 @@
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
 use super::frame::{AudioRawFrame, TextFrame, TranscriptionFrame};
 use super::*;
 use crate::agent::tests::golden::replay;
 use crate::config::vendor::VendorKind;
 use crate::ids::TurnId;
-use crate::message::{AgentStart, Setup};
+use crate::message::AgentStart;
 
 const T0: Micros = Micros(1_000_000);
 
@@ -23,21 +20,7 @@ fn bytes(hex: &str) -> Bytes {
 }
 
 fn agent(wire: PipecatWire) -> Pipecat {
-    let settings = VendorAgent {
-        kind: VendorKind::Pipecat,
-        url: "ws://127.0.0.1:9/ws".parse().unwrap(),
-        query: Vec::new(),
-        headers: Vec::new(),
-        auth: VendorAuth::Usual,
-        api_key: None,
-        agent_id: None,
-        uplink: None,
-        downlink: None,
-        wire,
-        history: 20,
-        connect_timeout: Duration::from_secs(5),
-        tools: Arc::new(BTreeMap::new()),
-    };
+    let settings = VendorAgent { wire, ..VendorAgent::example(VendorKind::Pipecat) };
     Pipecat::new(&settings, json!({"about": {"platform": "telephone"}}))
 }
 
@@ -62,19 +45,7 @@ fn heard(agent: &mut Pipecat, hex: &str, now: Micros) -> Vec<FromAgent> {
 
 fn begun() -> Pipecat {
     let mut agent = agent(PipecatWire::Protobuf);
-    agent.handle_session(
-        ToAgent::Start(AgentStart {
-            setup: Setup::default(),
-            context: Vec::new(),
-            session_id: "s-1".into(),
-            conversation_id: "c-1".into(),
-            client_context: None,
-            metadata: None,
-            greet: true,
-            client: None,
-        }),
-        T0,
-    );
+    agent.handle_session(ToAgent::Start(AgentStart::example()), T0);
     let (frames, events) = outputs(&mut agent);
     assert!(matches!(&frames[..], [Kind::Message(message)] if message.data.contains("client-ready")
         && message.data.contains("telephone")));

@@ -4,7 +4,7 @@ use serde_json::json;
 use super::*;
 use crate::config::settings::WebsocketProtocol;
 use crate::ids::TurnId;
-use crate::message::{AgentAudioOut, AgentStart, Setup};
+use crate::message::{AgentAudioOut, AgentEnd, AgentStart};
 
 fn agent(downlink: Format, start: bool) -> PlainAgent {
     let settings = WebsocketAgent {
@@ -51,16 +51,7 @@ fn frame(agent: &mut PlainAgent, at_ms: u64) -> Vec<FromAgent> {
 }
 
 fn start() -> ToAgent {
-    ToAgent::Start(AgentStart {
-        setup: Setup::default(),
-        context: Vec::new(),
-        session_id: "s-1".into(),
-        conversation_id: "c-1".into(),
-        client_context: None,
-        metadata: None,
-        greet: true,
-        client: None,
-    })
+    ToAgent::Start(AgentStart::example())
 }
 
 #[test]

@@ -17,16 +17,7 @@ impl Scene {
         let mut agent = Storyteller::new(7);
         agent.handle_open(Micros::ZERO);
         agent.handle_session(
-            ToAgent::Start(AgentStart {
-                setup: Setup { greeting, ..Setup::default() },
-                context: Vec::new(),
-                session_id: "s".into(),
-                conversation_id: "c".into(),
-                client_context: None,
-                metadata: None,
-                greet: true,
-                client: None,
-            }),
+            ToAgent::Start(AgentStart { setup: Setup { greeting, ..Setup::default() }, ..AgentStart::example() }),
             Micros::ZERO,
         );
         let mut scene = Scene { agent, now: Micros::ZERO, said: Vec::new() };

@@ -41,12 +41,12 @@ pub struct AgentSettings {
 }
 
 impl AgentSettings {
-    /// An agent of a vendor's kind with its defaults and no key.
+    /// An agent of this kind named `jung`, with the defaults of the rest.
     #[cfg(test)]
-    pub fn example(kind: crate::config::vendor::VendorKind) -> AgentSettings {
+    pub fn example(kind: AgentKind) -> AgentSettings {
         AgentSettings {
-            name: kind.label().into(),
-            kind: AgentKind::Vendor(VendorAgent::example(kind)),
+            name: "jung".into(),
+            kind,
             setup: Setup::default(),
             vendor: Value::Null,
             display: Value::Null,
