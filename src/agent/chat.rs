@@ -8,22 +8,21 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
 
 use crate::agent::native::merge;
+use crate::agent::outbox::{Outbox, reported};
 use crate::agent::setup::SetupRow;
 use crate::agent::{Agent, AgentOutput, Capabilities, HttpEvent, HttpRequest};
 use crate::config::vendor::{VendorAgent, VendorAuth};
-use crate::dialect::native::codec;
 use crate::ids::MessageId;
 use crate::media::format::Format;
 use crate::message::{
-    AgentEnd, AgentError, AgentStart, ContextItem, Delta, FailureClass, FromAgent, Greeting, Ready, Role, Setup,
-    TextMessage, ToAgent, ToolCall, ToolResult,
+    AgentError, AgentStart, ContextItem, Delta, FailureClass, FromAgent, Greeting, Ready, Role, Setup, TextMessage,
+    ToAgent, ToolCall, ToolResult,
 };
 use crate::time::Micros;
 
@@ -54,8 +53,6 @@ pub const SETUP: &[SetupRow] = &[
 ];
 
 /// One conversation with a chat model.
-///
-/// `out` holds what one input caused; the driver polls it empty after each.
 #[derive(Debug)]
 pub struct Chat {
     settings: VendorAgent,
@@ -71,8 +68,7 @@ pub struct Chat {
     /// Results that are still to come.
     waits_for: Vec<String>,
     answered: bool,
-    ended: bool,
-    out: VecDeque<AgentOutput>,
+    out: Outbox,
 }
 
 /// The request that runs.
@@ -106,19 +102,14 @@ impl Chat {
             later: Vec::new(),
             waits_for: Vec::new(),
             answered: false,
-            ended: false,
-            out: VecDeque::with_capacity(8),
+            out: Outbox::default(),
         }
-    }
-
-    fn tell(&mut self, event: FromAgent) {
-        self.out.push_back(AgentOutput::Event(event));
     }
 
     fn start(&mut self, start: AgentStart) {
         // Nothing is heard and nothing spoken: any format will do.
         let format = Format::pcm16(16_000);
-        self.tell(FromAgent::Ready(Ready { uplink: format, downlink: format, delay: None }));
+        self.out.tell(FromAgent::Ready(Ready { uplink: format, downlink: format, delay: None }));
         self.remember(&start.context);
         let greeting = start.setup.greeting.clone().filter(|_| start.greet);
         self.update(start.setup);
@@ -126,7 +117,7 @@ impl Chat {
             Some(Greeting::Say(text)) => {
                 self.history.push(json!({ "role": "assistant", "content": text }));
                 let id = MessageId::from("greeting");
-                self.tell(FromAgent::Message(TextMessage { id, text, role: Some(Role::Agent) }));
+                self.out.tell(FromAgent::Message(TextMessage { id, text, role: Some(Role::Agent) }));
             }
             Some(Greeting::Prompt(prompt)) => self.prompt(&prompt),
             Some(Greeting::Clip(_) | Greeting::Agent | Greeting::None) | None => {}
@@ -167,9 +158,7 @@ impl Chat {
                 missing.push("tools".to_owned());
             }
         }
-        if !missing.is_empty() {
-            self.tell(FromAgent::NotApplied(missing));
-        }
+        self.out.not_apply(missing);
     }
 
     /// Asks for an answer, unless one is on its way or results of tools are waited for.
@@ -180,7 +169,7 @@ impl Chat {
                 self.unanswered = true;
             }
         }
-        if self.running.is_some() || !self.waits_for.is_empty() || !self.unanswered || self.ended {
+        if self.running.is_some() || !self.waits_for.is_empty() || !self.unanswered {
             return;
         }
         self.unanswered = false;
@@ -200,9 +189,9 @@ impl Chat {
             most: MAX_ANSWER,
         };
         self.running = Some(Running { id, events: Events::default(), text: String::new(), calls: Vec::new() });
-        self.tell(FromAgent::Thinking);
-        self.tell(FromAgent::Typing(true));
-        self.out.push_back(AgentOutput::Request(request));
+        self.out.tell(FromAgent::Thinking);
+        self.out.tell(FromAgent::Typing(true));
+        self.out.push(AgentOutput::Request(request));
     }
 
     fn body(&self) -> Value {
@@ -237,8 +226,7 @@ impl Chat {
                 self.later.push(text);
             } else {
                 let message = format!("more than {MAX_LATER} messages wait for an answer: this one is not answered");
-                let code = Some("too_many_messages".to_owned());
-                self.tell(FromAgent::Error(AgentError { class: FailureClass::Limit, code, message }));
+                self.out.tell_error(FailureClass::Limit, "too_many_messages", &message);
             }
             return;
         }
@@ -246,7 +234,7 @@ impl Chat {
         // Whoever writes on does not wait for a tool.
         for call in std::mem::take(&mut self.waits_for) {
             self.history.push(json!({ "role": "tool", "tool_call_id": call, "content": "cancelled" }));
-            self.tell(FromAgent::ToolCancelled(vec![call.into()]));
+            self.out.tell(FromAgent::ToolCancelled(vec![call.into()]));
         }
         self.history.push(json!({ "role": "user", "content": text }));
         self.ask();
@@ -258,7 +246,7 @@ impl Chat {
             Event::Text(text) => {
                 running.text.push_str(&text);
                 let message_id = message_id(running.id);
-                self.tell(FromAgent::Delta(Delta { message_id, text }));
+                self.out.tell(FromAgent::Delta(Delta { message_id, text }));
             }
             Event::Call { index, id, name, arguments } => {
                 if index >= MAX_CALLS {
@@ -272,10 +260,9 @@ impl Chat {
                 call.name.push_str(&name);
                 call.arguments.push_str(&arguments);
             }
-            Event::Usage(usage) => self.tell(FromAgent::Usage(usage)),
+            Event::Usage(usage) => self.out.tell(FromAgent::Usage(usage)),
             Event::Error { code, message } => {
-                let class = class_of(&code);
-                self.fail(AgentError { class, code: Some(codec::shortened(&code, 64)), message });
+                self.fail(reported(class_of(&code), code.as_str(), &message));
             }
             Event::Done => self.finish(),
         }
@@ -285,7 +272,7 @@ impl Chat {
     fn finish(&mut self) {
         let Some(running) = self.running.take() else { return };
         self.answered = true;
-        self.tell(FromAgent::Typing(false));
+        self.out.tell(FromAgent::Typing(false));
         let calls: Vec<Call> = running.calls.into_iter().filter(|call| !call.id.is_empty()).collect();
         let shown = |call: &Call| {
             let function = json!({ "name": call.name, "arguments": call.arguments });
@@ -300,12 +287,12 @@ impl Chat {
         }
         if !running.text.is_empty() {
             let (id, role) = (message_id(running.id), Some(Role::Agent));
-            self.tell(FromAgent::Message(TextMessage { id, text: running.text, role }));
+            self.out.tell(FromAgent::Message(TextMessage { id, text: running.text, role }));
         }
         for call in calls {
             self.waits_for.push(call.id.clone());
             let Call { id, name, arguments } = call;
-            self.tell(FromAgent::ToolCall(ToolCall { call_id: id.into(), name, arguments }));
+            self.out.tell(FromAgent::ToolCall(ToolCall { call_id: id.into(), name, arguments }));
         }
         self.ask();
     }
@@ -322,14 +309,13 @@ impl Chat {
     /// A refusal that another try cannot mend ends the conversation here, so that another agent may take over.
     fn fail(&mut self, error: AgentError) {
         if self.running.take().is_some() {
-            self.tell(FromAgent::Typing(false));
+            self.out.tell(FromAgent::Typing(false));
         }
         let lasting = matches!(error.class, FailureClass::Auth | FailureClass::BadRequest | FailureClass::Unreachable);
         if lasting && !self.answered {
-            self.ended = true;
-            self.tell(FromAgent::Ended(AgentEnd { failure: Some(error) }));
+            self.out.end(Some(error));
         } else {
-            self.tell(FromAgent::Error(error));
+            self.out.tell(FromAgent::Error(error));
             self.ask();
         }
     }
@@ -337,12 +323,12 @@ impl Chat {
     /// Breaks the present answer off; what was written of it stays.
     fn stop(&mut self) {
         let Some(running) = self.running.take() else { return };
-        self.out.push_back(AgentOutput::Abort(running.id));
-        self.tell(FromAgent::Typing(false));
+        self.out.push(AgentOutput::Abort(running.id));
+        self.out.tell(FromAgent::Typing(false));
         if !running.text.is_empty() {
             self.history.push(json!({ "role": "assistant", "content": running.text }));
             let (id, role) = (message_id(running.id), Some(Role::Agent));
-            self.tell(FromAgent::Message(TextMessage { id, text: running.text, role }));
+            self.out.tell(FromAgent::Message(TextMessage { id, text: running.text, role }));
         }
         self.ask();
     }
@@ -379,7 +365,9 @@ impl Agent for Chat {
             ToAgent::History(items) => self.remember(&items),
             ToAgent::Cancel(_) => self.stop(),
             ToAgent::End => {
-                self.ended = true;
+                // Nobody waits for an answer any more.
+                self.later.clear();
+                self.unanswered = false;
                 self.stop();
             }
             ToAgent::Audio(_)
@@ -402,7 +390,7 @@ impl Agent for Chat {
                     self.handle_event(event);
                 }
                 if done {
-                    self.out.push_back(AgentOutput::Abort(id));
+                    self.out.push(AgentOutput::Abort(id));
                 }
             }
             HttpEvent::End => {
@@ -420,6 +408,6 @@ impl Agent for Chat {
     fn handle_deadline(&mut self, _now: Micros) {}
 
     fn poll(&mut self, _now: Micros) -> AgentOutput {
-        self.out.pop_front().unwrap_or(AgentOutput::Idle { deadline: None })
+        self.out.poll(None)
     }
 }

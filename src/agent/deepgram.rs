@@ -9,13 +9,15 @@ mod settings;
 mod tests;
 mod wire;
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
 
 use crate::agent::carry::Carry;
+use crate::agent::closing::closed;
+use crate::agent::open_calls::OpenCalls;
+use crate::agent::outbox::{Outbox, reported};
 use crate::agent::setup::SetupRow;
 use crate::agent::{Agent, AgentOutput, Capabilities, Endpoint, Wire};
 use crate::config::vendor::VendorAgent;
@@ -23,8 +25,8 @@ use crate::dialect::native::codec;
 use crate::ids::ItemId;
 use crate::media::format::Format;
 use crate::message::{
-    AgentAudio, AgentAudioOut, AgentEnd, AgentError, AgentStart, AgentTranscript, Alert, AudioFormats, FailureClass,
-    FromAgent, Greeting, Ready, Role, SpeechEvent, ToAgent, ToolCall, ToolResult,
+    AgentAudio, AgentAudioOut, AgentError, AgentStart, AgentTranscript, Alert, AudioFormats, FailureClass, FromAgent,
+    Greeting, Ready, Role, SpeechEvent, ToAgent, ToolCall, ToolResult,
 };
 use crate::time::Micros;
 
@@ -39,8 +41,6 @@ const KEEP_ALIVE: Duration = Duration::from_secs(8);
 const SILENCE: Duration = Duration::from_secs(3);
 /// Audio that follows an interruption without a pause of this length is of the answer that was interrupted.
 const STALE_PAUSE: Duration = Duration::from_millis(500);
-/// Tool calls whose names are kept for their results; the oldest is forgotten.
-const MAX_CALLS: usize = 64;
 
 /// What each field of a set-up becomes in `Settings`, below `agent`.
 pub const SETUP: &[SetupRow] = &[
@@ -66,8 +66,6 @@ struct Answer {
 }
 
 /// One conversation with a Deepgram agent.
-///
-/// `out` holds what one input caused; the driver polls it empty after each.
 #[derive(Debug)]
 pub struct Deepgram {
     settings: VendorAgent,
@@ -84,16 +82,15 @@ pub struct Deepgram {
     sent: Micros,
     /// Silence that was made up and sent since the caller's last audio.
     silence: Duration,
-    calls: VecDeque<(String, String)>,
+    /// Their names.
+    calls: OpenCalls<String>,
     /// What it is asked for when it is ready.
     prompt: Option<String>,
     prompts: Prompts,
     /// The last text frame, if no other came since.
     last: String,
-    not_applied: Vec<String>,
     ignored: u64,
-    ended: bool,
-    out: VecDeque<AgentOutput>,
+    out: Outbox,
 }
 
 impl Deepgram {
@@ -111,28 +108,18 @@ impl Deepgram {
             user_speaks: false,
             sent: Micros::ZERO,
             silence: Duration::ZERO,
-            calls: VecDeque::new(),
+            calls: OpenCalls::default(),
             prompt: None,
             prompts: Prompts::default(),
             last: String::new(),
-            not_applied: Vec::new(),
             ignored: 0,
-            ended: false,
-            out: VecDeque::with_capacity(8),
+            out: Outbox::default(),
         }
     }
 
     /// Messages that were of no use or unknown, so far.
     pub fn ignored(&self) -> u64 {
         self.ignored
-    }
-
-    fn say(&mut self, message: &Value) {
-        self.out.push_back(AgentOutput::Wire(Wire::Text(message.to_string())));
-    }
-
-    fn tell(&mut self, event: FromAgent) {
-        self.out.push_back(AgentOutput::Event(event));
     }
 
     fn start(&mut self, start: &AgentStart) {
@@ -144,20 +131,8 @@ impl Deepgram {
             _ => None,
         };
         self.prompts.instructions = start.setup.instructions.clone().unwrap_or_default();
-        self.say(&message);
-        self.not_apply(missing);
-    }
-
-    fn not_apply(&mut self, fields: Vec<String>) {
-        let known = self.not_applied.len();
-        for field in fields {
-            if !self.not_applied.contains(&field) {
-                self.not_applied.push(field);
-            }
-        }
-        if self.not_applied.len() > known {
-            self.tell(FromAgent::NotApplied(self.not_applied.clone()));
-        }
+        self.out.say(&message);
+        self.out.refuse(missing);
     }
 
     fn handle_said(&mut self, said: Said, now: Micros) {
@@ -172,18 +147,20 @@ impl Deepgram {
             Said::UserStartedSpeaking => self.handle_speech(now),
             Said::AgentThinking => {
                 self.stale = None;
-                self.tell(FromAgent::Thinking);
+                self.out.tell(FromAgent::Thinking);
             }
             Said::AgentStartedSpeaking => self.stale = None,
             Said::AgentAudioDone => self.end_answer(),
             Said::FunctionCallRequest { functions } => functions.into_iter().for_each(|call| self.call(call)),
             Said::FunctionCallCancelled { functions } => {
-                self.calls.retain(|(id, _)| !functions.iter().any(|cancelled| cancelled.id == *id));
+                for function in &functions {
+                    self.calls.close(&function.id);
+                }
                 let calls = functions.into_iter().map(|function| function.id.into()).collect();
-                self.tell(FromAgent::ToolCancelled(calls));
+                self.out.tell(FromAgent::ToolCancelled(calls));
             }
             Said::InjectionRefused { message } => {
-                self.tell_error(FailureClass::BadRequest, "injection_refused", &message);
+                self.out.tell_error(FailureClass::BadRequest, "injection_refused", &message);
             }
             Said::FrustrationDetected => self.alert("frustration_detected", "info", Value::Null),
             Said::Warning(Trouble { code, description }) => {
@@ -192,8 +169,7 @@ impl Deepgram {
             }
             Said::Error(Trouble { code, description }) => {
                 let class = wire::class_of(&code, &description);
-                let message = codec::shortened(&description, 512);
-                self.end(Some(AgentError { class, code: Some(codec::shortened(&code, 64)), message }));
+                self.end(Some(reported(class, code.as_str(), &description)));
             }
             Said::Welcome
             | Said::History
@@ -209,7 +185,7 @@ impl Deepgram {
         if let Some(AudioFormats { uplink, downlink, .. }) = self.audio.filter(|_| !self.ready) {
             self.ready = true;
             self.sent = now;
-            self.tell(FromAgent::Ready(Ready { uplink, downlink, delay: None }));
+            self.out.tell(FromAgent::Ready(Ready { uplink, downlink, delay: None }));
             if let Some(prompt) = self.prompt.take() {
                 self.ask(prompt);
             }
@@ -219,13 +195,13 @@ impl Deepgram {
     fn handle_user(&mut self, text: String) {
         self.end_speech();
         let (item, append) = (None, false);
-        self.tell(FromAgent::Transcript(AgentTranscript { item, role: Role::User, text, append, is_final: true }));
-        self.tell(FromAgent::Thinking);
+        self.out.tell(FromAgent::Transcript(AgentTranscript { item, role: Role::User, text, append, is_final: true }));
+        self.out.tell(FromAgent::Thinking);
     }
 
     fn end_speech(&mut self) {
         if std::mem::take(&mut self.user_speaks) {
-            self.tell(FromAgent::Speech(SpeechEvent::Stopped));
+            self.out.tell(FromAgent::Speech(SpeechEvent::Stopped));
         }
     }
 
@@ -240,8 +216,8 @@ impl Deepgram {
         }
         self.carry.clear();
         // What stops the voice goes first.
-        self.tell(FromAgent::Interrupted);
-        self.tell(FromAgent::Speech(SpeechEvent::Started));
+        self.out.tell(FromAgent::Interrupted);
+        self.out.tell(FromAgent::Speech(SpeechEvent::Started));
     }
 
     /// The answer that is being given, which begins here if there is none.
@@ -252,7 +228,7 @@ impl Deepgram {
         self.answers += 1;
         let item = ItemId::from(format!("answer-{}", self.answers));
         self.answer = Some(Answer { item: item.clone(), over: false, cancelled: false, has_text: false });
-        self.tell(FromAgent::TurnStarted(Some(item.clone())));
+        self.out.tell(FromAgent::TurnStarted(Some(item.clone())));
         item
     }
 
@@ -265,7 +241,7 @@ impl Deepgram {
         let over = self.answer.as_ref().is_some_and(|answer| answer.over);
         let text = if append { format!(" {text}") } else { text.to_owned() };
         let role = Role::Agent;
-        self.tell(FromAgent::Transcript(AgentTranscript { item: Some(item), role, text, append, is_final: over }));
+        self.out.tell(FromAgent::Transcript(AgentTranscript { item: Some(item), role, text, append, is_final: over }));
     }
 
     fn end_answer(&mut self) {
@@ -278,8 +254,10 @@ impl Deepgram {
             append: true,
             is_final: true,
         });
-        self.tell(FromAgent::TurnEnded);
-        self.out.extend(whole.map(|text| AgentOutput::Event(FromAgent::Transcript(text))));
+        self.out.tell(FromAgent::TurnEnded);
+        if let Some(whole) = whole {
+            self.out.tell(FromAgent::Transcript(whole));
+        }
     }
 
     fn handle_audio(&mut self, payload: Bytes, now: Micros) {
@@ -293,7 +271,7 @@ impl Deepgram {
         if self.stale.is_some_and(|last| now - last < STALE_PAUSE) {
             self.stale = Some(now);
             let micros = payload.len() as u64 * 1_000_000 / (u64::from(format.rate) * sample as u64);
-            return self.tell(FromAgent::Discarded(Duration::from_micros(micros)));
+            return self.out.tell(FromAgent::Discarded(Duration::from_micros(micros)));
         }
         self.stale = None;
         let payload = self.carry.align(sample, payload);
@@ -301,7 +279,7 @@ impl Deepgram {
             return;
         }
         let item = Some(self.open_answer());
-        self.tell(FromAgent::Audio(AgentAudio { arrival: now, item, rtp: None, payload }));
+        self.out.tell(FromAgent::Audio(AgentAudio { arrival: now, item, rtp: None, payload }));
     }
 
     /// Only functions that this side is to run are its business.
@@ -310,11 +288,8 @@ impl Deepgram {
         if !client_side {
             return;
         }
-        if self.calls.len() == MAX_CALLS {
-            self.calls.pop_front();
-        }
-        self.calls.push_back((id.clone(), name.clone()));
-        self.tell(FromAgent::ToolCall(ToolCall { call_id: id.into(), name, arguments }));
+        self.calls.open(id.clone(), name.clone());
+        self.out.tell(FromAgent::ToolCall(ToolCall { call_id: id.into(), name, arguments }));
     }
 
     /// What the service says next is of another answer than the one that was cancelled.
@@ -326,10 +301,10 @@ impl Deepgram {
     }
 
     fn answer_call(&mut self, result: &ToolResult) {
-        let Some(index) = self.calls.iter().position(|(id, _)| id == result.call_id.as_str()) else { return };
-        let name = self.calls.remove(index).map(|(_, name)| name);
+        let Some(name) = self.calls.close(result.call_id.as_str()) else { return };
         let content = if result.is_error { format!("error: {}", result.output) } else { result.output.clone() };
-        self.say(&json!({ "type": "FunctionCallResponse", "id": result.call_id, "name": name, "content": content }));
+        self.out
+            .say(&json!({ "type": "FunctionCallResponse", "id": result.call_id, "name": name, "content": content }));
     }
 
     fn hear(&mut self, audio: AgentAudioOut, now: Micros) {
@@ -343,30 +318,23 @@ impl Deepgram {
             self.silence = Duration::ZERO;
         }
         self.sent = now;
-        self.out.push_back(AgentOutput::Audio { wire: Wire::Binary(audio.payload), ready: audio.ready });
+        self.out.send_audio(Wire::Binary(audio.payload), audio.ready);
     }
 
     fn alert(&mut self, name: &str, severity: &str, data: Value) {
-        self.tell(FromAgent::Alert(Alert { name: name.to_owned(), severity: severity.to_owned(), data }));
-    }
-
-    fn tell_error(&mut self, class: FailureClass, code: &str, message: &str) {
-        let message = codec::shortened(message, 512);
-        self.tell(FromAgent::Error(AgentError { class, code: Some(code.to_owned()), message }));
+        self.out.tell(FromAgent::Alert(Alert { name: name.to_owned(), severity: severity.to_owned(), data }));
     }
 
     fn end(&mut self, failure: Option<AgentError>) {
-        if !std::mem::replace(&mut self.ended, true) {
-            // An answer that a failure breaks off is not complete.
-            if failure.is_none() {
-                self.end_answer();
-            }
-            self.tell(FromAgent::Ended(AgentEnd { failure }));
+        // An answer that a failure breaks off is not complete.
+        if failure.is_none() && !self.out.has_ended() {
+            self.end_answer();
         }
+        self.out.end(failure);
     }
 
     fn keep_alive_at(&self) -> Option<Micros> {
-        (self.ready && !self.ended).then(|| self.sent + KEEP_ALIVE)
+        (self.ready && !self.out.has_ended()).then(|| self.sent + KEEP_ALIVE)
     }
 }
 
@@ -387,11 +355,7 @@ impl Agent for Deepgram {
     }
 
     fn endpoint(&self) -> Option<Endpoint> {
-        let settings = &self.settings;
-        Some(Endpoint {
-            headers: settings.headers.iter().cloned().chain(settings.key_header()).collect(),
-            ..Endpoint::new(settings.url_with(&[]), settings.connect_timeout)
-        })
+        Some(Endpoint::of_vendor(&self.settings, &[]))
     }
 
     fn handle_open(&mut self, _now: Micros) {}
@@ -402,7 +366,7 @@ impl Agent for Deepgram {
             ToAgent::Start(start) => self.start(&start),
             ToAgent::Message(message) => {
                 self.leave_cancelled(now);
-                self.say(&json!({ "type": "InjectUserMessage", "content": message.text }));
+                self.out.say(&json!({ "type": "InjectUserMessage", "content": message.text }));
             }
             // Nothing stops an answer: what comes of it is dropped by its item.
             ToAgent::Cancel(_) => {
@@ -430,15 +394,8 @@ impl Agent for Deepgram {
     fn handle_wire(&mut self, wire: Wire, now: Micros) {
         match wire {
             Wire::Close(1000, _) if self.ready => self.end(None),
-            Wire::Close(code, reason) => self.end(Some(AgentError {
-                class: wire::class_of_close(code, &reason),
-                code: Some(code.to_string()),
-                message: codec::shortened(
-                    if reason.is_empty() { "the agent closed the connection" } else { &reason },
-                    512,
-                ),
-            })),
-            _ if self.ended => {}
+            Wire::Close(code, reason) => self.end(Some(closed(wire::class_of_close(code, &reason), code, &reason))),
+            _ if self.out.has_ended() => {}
             Wire::Binary(payload) => {
                 self.last.clear();
                 self.handle_audio(payload, now);
@@ -448,7 +405,7 @@ impl Agent for Deepgram {
             Wire::Text(text) => {
                 match serde_json::from_str(&text) {
                     Ok(said) => self.handle_said(said, now),
-                    Err(error) => self.tell_error(FailureClass::Protocol, "bad_message", &error.to_string()),
+                    Err(error) => self.out.tell_error(FailureClass::Protocol, "bad_message", &error.to_string()),
                 }
                 self.last = text;
             }
@@ -458,14 +415,12 @@ impl Agent for Deepgram {
     fn handle_deadline(&mut self, now: Micros) {
         if self.keep_alive_at().is_some_and(|at| at <= now) {
             self.sent = now;
-            self.say(&json!({ "type": "KeepAlive" }));
+            self.out.say(&json!({ "type": "KeepAlive" }));
         }
     }
 
     fn poll(&mut self, _now: Micros) -> AgentOutput {
-        match self.out.pop_front() {
-            Some(output) => output,
-            None => AgentOutput::Idle { deadline: self.keep_alive_at() },
-        }
+        let deadline = self.keep_alive_at();
+        self.out.poll(deadline)
     }
 }

@@ -10,7 +10,6 @@ mod tests;
 mod turns;
 mod wire;
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,7 +17,9 @@ use serde_json::{Value, json};
 
 use crate::agent::audio_json;
 use crate::agent::carry::Carry;
+use crate::agent::closing::closed;
 use crate::agent::native::merge;
+use crate::agent::outbox::{Outbox, reported};
 use crate::agent::recap::recap;
 use crate::agent::setup::SetupRow;
 use crate::agent::{Agent, AgentOutput, Before, Capabilities, Endpoint, UrlFetch, Wire};
@@ -27,8 +28,8 @@ use crate::dialect::native::codec;
 use crate::ids::ItemId;
 use crate::media::format::Format;
 use crate::message::{
-    AgentAudio, AgentEnd, AgentError, AgentStart, AgentTranscript, Alert, App, Correction, Delta, FailureClass,
-    FromAgent, Greeting, Ready, Role, ToAgent, ToolCall, Words,
+    AgentAudio, AgentError, AgentStart, AgentTranscript, Alert, App, Correction, Delta, FailureClass, FromAgent,
+    Greeting, Ready, Role, ToAgent, ToolCall, Words,
 };
 use crate::time::Micros;
 
@@ -57,8 +58,6 @@ pub const SETUP: &[SetupRow] = &[
 ];
 
 /// One conversation with an ElevenLabs agent.
-///
-/// `out` holds what one input caused; the driver polls it empty after each.
 #[derive(Debug)]
 pub struct ElevenLabs {
     settings: VendorAgent,
@@ -69,7 +68,6 @@ pub struct ElevenLabs {
     context: Option<String>,
     /// What it is asked for when it is ready.
     prompt: Option<String>,
-    not_applied: Vec<String>,
     /// The format of the agent's voice, once announced.
     downlink: Option<Format>,
     carry: Carry,
@@ -82,8 +80,7 @@ pub struct ElevenLabs {
     /// The last message without audio, if no other came since.
     last: String,
     ignored: u64,
-    ended: bool,
-    out: VecDeque<AgentOutput>,
+    out: Outbox,
 }
 
 impl ElevenLabs {
@@ -95,7 +92,6 @@ impl ElevenLabs {
             opening: Value::Null,
             context: None,
             prompt: None,
-            not_applied: Vec::new(),
             downlink: None,
             carry: Carry::default(),
             turns: Turns::default(),
@@ -104,22 +100,13 @@ impl ElevenLabs {
             error: None,
             last: String::new(),
             ignored: 0,
-            ended: false,
-            out: VecDeque::with_capacity(8),
+            out: Outbox::default(),
         }
     }
 
     /// Messages that were of no use or unknown, so far.
     pub fn ignored(&self) -> u64 {
         self.ignored
-    }
-
-    fn say(&mut self, message: &Value) {
-        self.out.push_back(AgentOutput::Wire(Wire::Text(message.to_string())));
-    }
-
-    fn tell(&mut self, event: FromAgent) {
-        self.out.push_back(AgentOutput::Event(event));
     }
 
     fn start(&mut self, start: &AgentStart) {
@@ -132,21 +119,9 @@ impl ElevenLabs {
             Some(Greeting::Prompt(prompt)) if start.greet => Some(prompt.clone()),
             _ => None,
         };
-        self.say(&message);
+        self.out.say(&message);
         self.opening = message;
-        self.not_apply(missing);
-    }
-
-    fn not_apply(&mut self, fields: Vec<String>) {
-        let known = self.not_applied.len();
-        for field in fields {
-            if !self.not_applied.contains(&field) {
-                self.not_applied.push(field);
-            }
-        }
-        if self.not_applied.len() > known {
-            self.tell(FromAgent::NotApplied(self.not_applied.clone()));
-        }
+        self.out.refuse(missing);
     }
 
     fn handle_said(&mut self, said: Said, now: Micros) {
@@ -156,29 +131,29 @@ impl ElevenLabs {
             Said::UserTranscript { text, is_final } => self.handle_user(text, is_final),
             Said::Response { event, text } => self.handle_response(event, text),
             Said::Part { event, text } if !text.is_empty() => {
-                self.tell(FromAgent::Delta(Delta { message_id: format!("answer-{event}").into(), text }));
+                self.out.tell(FromAgent::Delta(Delta { message_id: format!("answer-{event}").into(), text }));
             }
             Said::Correction { event, text } => {
                 if let Some(item) = self.turns.corrected(event) {
-                    self.tell(FromAgent::Corrected(Correction { item, text: text.trim_end().to_owned() }));
+                    self.out.tell(FromAgent::Corrected(Correction { item, text: text.trim_end().to_owned() }));
                 }
             }
             Said::Interruption { event } => {
                 self.turns.interrupt(event);
                 self.turn_ends = None;
                 self.carry.clear();
-                self.tell(FromAgent::Interrupted);
+                self.out.tell(FromAgent::Interrupted);
             }
-            Said::Ping { event } => self.say(&json!({ "type": "pong", "event_id": event })),
+            Said::Ping { event } => self.out.say(&json!({ "type": "pong", "event_id": event })),
             Said::ToolCall { name, call, arguments } => {
-                self.tell(FromAgent::ToolCall(ToolCall { call_id: call.into(), name, arguments }));
+                self.out.tell(FromAgent::ToolCall(ToolCall { call_id: call.into(), name, arguments }));
             }
             Said::ToolResponse { name } if name == "end_call" => self.hangs_up = Some(now + HANGUP_WAIT),
-            Said::Typing(on) => self.tell(FromAgent::Typing(on)),
+            Said::Typing(on) => self.out.tell(FromAgent::Typing(on)),
             Said::Error(error) => self.handle_error(error),
             Said::Guardrail(data) => {
                 let name = "guardrail_triggered".to_owned();
-                self.tell(FromAgent::Alert(Alert { name, severity: "warning".to_owned(), data }));
+                self.out.tell(FromAgent::Alert(Alert { name, severity: "warning".to_owned(), data }));
             }
             Said::Part { .. } | Said::ToolResponse { .. } | Said::Nothing => self.ignored += 1,
         }
@@ -195,17 +170,16 @@ impl ElevenLabs {
         match formats {
             Ok((uplink, downlink)) => {
                 self.downlink = Some(downlink);
-                self.tell(FromAgent::Ready(Ready { uplink, downlink, delay: None }));
+                self.out.tell(FromAgent::Ready(Ready { uplink, downlink, delay: None }));
                 if let Some(text) = self.context.take() {
-                    self.say(&json!({ "type": "contextual_update", "text": text }));
+                    self.out.say(&json!({ "type": "contextual_update", "text": text }));
                 }
                 if let Some(text) = self.prompt.take() {
-                    self.say(&json!({ "type": "user_message", "text": text }));
+                    self.out.say(&json!({ "type": "user_message", "text": text }));
                 }
             }
             Err(message) => {
-                let code = Some("bad_format".to_owned());
-                self.end(Some(AgentError { class: FailureClass::Protocol, code, message }));
+                self.end(Some(reported(FailureClass::Protocol, "bad_format", &message)));
             }
         }
     }
@@ -219,11 +193,11 @@ impl ElevenLabs {
         let length = Duration::from_micros(payload.len() as u64 * 1_000_000 / rate);
         let placed = self.turns.audio(event);
         let item = match placed {
-            Placed::Void => return self.tell(FromAgent::Discarded(length)),
+            Placed::Void => return self.out.tell(FromAgent::Discarded(length)),
             Placed::Continued(item) => item,
             Placed::Begun(item) => {
                 self.carry.clear();
-                self.tell(FromAgent::TurnStarted(Some(item.clone())));
+                self.out.tell(FromAgent::TurnStarted(Some(item.clone())));
                 item
             }
         };
@@ -231,11 +205,11 @@ impl ElevenLabs {
         let payload = self.carry.align(sample, payload);
         self.turn_ends = Some(now + length + TURN_GAP);
         if !payload.is_empty() {
-            self.tell(FromAgent::Audio(AgentAudio { arrival: now, item: Some(item.clone()), rtp: None, payload }));
+            self.out.tell(FromAgent::Audio(AgentAudio { arrival: now, item: Some(item.clone()), rtp: None, payload }));
         }
         let words = self.turns.keep(bytes, rate, words);
         if !words.is_empty() {
-            self.tell(FromAgent::Words(Words { item: Some(item), words }));
+            self.out.tell(FromAgent::Words(Words { item: Some(item), words }));
         }
         if self.turns.is_complete() {
             self.end_turn();
@@ -243,7 +217,7 @@ impl ElevenLabs {
     }
 
     fn handle_user(&mut self, text: String, is_final: bool) {
-        self.tell(FromAgent::Transcript(AgentTranscript {
+        self.out.tell(FromAgent::Transcript(AgentTranscript {
             item: None,
             role: Role::User,
             text,
@@ -252,14 +226,14 @@ impl ElevenLabs {
         }));
         if is_final {
             self.end_words();
-            self.tell(FromAgent::Thinking);
+            self.out.tell(FromAgent::Thinking);
         }
     }
 
     fn handle_response(&mut self, event: u64, text: String) {
         let (item, new) = self.turns.text(event, &text);
         if new {
-            self.tell(FromAgent::TurnStarted(Some(item.clone())));
+            self.out.tell(FromAgent::TurnStarted(Some(item.clone())));
         }
         self.tell_text(item, text);
         if self.turns.is_complete() {
@@ -270,12 +244,12 @@ impl ElevenLabs {
     fn tell_text(&mut self, item: ItemId, text: String) {
         let text = text.trim_end().to_owned();
         let said = AgentTranscript { item: Some(item), role: Role::Agent, text, append: false, is_final: true };
-        self.tell(FromAgent::Transcript(said));
+        self.out.tell(FromAgent::Transcript(said));
     }
 
     fn end_words(&mut self) {
         if let Some((item, word)) = self.turns.over() {
-            self.tell(FromAgent::Words(Words { item: Some(item), words: vec![word] }));
+            self.out.tell(FromAgent::Words(Words { item: Some(item), words: vec![word] }));
         }
     }
 
@@ -283,7 +257,7 @@ impl ElevenLabs {
         if self.turn_ends.take().is_some() {
             self.end_words();
             if !self.turns.waits() {
-                self.tell(FromAgent::TurnEnded);
+                self.out.tell(FromAgent::TurnEnded);
             }
         }
     }
@@ -293,16 +267,15 @@ impl ElevenLabs {
         let name = error_type.filter(|name| !name.is_empty()).unwrap_or_else(|| code.to_string());
         let words = message.or(reason).unwrap_or_default();
         if name == "override_error" {
-            self.not_apply(opening::refused(&words, &self.opening));
+            self.out.refuse(opening::refused(&words, &self.opening));
         }
         let class = class_of(code, &format!("{name} {words}"));
-        let (code, message) = (Some(codec::shortened(&name, 64)), codec::shortened(&words, 512));
-        let error = AgentError { class, code, message };
+        let error = reported(class, name.as_str(), &words);
         if name == TOO_LONG {
             return self.end(Some(AgentError { class: FailureClass::Expired, ..error }));
         }
         self.error = Some(error.clone());
-        self.tell(FromAgent::Error(error));
+        self.out.tell(FromAgent::Error(error));
     }
 
     /// The service closed the connection: 1000 is its goodbye once a conversation has begun.
@@ -310,24 +283,21 @@ impl ElevenLabs {
         if code == 1000 && self.downlink.is_some() {
             return self.end(None);
         }
-        let failure = self.error.take().unwrap_or_else(|| AgentError {
-            class: class_of(code, reason),
-            code: Some(code.to_string()),
-            message: codec::shortened(if reason.is_empty() { "the agent closed the connection" } else { reason }, 512),
-        });
+        let failure = self.error.take().unwrap_or_else(|| closed(class_of(code, reason), code, reason));
         self.end(Some(failure));
     }
 
     fn end(&mut self, failure: Option<AgentError>) {
-        if !std::mem::replace(&mut self.ended, true) {
-            // An answer that a failure breaks off is not complete.
-            match failure {
-                None => self.end_turn(),
-                Some(_) => self.end_words(),
-            }
-            (self.turn_ends, self.hangs_up) = (None, None);
-            self.tell(FromAgent::Ended(AgentEnd { failure }));
+        if self.out.has_ended() {
+            return;
         }
+        // An answer that a failure breaks off is not complete.
+        match failure {
+            None => self.end_turn(),
+            Some(_) => self.end_words(),
+        }
+        (self.turn_ends, self.hangs_up) = (None, None);
+        self.out.end(failure);
     }
 
     /// Data of the application: what the wire has a message for.
@@ -335,21 +305,20 @@ impl ElevenLabs {
         let App { name, data } = app;
         let text = data.as_str().or_else(|| data["text"].as_str());
         match (name.as_str(), text) {
-            ("contextual_update", Some(text)) => self.say(&json!({ "type": name, "text": text })),
-            ("user_activity", _) => self.say(&json!({ "type": name })),
+            ("contextual_update", Some(text)) => self.out.say(&json!({ "type": name, "text": text })),
+            ("user_activity", _) => self.out.say(&json!({ "type": name })),
             ("feedback", _) if data.is_object() => {
                 let mut message = json!({ "type": name });
                 merge(&mut message, &data);
-                self.say(&message);
+                self.out.say(&message);
             }
-            _ => self.tell(FromAgent::Error(AgentError {
-                class: FailureClass::BadRequest,
-                code: Some("unsupported".to_owned()),
-                message: format!(
-                    "this agent takes `app` messages named contextual_update, user_activity and feedback, not `{}`",
-                    codec::shortened(&name, 64)
-                ),
-            })),
+            _ => {
+                let name = codec::shortened(&name, 64);
+                let message = format!(
+                    "this agent takes `app` messages named contextual_update, user_activity and feedback, not `{name}`"
+                );
+                self.out.tell_error(FailureClass::BadRequest, "unsupported", &message);
+            }
         }
     }
 }
@@ -415,13 +384,13 @@ impl Agent for ElevenLabs {
         match message {
             ToAgent::Audio(audio) => {
                 let text = audio_json::encode(r#"{"user_audio_chunk":""#, &audio.payload, r#""}"#);
-                self.out.push_back(AgentOutput::Audio { wire: Wire::Text(text), ready: audio.ready });
+                self.out.send_audio(Wire::Text(text), audio.ready);
             }
             ToAgent::Start(start) => self.start(&start),
-            ToAgent::Message(message) => self.say(&json!({ "type": "user_message", "text": message.text })),
-            ToAgent::Prompt(text) => self.say(&json!({ "type": "user_message", "text": text })),
-            ToAgent::Typing(typing) if typing.on => self.say(&json!({ "type": "user_activity" })),
-            ToAgent::ToolResult(result) => self.say(&json!({
+            ToAgent::Message(message) => self.out.say(&json!({ "type": "user_message", "text": message.text })),
+            ToAgent::Prompt(text) => self.out.say(&json!({ "type": "user_message", "text": text })),
+            ToAgent::Typing(typing) if typing.on => self.out.say(&json!({ "type": "user_activity" })),
+            ToAgent::ToolResult(result) => self.out.say(&json!({
                 "type": "client_tool_result",
                 "tool_call_id": result.call_id,
                 "result": result.output,
@@ -430,10 +399,10 @@ impl Agent for ElevenLabs {
             ToAgent::App(app) => self.pass(app),
             ToAgent::History(items) => {
                 if let Some(text) = recap(&items) {
-                    self.say(&json!({ "type": "contextual_update", "text": text }));
+                    self.out.say(&json!({ "type": "contextual_update", "text": text }));
                 }
             }
-            ToAgent::Update(setup) => self.not_apply(setup.set_fields()),
+            ToAgent::Update(setup) => self.out.refuse(setup.set_fields()),
             // Nothing stops an answer: what comes of it is dropped by its item.
             ToAgent::Cancel(_)
             | ToAgent::Typing(_)
@@ -448,7 +417,7 @@ impl Agent for ElevenLabs {
     fn handle_wire(&mut self, wire: Wire, now: Micros) {
         match wire {
             Wire::Close(code, reason) => self.handle_close(code, &reason),
-            _ if self.ended => {}
+            _ if self.out.has_ended() => {}
             Wire::Binary(_) => self.ignored += 1,
             // The same message twice in a row is one that was sent twice.
             Wire::Text(text) if text == self.last => self.ignored += 1,
@@ -457,11 +426,7 @@ impl Agent for ElevenLabs {
                     self.last = if matches!(said, Said::Audio { .. }) { String::new() } else { text };
                     self.handle_said(said, now);
                 }
-                Err(error) => self.tell(FromAgent::Error(AgentError {
-                    class: FailureClass::Protocol,
-                    code: Some("bad_message".to_owned()),
-                    message: codec::shortened(&error, 512),
-                })),
+                Err(error) => self.out.tell_error(FailureClass::Protocol, "bad_message", &error),
             },
         }
     }
@@ -476,10 +441,6 @@ impl Agent for ElevenLabs {
     }
 
     fn poll(&mut self, _now: Micros) -> AgentOutput {
-        let deadline = || [self.turn_ends, self.hangs_up].into_iter().flatten().min();
-        match self.out.pop_front() {
-            Some(output) => output,
-            None => AgentOutput::Idle { deadline: deadline() },
-        }
+        self.out.poll([self.turn_ends, self.hangs_up].into_iter().flatten().min())
     }
 }

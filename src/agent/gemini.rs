@@ -17,15 +17,16 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::agent::carry::Carry;
+use crate::agent::open_calls::OpenCalls;
+use crate::agent::outbox::Outbox;
 use crate::agent::recap::GO_ON;
 use crate::agent::turns::{Place, Turns};
-use crate::agent::{Agent, AgentOutput, Before, Capabilities, Endpoint, Wire, audio_json};
-use crate::config::vendor::{VendorAgent, VendorAuth};
-use crate::dialect::native::codec;
+use crate::agent::{Agent, AgentOutput, Capabilities, Endpoint, Wire, audio_json};
+use crate::config::vendor::VendorAgent;
 use crate::media::format::Format;
 use crate::message::{
-    AgentAudio, AgentAudioOut, AgentEnd, AgentError, AgentStart, AgentTranscript, FailureClass, FromAgent, Input,
-    InputAction, Ready, Setup, ToAgent, ToolCall, ToolResult, TurnDetection,
+    AgentAudio, AgentAudioOut, AgentError, AgentStart, AgentTranscript, FailureClass, FromAgent, Input, InputAction,
+    Ready, Setup, ToAgent, ToolCall, ToolResult, TurnDetection,
 };
 use crate::time::Micros;
 
@@ -41,8 +42,6 @@ const DOWNLINK: Format = Format::pcm16(24_000);
 const SETUP_DEADLINE: Duration = Duration::from_secs(10);
 /// So long before the announced end of a connection it is left at the latest.
 const MARGIN: Duration = Duration::from_secs(2);
-/// Tool calls whose names are kept for their results; the oldest is forgotten.
-const MAX_CALLS: usize = 64;
 /// Messages that wait for a new connection.
 const MAX_WAITING: usize = 32;
 
@@ -65,8 +64,6 @@ enum Stage {
 }
 
 /// One conversation with a Gemini Live model.
-///
-/// `out` holds what one input caused; the driver polls it empty after each.
 #[derive(Debug)]
 pub struct Gemini {
     settings: VendorAgent,
@@ -91,10 +88,10 @@ pub struct Gemini {
     kept: Kept,
     waiting: VecDeque<String>,
     said: Memory,
-    calls: VecDeque<(String, String)>,
-    not_applied: Vec<String>,
+    /// Their names.
+    calls: OpenCalls<String>,
     ignored: u64,
-    out: VecDeque<AgentOutput>,
+    out: Outbox,
 }
 
 impl Gemini {
@@ -117,10 +114,9 @@ impl Gemini {
             kept: Kept::new(keep::MOST),
             waiting: VecDeque::new(),
             said: Memory::default(),
-            calls: VecDeque::new(),
-            not_applied: Vec::new(),
+            calls: OpenCalls::default(),
             ignored: 0,
-            out: VecDeque::with_capacity(8),
+            out: Outbox::default(),
         }
     }
 
@@ -129,15 +125,11 @@ impl Gemini {
         self.ignored
     }
 
-    fn tell(&mut self, event: FromAgent) {
-        self.out.push_back(AgentOutput::Event(event));
-    }
-
     /// Says something on the wire, or as soon as there is one again.
     fn say(&mut self, message: &Value) {
         let text = message.to_string();
         match self.stage {
-            Stage::Ready => self.out.push_back(AgentOutput::Wire(Wire::Text(text))),
+            Stage::Ready => self.out.send(Wire::Text(text)),
             Stage::Resuming { .. } if self.waiting.len() < MAX_WAITING => self.waiting.push_back(text),
             Stage::Opening | Stage::Resuming { .. } | Stage::Ended => self.ignored += 1,
         }
@@ -149,20 +141,8 @@ impl Gemini {
         self.manual = opening.manual;
         let relay = self.manual == Some(TurnDetection::Relay);
         self.onset = relay.then(|| Kept::new(keep::ONSET));
-        self.out.push_back(AgentOutput::Wire(Wire::Text(opening.message.to_string())));
-        self.not_apply(opening.missing);
-    }
-
-    fn not_apply(&mut self, fields: Vec<String>) {
-        let known = self.not_applied.len();
-        for field in fields {
-            if !self.not_applied.contains(&field) {
-                self.not_applied.push(field);
-            }
-        }
-        if self.not_applied.len() > known {
-            self.tell(FromAgent::NotApplied(self.not_applied.clone()));
-        }
+        self.out.say(&opening.message);
+        self.out.refuse(opening.missing);
     }
 
     fn handle_setup_complete(&mut self) {
@@ -173,8 +153,8 @@ impl Gemini {
         };
         self.stage = Stage::Ready;
         match first {
-            true => self.tell(FromAgent::Ready(Ready { uplink: UPLINK, downlink: self.downlink, delay: None })),
-            false => self.tell(FromAgent::Renewed),
+            true => self.out.tell(FromAgent::Ready(Ready { uplink: UPLINK, downlink: self.downlink, delay: None })),
+            false => self.out.tell(FromAgent::Renewed),
         }
         if let Some(start) = self.start.as_ref().filter(|start| self.handle.is_none() && !start.context.is_empty()) {
             let history = opening::history(&start.context, true);
@@ -186,7 +166,9 @@ impl Gemini {
         if std::mem::take(&mut self.broken) {
             self.say(&json!({ "realtimeInput": { "text": GO_ON } }));
         }
-        self.out.extend(self.waiting.drain(..).map(|text| AgentOutput::Wire(Wire::Text(text))));
+        for text in self.waiting.drain(..) {
+            self.out.send(Wire::Text(text));
+        }
         while let Some(audio) = self.kept.pop() {
             self.send(&audio);
         }
@@ -213,11 +195,13 @@ impl Gemini {
             self.call(function.id, function.name, arguments);
         }
         if let Some(cancelled) = said.tool_call_cancellation {
-            self.calls.retain(|(id, _)| !cancelled.ids.contains(id));
-            self.tell(FromAgent::ToolCancelled(cancelled.ids.into_iter().map(Into::into).collect()));
+            for id in &cancelled.ids {
+                self.calls.close(id);
+            }
+            self.out.tell(FromAgent::ToolCancelled(cancelled.ids.into_iter().map(Into::into).collect()));
         }
         if let Some(usage) = said.usage_metadata.and_then(|usage| usage.amounts()) {
-            self.tell(FromAgent::Usage(usage));
+            self.out.tell(FromAgent::Usage(usage));
         }
         if let Some(go_away) = said.go_away {
             self.handle_go_away(go_away.left(), now);
@@ -229,7 +213,7 @@ impl Gemini {
         if content.interrupted {
             self.carry.clear();
             self.turns.interrupted(now);
-            self.tell(FromAgent::Interrupted);
+            self.out.tell(FromAgent::Interrupted);
         }
         if let Some(piece) = content.input_transcription {
             let text = piece.text.map(|text| text.0).unwrap_or_default();
@@ -270,13 +254,13 @@ impl Gemini {
         if let Some(line) = self.turns.answered() {
             self.transcribe(line);
         }
-        self.tell(FromAgent::TurnStarted(Some(item)));
+        self.out.tell(FromAgent::TurnStarted(Some(item)));
     }
 
     fn close_answer(&mut self, (was_open, line): (bool, Option<AgentTranscript>)) {
         if was_open {
             self.carry.clear();
-            self.tell(FromAgent::TurnEnded);
+            self.out.tell(FromAgent::TurnEnded);
         }
         if let Some(line) = line {
             self.transcribe(line);
@@ -285,7 +269,7 @@ impl Gemini {
 
     fn transcribe(&mut self, line: AgentTranscript) {
         self.said.note(&line);
-        self.tell(FromAgent::Transcript(line));
+        self.out.tell(FromAgent::Transcript(line));
     }
 
     fn handle_audio(&mut self, blob: wire::Blob<'_>, now: Micros) {
@@ -298,7 +282,7 @@ impl Gemini {
         };
         if let Some(rate) = rate.filter(|&rate| rate != self.downlink.rate) {
             self.downlink = Format::pcm16(rate);
-            self.tell(FromAgent::Ready(Ready { uplink: UPLINK, downlink: self.downlink, delay: None }));
+            self.out.tell(FromAgent::Ready(Ready { uplink: UPLINK, downlink: self.downlink, delay: None }));
         }
         let payload = self.carry.align(2, payload);
         if payload.is_empty() {
@@ -311,20 +295,16 @@ impl Gemini {
                 item
             }
         };
-        self.tell(FromAgent::Audio(AgentAudio { arrival: now, item: Some(item), rtp: None, payload }));
+        self.out.tell(FromAgent::Audio(AgentAudio { arrival: now, item: Some(item), rtp: None, payload }));
     }
 
     fn call(&mut self, id: String, name: String, arguments: String) {
-        if self.calls.len() == MAX_CALLS {
-            self.calls.pop_front();
-        }
-        self.calls.push_back((id.clone(), name.clone()));
-        self.tell(FromAgent::ToolCall(ToolCall { call_id: id.into(), name, arguments }));
+        self.calls.open(id.clone(), name.clone());
+        self.out.tell(FromAgent::ToolCall(ToolCall { call_id: id.into(), name, arguments }));
     }
 
     fn answer_call(&mut self, result: &ToolResult) {
-        let Some(index) = self.calls.iter().position(|(id, _)| id == result.call_id.as_str()) else { return };
-        let name = self.calls.remove(index).map(|(_, name)| name);
+        let Some(name) = self.calls.close(result.call_id.as_str()) else { return };
         let response = match serde_json::from_str::<Value>(&result.output) {
             _ if result.is_error => json!({ "error": result.output }),
             Ok(object @ Value::Object(_)) => object,
@@ -346,7 +326,7 @@ impl Gemini {
             Stage::Resuming { .. } => {
                 let dropped = self.kept.push(audio);
                 if !dropped.is_zero() {
-                    self.tell(FromAgent::Dropped(dropped));
+                    self.out.tell(FromAgent::Dropped(dropped));
                 }
             }
             Stage::Opening | Stage::Ended => {}
@@ -356,7 +336,7 @@ impl Gemini {
     fn send(&mut self, audio: &AgentAudioOut) {
         const BEFORE: &str = r#"{"realtimeInput":{"audio":{"mimeType":"audio/pcm;rate=16000","data":""#;
         let wire = Wire::Text(audio_json::encode(BEFORE, &audio.payload, "\"}}}"));
-        self.out.push_back(AgentOutput::Audio { wire, ready: audio.ready });
+        self.out.send_audio(wire, audio.ready);
     }
 
     fn input(&mut self, input: Input) {
@@ -387,7 +367,7 @@ impl Gemini {
             self.close_answer(closed);
         }
         self.stage = Stage::Ended;
-        self.tell(FromAgent::Ended(AgentEnd { failure }));
+        self.out.end(failure);
     }
 
     fn deadline(&self) -> Option<Micros> {
@@ -416,16 +396,7 @@ impl Agent for Gemini {
     }
 
     fn endpoint(&self) -> Option<Endpoint> {
-        let settings = &self.settings;
-        let before = match &settings.auth {
-            VendorAuth::Token(command) => Some(Before::Token(command.clone())),
-            VendorAuth::Usual | VendorAuth::Bearer | VendorAuth::ApiKey => None,
-        };
-        Some(Endpoint {
-            headers: settings.headers.iter().cloned().chain(settings.key_header()).collect(),
-            before,
-            ..Endpoint::new(settings.url_with(&[]), settings.connect_timeout)
-        })
+        Some(Endpoint::of_vendor(&self.settings, &[]))
     }
 
     fn handle_open(&mut self, _now: Micros) {
@@ -446,7 +417,7 @@ impl Agent for Gemini {
             ToAgent::Input(input) => self.input(input),
             ToAgent::ToolResult(result) => self.answer_call(&result),
             ToAgent::History(items) => self.say(&opening::history(&items, false)),
-            ToAgent::Update(setup) => self.not_apply(Setup::set_fields(&setup)),
+            ToAgent::Update(setup) => self.out.refuse(Setup::set_fields(&setup)),
             // Nothing stops an answer: what comes of it is dropped by its item.
             ToAgent::Cancel(_)
             | ToAgent::Typing(_)
@@ -467,11 +438,7 @@ impl Agent for Gemini {
         };
         match text.map_err(|error| error.to_string()).and_then(wire::read) {
             Ok(said) => self.handle_message(said, now),
-            Err(error) => self.tell(FromAgent::Error(AgentError {
-                class: FailureClass::Protocol,
-                code: Some("bad_message".to_owned()),
-                message: codec::shortened(&error, 512),
-            })),
+            Err(error) => self.out.tell_error(FailureClass::Protocol, "bad_message", &error),
         }
     }
 
@@ -490,9 +457,7 @@ impl Agent for Gemini {
     }
 
     fn poll(&mut self, _now: Micros) -> AgentOutput {
-        match self.out.pop_front() {
-            Some(output) => output,
-            None => AgentOutput::Idle { deadline: self.deadline() },
-        }
+        let deadline = self.deadline();
+        self.out.poll(deadline)
     }
 }

@@ -12,7 +12,9 @@ pub mod elevenlabs;
 pub mod gemini;
 pub mod live;
 pub mod native;
+pub(crate) mod open_calls;
 pub mod openai;
+pub(crate) mod outbox;
 pub mod pipecat;
 pub mod plain;
 pub mod recap;
@@ -28,7 +30,7 @@ use bytes::Bytes;
 use secrecy::SecretString;
 
 use crate::config::settings::{AgentKind, AgentSettings, WebsocketAgent, WebsocketProtocol};
-use crate::config::vendor::{TokenCommand, VendorAgent, VendorKind};
+use crate::config::vendor::{TokenCommand, VendorAgent, VendorAuth, VendorKind};
 use crate::media::format::{Format, FormatError};
 use crate::message::{AgentError, FromAgent, Setup, ToAgent};
 use crate::time::Micros;
@@ -99,6 +101,19 @@ impl Endpoint {
             before: None,
             authorities: None,
             sessions_per_connection: 1,
+        }
+    }
+
+    /// Where a vendor's agent is reached: with its key or token, and with `more` in the query where the operator has not
+    /// set the same name.
+    pub(crate) fn of_vendor(settings: &VendorAgent, more: &[(&str, &str)]) -> Endpoint {
+        Endpoint {
+            headers: settings.headers.iter().cloned().chain(settings.key_header()).collect(),
+            before: match &settings.auth {
+                VendorAuth::Token(command) => Some(Before::Token(command.clone())),
+                VendorAuth::Usual | VendorAuth::Bearer | VendorAuth::ApiKey => None,
+            },
+            ..Endpoint::new(settings.url_with(more), settings.connect_timeout)
         }
     }
 }

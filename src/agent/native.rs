@@ -14,16 +14,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::Value;
 
+use crate::agent::outbox::{Outbox, reported};
 use crate::agent::{Agent, AgentOutput, Capabilities, Endpoint, Wire};
 use crate::config::settings::{QuicAgent, WebsocketAgent};
-use crate::dialect::native::{SUBPROTOCOL, codec};
+use crate::dialect::native::SUBPROTOCOL;
 use crate::ids::{FlushId, MessageId};
 use crate::media::format::Format;
 use crate::media::transcode::payload_ticks;
 use crate::message::{
-    AgentAudio, AgentEnd, AgentError, AgentPlayout, AgentStatus, AgentTranscript, Alert, AudioFormats, FailureClass,
-    FromAgent, FromClient, Interrupt, Ping, Playout, Ready, Role, State, TextMessage, ToAgent, Truncate, TurnPhase,
-    Update,
+    AgentAudio, AgentError, AgentPlayout, AgentStatus, AgentTranscript, Alert, AudioFormats, FailureClass, FromAgent,
+    FromClient, Interrupt, Ping, Playout, Ready, Role, State, TextMessage, ToAgent, Truncate, TurnPhase, Update,
 };
 use crate::time::Micros;
 
@@ -40,8 +40,6 @@ const MAX_FLUSHES: usize = 8;
 const MAX_EARLY: usize = 32;
 
 /// The client's side of one `antiphon.v1` session with an agent server.
-///
-/// `out` holds what one input caused; the driver polls it empty after each.
 #[derive(Debug)]
 pub struct NativeAgent {
     endpoint: Endpoint,
@@ -52,7 +50,7 @@ pub struct NativeAgent {
     vendor: Value,
     /// Formats in force: what was asked for, then what `started` says.
     audio: AudioFormats,
-    stage: Stage,
+    started: bool,
     /// Ticks of the downlink's clock received on this link.
     received: u64,
     turns: TurnLog,
@@ -63,14 +61,7 @@ pub struct NativeAgent {
     played: u64,
     ignored: u64,
     told_bad_audio: bool,
-    out: VecDeque<AgentOutput>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    Opening,
-    Started,
-    Ended,
+    out: Outbox,
 }
 
 impl NativeAgent {
@@ -100,7 +91,7 @@ impl NativeAgent {
             early: Vec::new(),
             vendor,
             audio,
-            stage: Stage::Opening,
+            started: false,
             received: 0,
             turns: TurnLog::default(),
             flushes: VecDeque::new(),
@@ -108,21 +99,13 @@ impl NativeAgent {
             played: 0,
             ignored: 0,
             told_bad_audio: false,
-            out: VecDeque::with_capacity(8),
+            out: Outbox::default(),
         }
     }
 
     /// Messages and fields of a newer peer that were ignored so far.
     pub fn ignored(&self) -> u64 {
         self.ignored
-    }
-
-    fn say(&mut self, message: &FromClient) {
-        self.out.extend(codec::encode_from_client(message).map(|text| AgentOutput::Wire(Wire::Text(text))));
-    }
-
-    fn tell(&mut self, event: FromAgent) {
-        self.out.push_back(AgentOutput::Event(event));
     }
 
     fn handle_text(&mut self, text: &str, now: Micros) {
@@ -132,7 +115,7 @@ impl NativeAgent {
                 self.handle_said(said, now);
             }
             Ok(None) => self.ignored += 1,
-            Err(error) => self.tell_error(FailureClass::Protocol, "bad_message", &error.message),
+            Err(error) => self.out.tell_error(FailureClass::Protocol, "bad_message", &error.message),
         }
     }
 
@@ -146,46 +129,47 @@ impl NativeAgent {
             },
             Said::Flush(flush) => self.handle_flush(&flush, now),
             Said::Transcript(transcript) => self.handle_transcript(transcript),
-            Said::Delta(delta) => self.tell(FromAgent::Delta(delta)),
-            Said::Message(message) => self.tell(FromAgent::Message(message)),
-            Said::Typing(typing) if typing.who != Some(Role::User) => self.tell(FromAgent::Typing(typing.on)),
-            Said::Speech(speech) if speech.who == Role::User => self.tell(FromAgent::Speech(speech.event)),
-            Said::State(state) if state.to == State::Processing => self.tell(FromAgent::Thinking),
-            Said::ToolCall(call) => self.tell(FromAgent::ToolCall(call)),
+            Said::Delta(delta) => self.out.tell(FromAgent::Delta(delta)),
+            Said::Message(message) => self.out.tell(FromAgent::Message(message)),
+            Said::Typing(typing) if typing.who != Some(Role::User) => self.out.tell(FromAgent::Typing(typing.on)),
+            Said::Speech(speech) if speech.who == Role::User => self.out.tell(FromAgent::Speech(speech.event)),
+            Said::State(state) if state.to == State::Processing => self.out.tell(FromAgent::Thinking),
+            Said::ToolCall(call) => self.out.tell(FromAgent::ToolCall(call)),
             Said::ToolCancelled(tool) if tool.status == "cancelled" => {
-                self.tell(FromAgent::ToolCancelled(vec![tool.call_id]));
+                self.out.tell(FromAgent::ToolCancelled(vec![tool.call_id]));
             }
-            Said::Usage(usage) => self.tell(FromAgent::Usage(usage)),
-            Said::Alert(alert) => self.tell(FromAgent::Alert(alert)),
-            Said::App(app) => self.tell(FromAgent::App(app)),
-            Said::Draining(notice) => self.tell(FromAgent::GoAway(Duration::from_millis(notice.deadline_ms))),
-            Said::Ending(notice) => self.tell(FromAgent::GoAway(Duration::from_millis(notice.in_ms))),
-            Said::Error(error) => self.tell_error(wire::class_of_code(&error.code), &error.code, &error.message),
-            Said::Ended(ended) => self.end(wire::end_of_reason(&ended.reason)),
+            Said::Usage(usage) => self.out.tell(FromAgent::Usage(usage)),
+            Said::Alert(alert) => self.out.tell(FromAgent::Alert(alert)),
+            Said::App(app) => self.out.tell(FromAgent::App(app)),
+            Said::Draining(notice) => self.out.tell(FromAgent::GoAway(Duration::from_millis(notice.deadline_ms))),
+            Said::Ending(notice) => self.out.tell(FromAgent::GoAway(Duration::from_millis(notice.in_ms))),
+            Said::Error(error) => {
+                self.out.tell_error(wire::class_of_code(&error.code), error.code.as_str(), &error.message)
+            }
+            Said::Ended(ended) => self.end(wire::failure_of_reason(&ended.reason)),
             Said::Ping(Ping { t }) => {
-                self.out.push_back(AgentOutput::Wire(Wire::Text(format!("{{\"type\":\"pong\",\"t\":{t}}}"))));
+                self.out.send(Wire::Text(format!("{{\"type\":\"pong\",\"t\":{t}}}")));
             }
             Said::Typing(_) | Said::Speech(_) | Said::State(_) | Said::ToolCancelled(_) | Said::Nothing => {}
         }
     }
 
     fn handle_started(&mut self, started: &wire::StartedIn) {
-        if self.stage != Stage::Opening {
-            return self.tell_error(FailureClass::Protocol, "bad_message", "`started` came twice");
+        if self.started {
+            return self.out.tell_error(FailureClass::Protocol, "bad_message", "`started` came twice");
         }
         let audio = started.audio.unwrap_or(self.audio);
         if let Err(error) = audio.uplink.check().and_then(|()| audio.downlink.check()) {
             let message = format!("`audio` in `started`: {error}");
-            let failure = AgentError { class: FailureClass::Protocol, code: Some("bad_format".to_owned()), message };
-            return self.end(AgentEnd { failure: Some(failure) });
+            return self.end(Some(reported(FailureClass::Protocol, "bad_format", &message)));
         }
         self.audio = audio;
         if let Some(rtp) = &mut self.rtp {
             rtp.set_format(audio.downlink);
         }
-        self.stage = Stage::Started;
+        self.started = true;
         let delay = started.agent.delay_ms.map(|ms| Duration::from_millis(u64::from(ms)));
-        self.tell(FromAgent::Ready(Ready { uplink: audio.uplink, downlink: audio.downlink, delay }));
+        self.out.tell(FromAgent::Ready(Ready { uplink: audio.uplink, downlink: audio.downlink, delay }));
         for (packet, at) in std::mem::take(&mut self.early) {
             self.handle_packet(&packet, at);
         }
@@ -196,11 +180,11 @@ impl NativeAgent {
         match status {
             Ok(AgentStatus::Down) => {
                 let reason = agent.reason.as_deref().unwrap_or("the agent behind the agent is down");
-                self.tell_error(FailureClass::Unreachable, "agent_down", reason);
+                self.out.tell_error(FailureClass::Unreachable, "agent_down", reason);
             }
             Ok(AgentStatus::Fallback | AgentStatus::Text) => {
                 let data = serde_json::json!({ "name": agent.name, "reason": agent.reason });
-                self.tell(FromAgent::Alert(Alert {
+                self.out.tell(FromAgent::Alert(Alert {
                     name: "agent_fallback".to_owned(),
                     severity: "info".to_owned(),
                     data,
@@ -215,12 +199,12 @@ impl NativeAgent {
         match turn.phase {
             TurnPhase::Start => {
                 if let Some(item) = self.turns.start(turn.turn, turn.item, self.received) {
-                    self.tell(FromAgent::TurnStarted(item));
+                    self.out.tell(FromAgent::TurnStarted(item));
                 }
             }
             TurnPhase::End => {
                 if self.turns.end(turn.turn) {
-                    self.tell(FromAgent::TurnEnded);
+                    self.out.tell(FromAgent::TurnEnded);
                 }
             }
         }
@@ -232,8 +216,8 @@ impl NativeAgent {
             rtp.on_flush(flush.valid_from);
         }
         self.turns.flush();
-        self.tell(FromAgent::Interrupted);
-        self.tell(FromAgent::TurnEnded);
+        self.out.tell(FromAgent::Interrupted);
+        self.out.tell(FromAgent::TurnEnded);
         if self.flushes.len() == MAX_FLUSHES {
             self.flushes.pop_front();
         }
@@ -249,7 +233,11 @@ impl NativeAgent {
         self.played = received;
         let pos = self.position(received);
         while let Some(flush) = self.flushes.pop_front() {
-            self.say(&FromClient::Playout(Playout { pos, buffered_ms: millis(buffered), flush: Some(flush) }));
+            self.out.say_native(&FromClient::Playout(Playout {
+                pos,
+                buffered_ms: millis(buffered),
+                flush: Some(flush),
+            }));
         }
     }
 
@@ -262,15 +250,12 @@ impl NativeAgent {
         let wire::TranscriptIn { item, turn, role, text, is_final } = transcript;
         if let Some(text) = text {
             let item = if role == Role::Agent { self.turns.item_of_text(turn, item) } else { item };
-            self.tell(FromAgent::Transcript(AgentTranscript { item, role, text, append: false, is_final }));
+            self.out.tell(FromAgent::Transcript(AgentTranscript { item, role, text, append: false, is_final }));
         }
     }
 
     fn handle_audio(&mut self, payload: Bytes, now: Micros) {
-        let ticks = match self.stage {
-            Stage::Started => payload_ticks(&self.audio.downlink, &payload),
-            Stage::Opening | Stage::Ended => None,
-        };
+        let ticks = payload_ticks(&self.audio.downlink, &payload).filter(|_| self.started);
         let Some(ticks) = ticks else {
             let (bytes, format) = (payload.len(), self.audio.downlink);
             return self.tell_bad_audio(&format!("a binary frame of {bytes} bytes is not {format} after `started`"));
@@ -280,20 +265,20 @@ impl NativeAgent {
         }
         let item = self.turns.audio(self.received);
         self.received += u64::from(ticks);
-        self.tell(FromAgent::Audio(AgentAudio { arrival: now, item, rtp: None, payload }));
+        self.out.tell(FromAgent::Audio(AgentAudio { arrival: now, item, rtp: None, payload }));
     }
 
     fn tell_bad_audio(&mut self, why: &str) {
         if !std::mem::replace(&mut self.told_bad_audio, true) {
             let message = format!("{why}; it and others like it are dropped");
-            self.tell_error(FailureClass::Protocol, "bad_audio", &message);
+            self.out.tell_error(FailureClass::Protocol, "bad_audio", &message);
         }
     }
 
     /// An RTP packet came.
     fn handle_packet(&mut self, bytes: &Bytes, now: Micros) {
         let Some(rtp) = &mut self.rtp else { return };
-        if self.stage == Stage::Opening {
+        if !self.started {
             // It has overtaken `started`, which tells its format.
             if self.early.len() < MAX_EARLY {
                 self.early.push((bytes.clone(), now));
@@ -307,6 +292,9 @@ impl NativeAgent {
 
     /// Takes turns and audio in the order in which they belong.
     fn take_from_rtp(&mut self, now: Micros) {
+        if self.out.has_ended() {
+            return;
+        }
         while let Some(next) = self.rtp.as_mut().and_then(|rtp| rtp.poll(self.turns.is_open(), now)) {
             match next {
                 Next::Turn(turn) => self.handle_turn(turn),
@@ -322,7 +310,7 @@ impl NativeAgent {
             return self.answer_flushes(received, playout.buffered);
         }
         let pos = self.position(received);
-        self.say(&FromClient::Playout(Playout { pos, buffered_ms: millis(playout.buffered), flush: None }));
+        self.out.say_native(&FromClient::Playout(Playout { pos, buffered_ms: millis(playout.buffered), flush: None }));
     }
 
     fn handle_truncate(&mut self, truncate: &Truncate) {
@@ -330,23 +318,15 @@ impl NativeAgent {
         let Some((turn, received)) = self.turns.cut(truncate.item.as_ref(), heard) else { return };
         if self.flushes.is_empty() {
             let pos = Some(self.position(received));
-            self.say(&FromClient::Interrupt(Interrupt { turn, pos, action: None }));
+            self.out.say_native(&FromClient::Interrupt(Interrupt { turn, pos, action: None }));
         } else {
             self.answer_flushes(received, Duration::ZERO);
         }
     }
 
-    fn tell_error(&mut self, class: FailureClass, code: &str, message: &str) {
-        let code = (!code.is_empty()).then(|| codec::shortened(code, 64));
-        self.tell(FromAgent::Error(AgentError { class, code, message: codec::shortened(message, 512) }));
-    }
-
-    fn end(&mut self, end: AgentEnd) {
-        if self.stage != Stage::Ended {
-            self.stage = Stage::Ended;
-            self.answer_by = None;
-            self.tell(FromAgent::Ended(end));
-        }
+    fn end(&mut self, failure: Option<AgentError>) {
+        self.answer_by = None;
+        self.out.end(failure);
     }
 }
 
@@ -375,45 +355,43 @@ impl Agent for NativeAgent {
         match message {
             ToAgent::Audio(audio) => {
                 let ready = audio.ready;
-                let frame = |payload| AgentOutput::Audio { wire: Wire::Binary(payload), ready };
-                match &mut self.rtp {
-                    Some(rtp) => self.out.extend(rtp.packets(&audio, &self.audio.uplink).map(frame)),
-                    None => self.out.push_back(frame(audio.payload)),
+                let Some(rtp) = &mut self.rtp else {
+                    return self.out.send_audio(Wire::Binary(audio.payload), ready);
+                };
+                for packet in rtp.packets(&audio, &self.audio.uplink) {
+                    self.out.send_audio(Wire::Binary(packet), ready);
                 }
             }
             ToAgent::Playout(playout) => self.handle_playout(playout),
             ToAgent::Start(start) => {
                 let text = opening(start, self.audio, &self.vendor);
-                self.out.push_back(AgentOutput::Wire(Wire::Text(text)));
+                self.out.send(Wire::Text(text));
             }
             ToAgent::Truncate(truncate) => self.handle_truncate(&truncate),
             ToAgent::Cancel(_) => {
                 let turn = self.turns.current();
-                self.say(&FromClient::Interrupt(Interrupt { turn, ..Interrupt::default() }));
+                self.out.say_native(&FromClient::Interrupt(Interrupt { turn, ..Interrupt::default() }));
             }
-            ToAgent::Message(message) => self.say(&FromClient::Message(message)),
+            ToAgent::Message(message) => self.out.say_native(&FromClient::Message(message)),
             ToAgent::Prompt(text) => {
                 let message = TextMessage { id: MessageId::from("prompt"), text, role: None };
-                self.say(&FromClient::Message(message));
+                self.out.say_native(&FromClient::Message(message));
             }
-            ToAgent::Typing(typing) => self.say(&FromClient::Typing(typing)),
-            ToAgent::Input(input) => self.say(&FromClient::Input(input)),
-            ToAgent::Dtmf(dtmf) => self.say(&FromClient::Dtmf(dtmf)),
-            ToAgent::ToolResult(result) => self.say(&FromClient::ToolResult(result)),
-            ToAgent::App(app) => self.say(&FromClient::App(app)),
-            ToAgent::Update(setup) => self.say(&FromClient::Update(Update { setup })),
-            ToAgent::History(items) => self.say(&opening::history(items)),
-            ToAgent::End => self.say(&FromClient::End),
+            ToAgent::Typing(typing) => self.out.say_native(&FromClient::Typing(typing)),
+            ToAgent::Input(input) => self.out.say_native(&FromClient::Input(input)),
+            ToAgent::Dtmf(dtmf) => self.out.say_native(&FromClient::Dtmf(dtmf)),
+            ToAgent::ToolResult(result) => self.out.say_native(&FromClient::ToolResult(result)),
+            ToAgent::App(app) => self.out.say_native(&FromClient::App(app)),
+            ToAgent::Update(setup) => self.out.say_native(&FromClient::Update(Update { setup })),
+            ToAgent::History(items) => self.out.say_native(&opening::history(items)),
+            ToAgent::End => self.out.say_native(&FromClient::End),
         }
     }
 
     fn handle_wire(&mut self, wire: Wire, now: Micros) {
         match wire {
-            Wire::Close(code, reason) => {
-                let started = self.stage == Stage::Started;
-                self.end(wire::end_of_close(code, &reason, started));
-            }
-            _ if self.stage == Stage::Ended => {}
+            Wire::Close(code, reason) => self.end(wire::failure_of_close(code, &reason, self.started)),
+            _ if self.out.has_ended() => {}
             Wire::Binary(packet) if self.rtp.is_some() => self.handle_packet(&packet, now),
             Wire::Binary(payload) => self.handle_audio(payload, now),
             Wire::Text(text) => self.handle_text(&text, now),
@@ -429,10 +407,8 @@ impl Agent for NativeAgent {
     }
 
     fn poll(&mut self, _now: Micros) -> AgentOutput {
-        self.out.pop_front().unwrap_or_else(|| {
-            let of_rtp = self.rtp.as_ref().and_then(|rtp| rtp.deadline());
-            AgentOutput::Idle { deadline: [self.answer_by, of_rtp].into_iter().flatten().min() }
-        })
+        let of_rtp = self.rtp.as_ref().and_then(|rtp| rtp.deadline());
+        self.out.poll([self.answer_by, of_rtp].into_iter().flatten().min())
     }
 }
 

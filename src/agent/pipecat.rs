@@ -17,16 +17,19 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use crate::agent::carry::Carry;
+use crate::agent::closing::closed;
+use crate::agent::open_calls::OpenCalls;
+use crate::agent::outbox::{Outbox, reported};
 use crate::agent::setup::SetupRow;
 use crate::agent::turns::{Place, Turns};
-use crate::agent::{Agent, AgentOutput, Before, Capabilities, Endpoint, Wire, audio_json};
-use crate::config::vendor::{PipecatWire, VendorAgent, VendorAuth};
+use crate::agent::{Agent, AgentOutput, Capabilities, Endpoint, Wire, audio_json};
+use crate::config::vendor::{PipecatWire, VendorAgent};
 use crate::dialect::native::codec;
 use crate::ids::ItemId;
 use crate::media::format::{Codec, Format};
 use crate::message::{
-    AgentAudio, AgentAudioOut, AgentEnd, AgentError, AgentTranscript, App, FailureClass, FromAgent, Ready, ToAgent,
-    ToolCall, ToolResult,
+    AgentAudio, AgentAudioOut, AgentError, AgentTranscript, App, FailureClass, FromAgent, Ready, ToAgent, ToolCall,
+    ToolResult,
 };
 use crate::time::Micros;
 
@@ -41,8 +44,6 @@ const DOWNLINK: Format = Format::pcm16(24_000);
 const TURN_GAP: Duration = Duration::from_millis(500);
 /// An interruption is told twice, as a frame and as a message.
 const SAME_INTERRUPTION: Duration = Duration::from_millis(200);
-/// Tool calls whose names are kept for their results; the oldest is forgotten.
-const MAX_CALLS: usize = 64;
 /// Segments of text that are remembered, as each is told several times.
 const MAX_SEGMENTS: usize = 64;
 
@@ -69,8 +70,6 @@ enum Source {
 }
 
 /// One conversation with a Pipecat bot.
-///
-/// `out` holds what one input caused; the driver polls it empty after each.
 #[derive(Debug)]
 pub struct Pipecat {
     settings: VendorAgent,
@@ -90,11 +89,11 @@ pub struct Pipecat {
     segments: VecDeque<Value>,
     heard: Option<Micros>,
     interrupted: Option<Micros>,
-    calls: VecDeque<(String, String, Value)>,
+    /// Their names and arguments.
+    calls: OpenCalls<(String, Value)>,
     messages: u64,
     ignored: u64,
-    ended: bool,
-    out: VecDeque<AgentOutput>,
+    out: Outbox,
 }
 
 impl Pipecat {
@@ -116,11 +115,10 @@ impl Pipecat {
             segments: VecDeque::new(),
             heard: None,
             interrupted: None,
-            calls: VecDeque::new(),
+            calls: OpenCalls::default(),
             messages: 0,
             ignored: 0,
-            ended: false,
-            out: VecDeque::with_capacity(8),
+            out: Outbox::default(),
         }
     }
 
@@ -133,10 +131,6 @@ impl Pipecat {
         self.settings.wire == PipecatWire::Protobuf
     }
 
-    fn tell(&mut self, event: FromAgent) {
-        self.out.push_back(AgentOutput::Event(event));
-    }
-
     fn say(&mut self, kind: &str, data: &Value) {
         self.messages += 1;
         let text = rtvi::message(kind, &self.messages.to_string(), data);
@@ -144,17 +138,11 @@ impl Pipecat {
             PipecatWire::Protobuf => Wire::Binary(frame::encode(Kind::Message(MessageFrame { data: text }))),
             PipecatWire::Rtvi => Wire::Text(text),
         };
-        self.out.push_back(AgentOutput::Wire(wire));
+        self.out.send(wire);
     }
 
     fn announce(&mut self) {
-        self.tell(FromAgent::Ready(Ready { uplink: self.uplink, downlink: self.downlink, delay: None }));
-    }
-
-    fn not_apply(&mut self, fields: Vec<String>) {
-        if !fields.is_empty() {
-            self.tell(FromAgent::NotApplied(fields));
-        }
+        self.out.tell(FromAgent::Ready(Ready { uplink: self.uplink, downlink: self.downlink, delay: None }));
     }
 
     fn hear(&mut self, audio: AgentAudioOut) {
@@ -171,7 +159,7 @@ impl Pipecat {
             );
             Wire::Text(audio_json::encode(&before, &payload, "\"}}"))
         };
-        self.out.push_back(AgentOutput::Audio { wire, ready });
+        self.out.send_audio(wire, ready);
     }
 
     fn handle_frame(&mut self, kind: Kind, now: Micros) {
@@ -193,7 +181,7 @@ impl Pipecat {
         match rtvi::read(text) {
             Ok(Some(said)) => self.handle_said(said, now),
             Ok(None) => self.ignored += 1,
-            Err(error) => self.tell_error(FailureClass::Protocol, "bad_message", &error),
+            Err(error) => self.out.tell_error(FailureClass::Protocol, "bad_message", &error),
         }
     }
 
@@ -206,7 +194,7 @@ impl Pipecat {
             }
             Said::BotStoppedSpeaking => self.end_answer(),
             Said::BotInterrupted => self.handle_interruption(now),
-            Said::Thinking => self.tell(FromAgent::Thinking),
+            Said::Thinking => self.out.tell(FromAgent::Thinking),
             Said::Output(output) => self.handle_output(&output, now),
             Said::TtsText(text) => self.handle_words(Source::Older, &text.text, now),
             Said::Transcription(text) => self.handle_words(Source::Oldest, &text.text, now),
@@ -217,10 +205,8 @@ impl Pipecat {
             Said::UserTranscription(input) => self.handle_user(Source::Older, input),
             Said::Call(call) => self.call(call),
             Said::CallStopped(call) => {
-                let open = self.calls.len();
-                self.calls.retain(|(id, ..)| *id != call.tool_call_id);
-                if self.calls.len() < open {
-                    self.tell(FromAgent::ToolCancelled(vec![call.tool_call_id.into()]));
+                if self.calls.close(&call.tool_call_id).is_some() {
+                    self.out.tell(FromAgent::ToolCancelled(vec![call.tool_call_id.into()]));
                 }
             }
             Said::Audio(audio) => match audio_json::decode(&audio.audio.0) {
@@ -228,16 +214,16 @@ impl Pipecat {
                 None => self.ignored += 1,
             },
             Said::App { name, data } => {
-                self.tell(FromAgent::App(App { name: codec::shortened(&name, 128), data }));
+                self.out.tell(FromAgent::App(App { name: codec::shortened(&name, 128), data }));
             }
             Said::Error(error) if error.fatal => {
-                let message = codec::shortened(&error.error, 512);
-                let code = Some("fatal".to_owned());
-                self.end(Some(AgentError { class: FailureClass::Internal, code, message }));
+                self.end(Some(reported(FailureClass::Internal, "fatal", &error.error)));
             }
-            Said::Error(error) => self.tell_error(FailureClass::Internal, "error", &error.error),
+            Said::Error(error) => self.out.tell_error(FailureClass::Internal, "error", &error.error),
             Said::Used(metrics) => {
-                self.out.extend(metrics.amounts().map(|usage| AgentOutput::Event(FromAgent::Usage(usage))))
+                if let Some(usage) = metrics.amounts() {
+                    self.out.tell(FromAgent::Usage(usage));
+                }
             }
             Said::Nothing => {}
             Said::Unknown => self.ignored += 1,
@@ -271,7 +257,7 @@ impl Pipecat {
         if std::mem::replace(&mut self.has_text, true) && !text.starts_with(' ') {
             line.text.insert(0, ' ');
         }
-        self.tell(FromAgent::Transcript(line));
+        self.out.tell(FromAgent::Transcript(line));
     }
 
     fn handle_user(&mut self, source: Source, input: UserInput) {
@@ -281,14 +267,14 @@ impl Pipecat {
         }
         self.inputs = source;
         let line = self.turns.said(&input.text, false, input.is_final);
-        self.tell(FromAgent::Transcript(line));
+        self.out.tell(FromAgent::Transcript(line));
         self.said = Some(input);
     }
 
     fn handle_audio(&mut self, audio: Bytes, rate: u32, channels: u32, now: Micros) {
         let format = Format { rate, channels: u8::try_from(channels).unwrap_or(u8::MAX), ..DOWNLINK };
         if let Err(error) = format.check() {
-            return self.tell_error(FailureClass::Protocol, "bad_audio", &error.to_string());
+            return self.out.tell_error(FailureClass::Protocol, "bad_audio", &error.to_string());
         }
         if format != self.downlink {
             self.downlink = format;
@@ -307,7 +293,7 @@ impl Pipecat {
             }
         };
         self.heard = Some(now);
-        self.tell(FromAgent::Audio(AgentAudio { arrival: now, item: Some(item), rtp: None, payload }));
+        self.out.tell(FromAgent::Audio(AgentAudio { arrival: now, item: Some(item), rtp: None, payload }));
     }
 
     fn handle_interruption(&mut self, now: Micros) {
@@ -319,15 +305,15 @@ impl Pipecat {
         self.heard = None;
         self.carry.clear();
         self.turns.interrupted(now);
-        self.tell(FromAgent::Interrupted);
+        self.out.tell(FromAgent::Interrupted);
     }
 
     fn begin(&mut self, item: ItemId) {
         self.has_text = false;
         if let Some(line) = self.turns.answered() {
-            self.tell(FromAgent::Transcript(line));
+            self.out.tell(FromAgent::Transcript(line));
         }
-        self.tell(FromAgent::TurnStarted(Some(item)));
+        self.out.tell(FromAgent::TurnStarted(Some(item)));
     }
 
     fn end_answer(&mut self) {
@@ -335,54 +321,44 @@ impl Pipecat {
         let (was_open, line): (bool, Option<AgentTranscript>) = self.turns.complete();
         if was_open {
             self.carry.clear();
-            self.tell(FromAgent::TurnEnded);
+            self.out.tell(FromAgent::TurnEnded);
         }
         if let Some(line) = line {
-            self.tell(FromAgent::Transcript(line));
+            self.out.tell(FromAgent::Transcript(line));
         }
     }
 
     /// Without a name and arguments the bot only tells that it runs a tool by itself.
     fn call(&mut self, call: rtvi::Call) {
         let (Some(name), Some(arguments)) = (call.function_name, call.arguments) else { return };
-        if self.calls.len() == MAX_CALLS {
-            self.calls.pop_front();
-        }
         let text = arguments.to_string();
-        self.calls.push_back((call.tool_call_id.clone(), name.clone(), arguments));
-        self.tell(FromAgent::ToolCall(ToolCall { call_id: call.tool_call_id.into(), name, arguments: text }));
+        self.calls.open(call.tool_call_id.clone(), (name.clone(), arguments));
+        self.out.tell(FromAgent::ToolCall(ToolCall { call_id: call.tool_call_id.into(), name, arguments: text }));
     }
 
     fn answer_call(&mut self, result: &ToolResult) {
-        let Some(index) = self.calls.iter().position(|(id, ..)| id == result.call_id.as_str()) else { return };
-        let Some((id, name, arguments)) = self.calls.remove(index) else { return };
+        let Some((name, arguments)) = self.calls.close(result.call_id.as_str()) else { return };
         let given = match serde_json::from_str::<Value>(&result.output) {
             _ if result.is_error => json!({ "error": result.output }),
             Ok(object @ Value::Object(_)) => object,
             _ => Value::String(result.output.clone()),
         };
-        let data = json!({ "function_name": name, "tool_call_id": id, "arguments": arguments, "result": given });
+        let data =
+            json!({ "function_name": name, "tool_call_id": result.call_id, "arguments": arguments, "result": given });
         self.say("llm-function-call-result", &data);
     }
 
-    fn tell_error(&mut self, class: FailureClass, code: &str, message: &str) {
-        let message = codec::shortened(message, 512);
-        self.tell(FromAgent::Error(AgentError { class, code: Some(code.to_owned()), message }));
-    }
-
     fn end(&mut self, failure: Option<AgentError>) {
-        if !std::mem::replace(&mut self.ended, true) {
-            // An answer that a failure breaks off is not complete.
-            if failure.is_none() {
-                self.end_answer();
-            }
-            self.tell(FromAgent::Ended(AgentEnd { failure }));
+        // An answer that a failure breaks off is not complete.
+        if failure.is_none() && !self.out.has_ended() {
+            self.end_answer();
         }
+        self.out.end(failure);
     }
 
     /// When the answer of a bot that sends no messages is over.
     fn deadline(&self) -> Option<Micros> {
-        self.heard.filter(|_| !self.tells && !self.ended).map(|heard| heard + TURN_GAP)
+        self.heard.filter(|_| !self.tells && !self.out.has_ended()).map(|heard| heard + TURN_GAP)
     }
 }
 
@@ -403,16 +379,7 @@ impl Agent for Pipecat {
     }
 
     fn endpoint(&self) -> Option<Endpoint> {
-        let settings = &self.settings;
-        let before = match &settings.auth {
-            VendorAuth::Token(command) => Some(Before::Token(command.clone())),
-            VendorAuth::Usual | VendorAuth::Bearer | VendorAuth::ApiKey => None,
-        };
-        Some(Endpoint {
-            headers: settings.headers.iter().cloned().chain(settings.key_header()).collect(),
-            before,
-            ..Endpoint::new(settings.url_with(&[]), settings.connect_timeout)
-        })
+        Some(Endpoint::of_vendor(&self.settings, &[]))
     }
 
     fn handle_open(&mut self, _now: Micros) {}
@@ -432,9 +399,9 @@ impl Agent for Pipecat {
             ToAgent::ToolResult(result) => self.answer_call(&result),
             ToAgent::Cancel(_) if self.is_protobuf() => {
                 let stop = frame::encode(Kind::Interruption(InterruptionFrame::default()));
-                self.out.push_back(AgentOutput::Wire(Wire::Binary(stop)));
+                self.out.send(Wire::Binary(stop));
             }
-            ToAgent::Update(setup) => self.not_apply(setup.set_fields()),
+            ToAgent::Update(setup) => self.out.not_apply(setup.set_fields()),
             ToAgent::End => self.say("disconnect-bot", &json!({})),
             ToAgent::Cancel(_)
             | ToAgent::Typing(_)
@@ -456,19 +423,17 @@ impl Agent for Pipecat {
                     1013 => FailureClass::Limit,
                     _ => FailureClass::Lost,
                 };
-                let message = if reason.is_empty() { "the agent closed the connection" } else { &reason };
-                let message = codec::shortened(message, 512);
-                self.end(Some(AgentError { class, code: Some(code.to_string()), message }));
+                self.end(Some(closed(class, code, &reason)));
             }
-            _ if self.ended => {}
+            _ if self.out.has_ended() => {}
             Wire::Binary(payload) if self.is_protobuf() => match frame::decode(payload) {
                 Ok(Some(kind)) => self.handle_frame(kind, now),
                 Ok(None) => self.ignored += 1,
-                Err(error) => self.tell_error(FailureClass::Protocol, "bad_frame", &error),
+                Err(error) => self.out.tell_error(FailureClass::Protocol, "bad_frame", &error),
             },
             Wire::Binary(payload) => match std::str::from_utf8(&payload) {
                 Ok(text) => self.handle_text(text, now),
-                Err(error) => self.tell_error(FailureClass::Protocol, "bad_message", &error.to_string()),
+                Err(error) => self.out.tell_error(FailureClass::Protocol, "bad_message", &error.to_string()),
             },
             Wire::Text(text) => self.handle_text(&text, now),
         }
@@ -481,9 +446,7 @@ impl Agent for Pipecat {
     }
 
     fn poll(&mut self, _now: Micros) -> AgentOutput {
-        match self.out.pop_front() {
-            Some(output) => output,
-            None => AgentOutput::Idle { deadline: self.deadline() },
-        }
+        let deadline = self.deadline();
+        self.out.poll(deadline)
     }
 }

@@ -4,22 +4,23 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
 use crate::agent::carry::Carry;
+use crate::agent::closing::closed;
 use crate::agent::native::{endpoint, opening};
+use crate::agent::outbox::Outbox;
 use crate::agent::{Agent, AgentOutput, Capabilities, Endpoint, Wire};
 use crate::config::settings::WebsocketAgent;
 use crate::dialect::native::codec;
 use crate::ids::ItemId;
 use crate::media::format::Format;
 use crate::message::{
-    AgentAudio, AgentEnd, AgentError, AgentTranscript, App, AudioFormats, FailureClass, FromAgent, FromClient,
-    Interrupt, Ready, Role, ToAgent,
+    AgentAudio, AgentError, AgentTranscript, App, AudioFormats, FailureClass, FromAgent, FromClient, Interrupt, Ready,
+    Role, ToAgent,
 };
 use crate::time::Micros;
 
@@ -31,8 +32,6 @@ const CANCEL_WAIT: Duration = Duration::from_secs(2);
 const MAX_OPUS_BYTES: usize = 61_440;
 
 /// One conversation with a plain agent.
-///
-/// `out` holds what one input caused; the driver polls it empty after each.
 #[derive(Debug)]
 pub struct PlainAgent {
     settings: WebsocketAgent,
@@ -44,8 +43,7 @@ pub struct PlainAgent {
     turn_ends: Option<Micros>,
     /// Until when audio still belongs to the turn that was interrupted.
     cancelled_until: Option<Micros>,
-    ended: bool,
-    out: VecDeque<AgentOutput>,
+    out: Outbox,
 }
 
 impl PlainAgent {
@@ -58,8 +56,7 @@ impl PlainAgent {
             carry: Carry::default(),
             turn_ends: None,
             cancelled_until: None,
-            ended: false,
-            out: VecDeque::with_capacity(8),
+            out: Outbox::default(),
         }
     }
 
@@ -67,13 +64,9 @@ impl PlainAgent {
         self.settings.downlink
     }
 
-    fn tell(&mut self, event: FromAgent) {
-        self.out.push_back(AgentOutput::Event(event));
-    }
-
     fn say(&mut self, message: &FromClient) {
         if self.start.is_some() {
-            self.out.extend(codec::encode_from_client(message).map(|text| AgentOutput::Wire(Wire::Text(text))));
+            self.out.say_native(message);
         }
     }
 
@@ -90,57 +83,55 @@ impl PlainAgent {
             self.end_turn();
         }
         if self.turn_ends.is_none() {
-            self.tell(FromAgent::TurnStarted(None));
+            self.out.tell(FromAgent::TurnStarted(None));
         }
         self.turn_ends = Some(now + TURN_GAP);
-        self.tell(FromAgent::Audio(AgentAudio { arrival: now, item: None, rtp: None, payload }));
+        self.out.tell(FromAgent::Audio(AgentAudio { arrival: now, item: None, rtp: None, payload }));
     }
 
     fn end_turn(&mut self) {
         self.cancelled_until = None;
         if self.turn_ends.take().is_some() {
-            self.tell(FromAgent::TurnEnded);
+            self.out.tell(FromAgent::TurnEnded);
         }
     }
 
     fn handle_text(&mut self, text: String) {
         let Ok(Value::Object(mut fields)) = serde_json::from_str(&text) else {
-            return self.tell(FromAgent::App(App { name: "text".to_owned(), data: Value::String(text) }));
+            return self.out.tell(FromAgent::App(App { name: "text".to_owned(), data: Value::String(text) }));
         };
         match fields.get("type").and_then(Value::as_str).unwrap_or_default() {
             "transcript" => {
                 if let Some(transcript) = transcript(&fields) {
-                    self.tell(FromAgent::Transcript(transcript));
+                    self.out.tell(FromAgent::Transcript(transcript));
                 }
             }
             "interrupt" => {
                 self.turn_ends = None;
                 self.cancelled_until = None;
-                self.tell(FromAgent::Interrupted);
+                self.out.tell(FromAgent::Interrupted);
             }
             "end" => self.end(None),
             "app" => {
                 let name = fields.get("name").and_then(Value::as_str).unwrap_or("app");
                 let name = codec::shortened(name, 128);
                 let data = fields.remove("data").unwrap_or_default();
-                self.tell(FromAgent::App(App { name, data }));
+                self.out.tell(FromAgent::App(App { name, data }));
             }
             kind => {
                 let name = codec::shortened(if kind.is_empty() { "json" } else { kind }, 128);
-                self.tell(FromAgent::App(App { name, data: Value::Object(fields) }));
+                self.out.tell(FromAgent::App(App { name, data: Value::Object(fields) }));
             }
         }
     }
 
     fn end(&mut self, failure: Option<AgentError>) {
-        if !std::mem::replace(&mut self.ended, true) {
-            // An answer that a failure breaks off is not complete.
-            if failure.is_none() {
-                self.end_turn();
-            }
-            self.turn_ends = None;
-            self.tell(FromAgent::Ended(AgentEnd { failure }));
+        // An answer that a failure breaks off is not complete.
+        if failure.is_none() && !self.out.has_ended() {
+            self.end_turn();
         }
+        self.turn_ends = None;
+        self.out.end(failure);
     }
 }
 
@@ -170,15 +161,15 @@ impl Agent for PlainAgent {
     fn handle_session(&mut self, message: ToAgent, now: Micros) {
         match message {
             ToAgent::Audio(audio) => {
-                self.out.push_back(AgentOutput::Audio { wire: Wire::Binary(audio.payload), ready: audio.ready });
+                self.out.send_audio(Wire::Binary(audio.payload), audio.ready);
             }
             ToAgent::Start(start) => {
                 let WebsocketAgent { uplink, downlink, .. } = self.settings;
                 if let Some(vendor) = &self.start {
                     let text = opening(start, AudioFormats { uplink, downlink, flow: None }, vendor);
-                    self.out.push_back(AgentOutput::Wire(Wire::Text(text)));
+                    self.out.send(Wire::Text(text));
                 }
-                self.tell(FromAgent::Ready(Ready { uplink, downlink, delay: None }));
+                self.out.tell(FromAgent::Ready(Ready { uplink, downlink, delay: None }));
             }
             ToAgent::Cancel(_) => {
                 if self.turn_ends.is_some() {
@@ -204,12 +195,11 @@ impl Agent for PlainAgent {
     fn handle_wire(&mut self, wire: Wire, now: Micros) {
         match wire {
             Wire::Close(1000, _) => self.end(None),
-            Wire::Close(code, reason) => self.end(Some(AgentError {
-                class: if code == 1008 { FailureClass::Auth } else { FailureClass::Lost },
-                code: Some(code.to_string()),
-                message: codec::shortened(&reason, 512),
-            })),
-            _ if self.ended => {}
+            Wire::Close(code, reason) => {
+                let class = if code == 1008 { FailureClass::Auth } else { FailureClass::Lost };
+                self.end(Some(closed(class, code, &reason)));
+            }
+            _ if self.out.has_ended() => {}
             Wire::Binary(payload) => self.handle_audio(payload, now),
             Wire::Text(text) => self.handle_text(text),
         }
@@ -222,6 +212,6 @@ impl Agent for PlainAgent {
     }
 
     fn poll(&mut self, _now: Micros) -> AgentOutput {
-        self.out.pop_front().unwrap_or(AgentOutput::Idle { deadline: self.turn_ends })
+        self.out.poll(self.turn_ends)
     }
 }

@@ -35,7 +35,7 @@ impl Prompts {
 impl Deepgram {
     /// Asks for an answer to what the caller has not said.
     pub(super) fn ask(&mut self, text: String) {
-        self.say(&json!({ "type": "InjectUserMessage", "content": text }));
+        self.out.say(&json!({ "type": "InjectUserMessage", "content": text }));
         if self.prompts.hidden.len() == MAX_HIDDEN {
             self.prompts.hidden.pop_front();
         }
@@ -51,7 +51,7 @@ impl Deepgram {
 
     fn say_instructions(&mut self) {
         let prompt = format!("{}{}", self.prompts.instructions, self.prompts.recap);
-        self.say(&json!({ "type": "UpdatePrompt", "prompt": prompt }));
+        self.out.say(&json!({ "type": "UpdatePrompt", "prompt": prompt }));
     }
 
     pub(super) fn update(&mut self, mut setup: Setup) {
@@ -61,8 +61,8 @@ impl Deepgram {
         }
         if let Some(voice) = setup.voice.take() {
             let provider = json!({ "type": "deepgram", "model": voice });
-            self.say(&json!({ "type": "UpdateSpeak", "speak": { "provider": provider } }));
+            self.out.say(&json!({ "type": "UpdateSpeak", "speak": { "provider": provider } }));
         }
-        self.not_apply(setup.set_fields());
+        self.out.refuse(setup.set_fields());
     }
 }

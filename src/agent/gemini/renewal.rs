@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::{Gemini, MARGIN, SETUP_DEADLINE, Stage, wire};
 use crate::agent::AgentOutput;
-use crate::dialect::native::codec;
-use crate::message::{AgentError, FailureClass, FromAgent};
+use crate::agent::closing::closed;
+use crate::message::{FailureClass, FromAgent};
 use crate::time::Micros;
 
 /// Connections in a row that may be lost before an answer is complete; then another agent may try.
@@ -15,7 +15,7 @@ impl Gemini {
     /// The service will close the connection: another one goes on from it, at the end of the present answer.
     pub(super) fn handle_go_away(&mut self, left: Duration, now: Micros) {
         if self.handle.is_none() {
-            return self.tell(FromAgent::GoAway(left));
+            return self.out.tell(FromAgent::GoAway(left));
         }
         let leave_by = now + left.saturating_sub(MARGIN);
         if self.turns.is_idle() || leave_by <= now {
@@ -32,7 +32,7 @@ impl Gemini {
         self.close_answer((was_open && !broken, line));
         self.leave_by = None;
         self.stage = Stage::Resuming { by: now + SETUP_DEADLINE, with_handle: self.handle.is_some() };
-        self.out.push_back(AgentOutput::Redial);
+        self.out.push(AgentOutput::Redial);
     }
 
     /// The conversation begins anew, with what was said as its history.
@@ -62,9 +62,7 @@ impl Gemini {
             }
             Stage::Ready if code == 1000 => self.end(None),
             Stage::Opening | Stage::Ready | Stage::Resuming { .. } => {
-                let message = if reason.is_empty() { "the agent closed the connection" } else { reason };
-                let message = codec::shortened(message, 512);
-                self.end(Some(AgentError { class, code: Some(code.to_string()), message }));
+                self.end(Some(closed(class, code, reason)));
             }
         }
     }

@@ -11,13 +11,13 @@ impl LiveAgent {
     pub(super) fn handle_delegation(&mut self, delegation: &Value) {
         let id = delegation["id"].as_str().unwrap_or_default();
         if delegation["target"] != "client" {
-            return self.tell(FromAgent::Thinking);
+            return self.out.tell(FromAgent::Thinking);
         }
         if !self.delegates {
             return self.append("commentary", Some(id), "Nobody is there to do this now.");
         }
         if let Some(call) = self.delegations.ask(id) {
-            self.tell(FromAgent::ToolCall(call));
+            self.out.tell(FromAgent::ToolCall(call));
         }
     }
 
@@ -28,21 +28,21 @@ impl LiveAgent {
         match inner["type"].as_str().unwrap_or_default() {
             "response.output_item.done" if inner["item"]["type"] == "function_call" => {
                 if let Some(call) = self.delegations.call(&key, &inner["item"]) {
-                    self.tell(FromAgent::ToolCall(call));
+                    self.out.tell(FromAgent::ToolCall(call));
                 }
             }
             kind @ ("response.completed" | "response.incomplete" | "response.failed") => {
                 let response = &inner["response"];
                 if let Some(usage) = usage::of_backend(&response["usage"]) {
-                    self.tell(FromAgent::Usage(usage));
+                    self.out.tell(FromAgent::Usage(usage));
                 }
                 if kind != "response.completed" {
                     let error = &response["error"];
                     let message = error["message"].as_str().unwrap_or("the model behind the session gave no answer");
-                    self.tell_error(class_of(error), code_of(error), message);
+                    self.out.tell_error(class_of(error), code_of(error), message);
                 }
                 if self.delegations.finish(&key) {
-                    self.say(&json!({"type": "response.create"}));
+                    self.out.say(&json!({"type": "response.create"}));
                 }
             }
             _ => {}
@@ -54,9 +54,9 @@ impl LiveAgent {
             Answer::Function { go_on } => {
                 let (id, output) = (result.call_id.as_str(), &result.output);
                 let item = json!({"type": "function_call_output", "call_id": id, "output": output});
-                self.say(&json!({"type": "response.item.create", "item": item}));
+                self.out.say(&json!({"type": "response.item.create", "item": item}));
                 if go_on {
-                    self.say(&json!({"type": "response.create"}));
+                    self.out.say(&json!({"type": "response.create"}));
                 }
             }
             Answer::Delegation => {

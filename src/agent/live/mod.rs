@@ -13,15 +13,15 @@ pub mod opening;
 mod tests;
 mod usage;
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::agent::audio_json::{self, Fields};
 use crate::agent::carry::Carry;
-use crate::agent::closing::end_of_close;
+use crate::agent::closing::failure_of_close;
 use crate::agent::openai::failures::{class_of, code_of};
+use crate::agent::outbox::{Outbox, reported};
 use crate::agent::{Agent, AgentOutput, Capabilities, Endpoint, Wire, openai};
 use crate::config::vendor::VendorAgent;
 use crate::ids::ItemId;
@@ -30,8 +30,8 @@ use crate::media::g711::Law;
 use crate::media::level::{SpeechDetector, level};
 use crate::media::pcm;
 use crate::message::{
-    AgentAudio, AgentEnd, AgentError, AgentStart, AgentTranscript, FailureClass, FromAgent, Ready, Role, Setup,
-    SpeechEvent, TextMessage, ToAgent,
+    AgentAudio, AgentStart, AgentTranscript, FailureClass, FromAgent, Ready, Role, Setup, SpeechEvent, TextMessage,
+    ToAgent,
 };
 use crate::time::Micros;
 use delegations::Delegations;
@@ -42,8 +42,6 @@ use usage::Cumulative;
 const APPEND: (&str, &str) = (r#"{"type":"session.input_audio.append","audio":""#, "\"}");
 /// Marks `session.start`.
 const OPENING: &str = "antiphon_start";
-/// Longest text of an error that is passed on, in characters.
-const ERROR_CHARS: usize = 512;
 /// A pause of this length ends an answer that was stopped: what comes then is another one.
 const BREATH: Duration = Duration::from_millis(200);
 /// What is below this level, in dBov, is silence between words or answers.
@@ -56,7 +54,7 @@ pub struct LiveAgent {
     vendor: Value,
     model: Option<String>,
     format: Format,
-    stage: Stage,
+    ready: bool,
     start: Option<AgentStart>,
     /// A model behind the session does the work that is handed over, and calls the tools.
     backend: bool,
@@ -77,14 +75,7 @@ pub struct LiveAgent {
     pcm: Vec<i16>,
     last_event: Option<String>,
     ignored: u64,
-    out: VecDeque<AgentOutput>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    Opening,
-    Ready,
-    Ended,
+    out: Outbox,
 }
 
 impl LiveAgent {
@@ -97,7 +88,7 @@ impl LiveAgent {
             vendor,
             model,
             format: settings.downlink.or(settings.uplink).unwrap_or(Format::pcm16(24_000)),
-            stage: Stage::Opening,
+            ready: false,
             start: None,
             backend,
             carry: Carry::default(),
@@ -113,7 +104,7 @@ impl LiveAgent {
             pcm: Vec::new(),
             last_event: None,
             ignored: 0,
-            out: VecDeque::with_capacity(8),
+            out: Outbox::default(),
         }
     }
 
@@ -122,17 +113,9 @@ impl LiveAgent {
         self.ignored
     }
 
-    fn say(&mut self, event: &Value) {
-        self.out.push_back(AgentOutput::Wire(Wire::Text(event.to_string())));
-    }
-
-    fn tell(&mut self, event: FromAgent) {
-        self.out.push_back(AgentOutput::Event(event));
-    }
-
     fn append(&mut self, channel: &str, delegation: Option<&str>, text: &str) {
         for event in opening::append(channel, delegation, text) {
-            self.say(&event);
+            self.out.say(&event);
         }
     }
 
@@ -148,15 +131,9 @@ impl LiveAgent {
         self.delegates = start.setup.tools.iter().flatten().any(|tool| tool.name() == delegations::DELEGATE);
         let tools = if self.backend { opening::tools(&self.settings.tools(&start.setup)) } else { Vec::new() };
         let session = opening::session(self.format, &start, self.model.as_deref(), &tools, &self.vendor);
-        self.say(&json!({"type": "session.start", "event_id": OPENING, "session": session}));
-        self.not_apply(opening::not_applied(&start.setup, self.backend));
+        self.out.say(&json!({"type": "session.start", "event_id": OPENING, "session": session}));
+        self.out.not_apply(opening::not_applied(&start.setup, self.backend));
         self.start = Some(start);
-    }
-
-    fn not_apply(&mut self, fields: Vec<String>) {
-        if !fields.is_empty() {
-            self.tell(FromAgent::NotApplied(fields));
-        }
     }
 
     /// The session has cut the present answer off: what comes of it is dropped up to the next pause.
@@ -182,11 +159,11 @@ impl LiveAgent {
         if setup.tools.is_some() && self.backend {
             let tools = opening::tools(&self.settings.tools(setup));
             let delegation = json!({"type": "responses", "responses": {"tools": tools}});
-            self.say(&json!({"type": "session.update", "session": {"delegation": delegation}}));
+            self.out.say(&json!({"type": "session.update", "session": {"delegation": delegation}}));
         }
         let mut fields = setup.set_fields();
         fields.retain(|field| field != "instructions" && !(field == "tools" && self.backend));
-        self.not_apply(fields);
+        self.out.not_apply(fields);
     }
 
     // --------------------------------------------------------------------------------------------- from the vendor
@@ -198,7 +175,7 @@ impl LiveAgent {
             return self.handle_audio(&audio, now);
         }
         let Ok(event) = serde_json::from_str::<Value>(text) else {
-            return self.tell_error(FailureClass::Protocol, Some("bad_message"), "a message is not JSON");
+            return self.out.tell_error(FailureClass::Protocol, "bad_message", "a message is not JSON");
         };
         if self.told_before(&event) {
             return;
@@ -229,12 +206,12 @@ impl LiveAgent {
     }
 
     fn handle_started(&mut self, session: &Value) {
-        if self.stage != Stage::Opening {
+        if self.ready {
             return;
         }
         self.format = openai::opening::format_of(&session["audio"]["format"]).unwrap_or(self.format);
-        self.stage = Stage::Ready;
-        self.tell(FromAgent::Ready(Ready { uplink: self.format, downlink: self.format, delay: None }));
+        self.ready = true;
+        self.out.tell(FromAgent::Ready(Ready { uplink: self.format, downlink: self.format, delay: None }));
         let greeting = self.start.take().and_then(|start| opening::greeting(&start));
         if let Some(greeting) = greeting {
             self.append("commentary", None, &greeting);
@@ -242,11 +219,11 @@ impl LiveAgent {
     }
 
     fn handle_audio(&mut self, audio: &str, now: Micros) {
-        if self.stage != Stage::Ready {
+        if !self.ready {
             return;
         }
         let Some(payload) = audio_json::decode(audio) else {
-            return self.tell_error(FailureClass::Protocol, Some("bad_audio"), "an audio delta is not base64");
+            return self.out.tell_error(FailureClass::Protocol, "bad_audio", "an audio delta is not base64");
         };
         let width = self.format.bytes_per_sample().unwrap_or(1);
         let payload = self.carry.align(width, payload);
@@ -269,7 +246,7 @@ impl LiveAgent {
             self.quiet_at[0] = Some(now + PAUSE);
             if !self.silenced {
                 let item = self.agent.present().cloned();
-                self.tell(FromAgent::Audio(AgentAudio { arrival: now, item, rtp: None, payload }));
+                self.out.tell(FromAgent::Audio(AgentAudio { arrival: now, item, rtp: None, payload }));
             }
         }
         if change.is_some_and(|change| change.event == SpeechEvent::Stopped) {
@@ -279,10 +256,10 @@ impl LiveAgent {
 
     fn begin_answer(&mut self) -> ItemId {
         if let Some(line) = self.caller.finish() {
-            self.tell(FromAgent::Transcript(line));
+            self.out.tell(FromAgent::Transcript(line));
         }
         let item = self.agent.begin();
-        self.tell(FromAgent::TurnStarted(Some(item.clone())));
+        self.out.tell(FromAgent::TurnStarted(Some(item.clone())));
         item
     }
 
@@ -291,8 +268,8 @@ impl LiveAgent {
         self.silenced = false;
         self.voice = SpeechDetector::new(VOICED_DBOV, PAUSE);
         if let Some(line) = self.agent.finish() {
-            self.tell(FromAgent::TurnEnded);
-            self.tell(FromAgent::Transcript(line));
+            self.out.tell(FromAgent::TurnEnded);
+            self.out.tell(FromAgent::Transcript(line));
         }
     }
 
@@ -312,7 +289,7 @@ impl LiveAgent {
             Role::User => {
                 if self.caller.is_new(start) {
                     if let Some(line) = self.caller.finish() {
-                        self.tell(FromAgent::Transcript(line));
+                        self.out.tell(FromAgent::Transcript(line));
                     }
                     self.caller.begin();
                 }
@@ -328,53 +305,36 @@ impl LiveAgent {
             return; // It was not heard.
         }
         self.delegations.note(&line);
-        self.tell(FromAgent::Transcript(line));
+        self.out.tell(FromAgent::Transcript(line));
     }
 
     fn count(&mut self, usage: &Value) {
         if let Some(usage) = self.used.add(usage) {
-            self.tell(FromAgent::Usage(usage));
+            self.out.tell(FromAgent::Usage(usage));
         }
     }
 
     fn handle_closed(&mut self, reason: &str) {
         self.end_answer();
-        let failure = |class, message: &str| {
-            Some(AgentError { class, code: Some(reason.to_owned()), message: message.to_owned() })
-        };
         let failure = match reason {
-            "expired" => failure(FailureClass::Expired, "the session has reached its longest time"),
-            "connection_lost" => failure(FailureClass::Lost, "the agent has lost its connection"),
+            "expired" => Some(reported(FailureClass::Expired, reason, "the session has reached its longest time")),
+            "connection_lost" => Some(reported(FailureClass::Lost, reason, "the agent has lost its connection")),
             "content" => {
-                self.tell_error(FailureClass::BadRequest, Some(reason), "the vendor's safety filter ended the session");
+                self.out.tell_error(FailureClass::BadRequest, reason, "the vendor's safety filter ended the session");
                 None
             }
             _ => None,
         };
-        self.end(AgentEnd { failure });
+        self.out.end(failure);
     }
 
     fn handle_error(&mut self, error: &Value) {
         let message = error["message"].as_str().unwrap_or("the agent reports an error");
-        if self.stage == Stage::Opening {
+        if !self.ready {
             // Without `session.started` there is no session that could go on.
-            let message = message.chars().take(ERROR_CHARS).collect();
-            let failure = AgentError { class: class_of(error), code: code_of(error).map(str::to_owned), message };
-            return self.end(AgentEnd { failure: Some(failure) });
+            return self.out.end(Some(reported(class_of(error), code_of(error), message)));
         }
-        self.tell_error(class_of(error), code_of(error), message);
-    }
-
-    fn tell_error(&mut self, class: FailureClass, code: Option<&str>, message: &str) {
-        let message = message.chars().take(ERROR_CHARS).collect();
-        self.tell(FromAgent::Error(AgentError { class, code: code.map(str::to_owned), message }));
-    }
-
-    fn end(&mut self, end: AgentEnd) {
-        if self.stage != Stage::Ended {
-            self.stage = Stage::Ended;
-            self.tell(FromAgent::Ended(end));
-        }
+        self.out.tell_error(class_of(error), code_of(error), message);
     }
 }
 
@@ -395,7 +355,7 @@ impl Agent for LiveAgent {
     }
 
     fn endpoint(&self) -> Option<Endpoint> {
-        Some(openai::endpoint(&self.settings, None))
+        Some(Endpoint::of_vendor(&self.settings, &[]))
     }
 
     fn handle_open(&mut self, _now: Micros) {}
@@ -404,7 +364,7 @@ impl Agent for LiveAgent {
         match message {
             ToAgent::Audio(audio) => {
                 let text = audio_json::encode(APPEND.0, &audio.payload, APPEND.1);
-                self.out.push_back(AgentOutput::Audio { wire: Wire::Text(text), ready: audio.ready });
+                self.out.send_audio(Wire::Text(text), audio.ready);
             }
             ToAgent::Start(start) => self.handle_start(start),
             ToAgent::Message(message) => self.handle_message(&message),
@@ -418,7 +378,7 @@ impl Agent for LiveAgent {
                     self.append("thinking", None, &format!("{who} said meanwhile: {}", item.text));
                 }
             }
-            ToAgent::End => self.say(&json!({"type": "session.close"})),
+            ToAgent::End => self.out.say(&json!({"type": "session.close"})),
             ToAgent::Truncate(_)
             | ToAgent::Input(_)
             | ToAgent::Typing(_)
@@ -430,12 +390,12 @@ impl Agent for LiveAgent {
 
     fn handle_wire(&mut self, wire: Wire, now: Micros) {
         match wire {
-            Wire::Close(code, reason) => self.end(end_of_close(code, &reason, self.stage == Stage::Ready)),
-            _ if self.stage == Stage::Ended => {}
+            Wire::Close(code, reason) => self.out.end(failure_of_close(code, &reason, self.ready)),
+            _ if self.out.has_ended() => {}
             Wire::Text(text) => self.handle_text(&text, now),
             Wire::Binary(bytes) => match std::str::from_utf8(&bytes) {
                 Ok(text) => self.handle_text(text, now),
-                Err(_) => self.tell_error(FailureClass::Protocol, Some("bad_message"), "a message is not text"),
+                Err(_) => self.out.tell_error(FailureClass::Protocol, "bad_message", "a message is not text"),
             },
         }
     }
@@ -447,12 +407,12 @@ impl Agent for LiveAgent {
         if self.quiet_at[1].take_if(|at| *at <= now).is_some()
             && let Some(line) = self.caller.finish()
         {
-            self.tell(FromAgent::Transcript(line));
+            self.out.tell(FromAgent::Transcript(line));
         }
     }
 
     fn poll(&mut self, _now: Micros) -> AgentOutput {
         let deadline = self.quiet_at.iter().flatten().min().copied();
-        self.out.pop_front().unwrap_or(AgentOutput::Idle { deadline })
+        self.out.poll(deadline)
     }
 }

@@ -2,11 +2,13 @@
 
 use serde::Deserialize;
 
+use crate::agent::closing::closed;
+use crate::agent::outbox::reported;
 use crate::dialect::native::codec::{self, Fields};
 use crate::ids::{CallId, FlushId, ItemId, TurnId};
 use crate::message::{
-    AgentEnd, AgentError, Alert, App, AudioFormats, Delta, Error, FailureClass, Ping, Role, Speech, State, TextMessage,
-    ToolCall, TurnPhase, Usage,
+    AgentError, Alert, App, AudioFormats, Delta, Error, FailureClass, Ping, Role, Speech, State, TextMessage, ToolCall,
+    TurnPhase, Usage,
 };
 
 /// A message of an agent server.
@@ -170,23 +172,23 @@ pub(super) fn class_of_code(code: &str) -> FailureClass {
     }
 }
 
-/// How a conversation ended for a server that said `ended`: by what it gave as the reason.
-pub(super) fn end_of_reason(reason: &str) -> AgentEnd {
+/// The failure of a server that said `ended`, by what it gave as the reason.
+pub(super) fn failure_of_reason(reason: &str) -> Option<AgentError> {
     let class = match reason {
         "client_lost" | "draining" => FailureClass::Lost,
         "agent_failed" => FailureClass::Unreachable,
         "max_duration" | "token_expired" => FailureClass::Expired,
         "limit" | "budget" | "overload" => FailureClass::Limit,
         "bug" => FailureClass::Internal,
-        _ => return AgentEnd { failure: None },
+        _ => return None,
     };
-    failed(class, reason, "the agent ended the session")
+    Some(reported(class, reason, "the agent ended the session"))
 }
 
-/// How a conversation ended for a server that closed the socket with this code (`docs/protocol.md`, close codes).
-pub(super) fn end_of_close(code: u16, reason: &str, started: bool) -> AgentEnd {
+/// The failure of a server that closed the socket with this code (`docs/protocol.md`, close codes).
+pub(super) fn failure_of_close(code: u16, reason: &str, started: bool) -> Option<AgentError> {
     let class = match code {
-        1000 if started => return AgentEnd { failure: None },
+        1000 if started => return None,
         1002 | 1003 | 1007 | 1009 | 1010 | 4400 | 4404 => FailureClass::BadRequest,
         1008 | 4401 => FailureClass::Auth,
         1011 | 4500 => FailureClass::Internal,
@@ -195,11 +197,5 @@ pub(super) fn end_of_close(code: u16, reason: &str, started: bool) -> AgentEnd {
         1000 => FailureClass::Protocol,
         _ => FailureClass::Lost,
     };
-    let reason = if reason.is_empty() { "the agent closed the connection" } else { reason };
-    failed(class, &code.to_string(), reason)
-}
-
-fn failed(class: FailureClass, code: &str, message: &str) -> AgentEnd {
-    let message = codec::shortened(message, 512);
-    AgentEnd { failure: Some(AgentError { class, code: Some(codec::shortened(code, 64)), message }) }
+    Some(closed(class, code, reason))
 }

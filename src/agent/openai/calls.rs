@@ -24,11 +24,11 @@ impl OpenaiAgent {
         self.missing.insert(call_id.clone());
         self.answer_after_results = true;
         let arguments = call["arguments"].as_str().unwrap_or("{}").to_owned();
-        self.tell(FromAgent::ToolCall(ToolCall { call_id, name: name.to_owned(), arguments }));
+        self.out.tell(FromAgent::ToolCall(ToolCall { call_id, name: name.to_owned(), arguments }));
     }
 
     pub(super) fn handle_tool_result(&mut self, result: &ToolResult) {
-        self.say(&json!({
+        self.out.say(&json!({
             "type": "conversation.item.create",
             "item": {"type": "function_call_output", "call_id": result.call_id.as_str(), "output": result.output},
         }));

@@ -2,23 +2,20 @@
 
 use serde_json::Value;
 
-use super::{ERROR_CHARS, HARMLESS, OPENING, OpenaiAgent, Stage};
-use crate::message::{AgentEnd, AgentError, FailureClass};
+use super::{HARMLESS, OPENING, OpenaiAgent};
+use crate::agent::outbox::reported;
+use crate::message::FailureClass;
 
 impl OpenaiAgent {
     pub(super) fn handle_error(&mut self, error: &Value) {
         let of = error["event_id"].as_str().unwrap_or_default();
         let message = error["message"].as_str().unwrap_or("the agent reports an error");
-        let failure = |class| AgentError {
-            class,
-            code: code_of(error).map(str::to_owned),
-            message: message.chars().take(ERROR_CHARS).collect(),
-        };
+        let failure = |class| reported(class, code_of(error), message);
         if code_of(error) == Some("session_expired") {
-            return self.end(AgentEnd { failure: Some(failure(FailureClass::Expired)) });
+            return self.out.end(Some(failure(FailureClass::Expired)));
         }
-        if self.stage == Stage::Opening && of == OPENING {
-            return self.end(AgentEnd { failure: Some(failure(FailureClass::BadRequest)) });
+        if !self.ready && of == OPENING {
+            return self.out.end(Some(failure(FailureClass::BadRequest)));
         }
         if of.starts_with(HARMLESS) {
             self.ignored += 1;
@@ -32,7 +29,7 @@ impl OpenaiAgent {
                 return;
             }
         }
-        self.tell_error(class_of(error), code_of(error), message);
+        self.out.tell_error(class_of(error), code_of(error), message);
     }
 }
 

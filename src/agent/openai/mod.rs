@@ -17,14 +17,15 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::agent::audio_json::{self, Fields};
-use crate::agent::closing::end_of_close;
-use crate::agent::{Agent, AgentOutput, Before, Capabilities, Endpoint, Wire};
-use crate::config::vendor::{VendorAgent, VendorAuth};
+use crate::agent::closing::failure_of_close;
+use crate::agent::outbox::Outbox;
+use crate::agent::{Agent, AgentOutput, Capabilities, Endpoint, Wire};
+use crate::config::vendor::VendorAgent;
 use crate::ids::{CallId, ItemId};
 use crate::media::format::{Codec, Format};
 use crate::message::{
-    AgentAudio, AgentEnd, AgentError, AgentStart, AgentTranscript, Delta, FailureClass, FromAgent, Greeting,
-    InputAction, Ready, Role, SpeechEvent, TextMessage, ToAgent, Truncate, TurnDetection,
+    AgentAudio, AgentStart, AgentTranscript, Delta, FailureClass, FromAgent, Greeting, InputAction, Ready, Role,
+    SpeechEvent, TextMessage, ToAgent, Truncate, TurnDetection,
 };
 use crate::time::Micros;
 use failures::{class_of, code_of};
@@ -38,8 +39,6 @@ const HARMLESS: &str = "antiphon_x";
 const OPENING: &str = "antiphon_start";
 /// How long the vendor keeps a session at most.
 const SESSION_CAP: Duration = Duration::from_secs(60 * 60);
-/// Longest text of an error that is passed on, in characters.
-const ERROR_CHARS: usize = 512;
 
 /// The client's side of one Realtime session.
 #[derive(Debug)]
@@ -49,7 +48,7 @@ pub struct OpenaiAgent {
     model: Option<String>,
     uplink: Format,
     downlink: Format,
-    stage: Stage,
+    ready: bool,
     start: Option<AgentStart>,
     items: Items,
     /// The item that is being spoken.
@@ -69,14 +68,7 @@ pub struct OpenaiAgent {
     events: u64,
     last_event: Option<String>,
     ignored: u64,
-    out: VecDeque<AgentOutput>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    Opening,
-    Ready,
-    Ended,
+    out: Outbox,
 }
 
 impl OpenaiAgent {
@@ -89,7 +81,7 @@ impl OpenaiAgent {
             settings: settings.clone(),
             vendor,
             model,
-            stage: Stage::Opening,
+            ready: false,
             start: None,
             items: Items::default(),
             turn: None,
@@ -104,21 +96,13 @@ impl OpenaiAgent {
             events: 0,
             last_event: None,
             ignored: 0,
-            out: VecDeque::with_capacity(8),
+            out: Outbox::default(),
         }
     }
 
     /// Events that are not known, and errors that mean nothing, so far.
     pub fn ignored(&self) -> u64 {
         self.ignored
-    }
-
-    fn say(&mut self, event: &Value) {
-        self.out.push_back(AgentOutput::Wire(Wire::Text(event.to_string())));
-    }
-
-    fn tell(&mut self, event: FromAgent) {
-        self.out.push_back(AgentOutput::Event(event));
     }
 
     /// An id for an event whose error means nothing.
@@ -143,7 +127,7 @@ impl OpenaiAgent {
             setup.turns.is_some_and(|turns| matches!(turns.detect, TurnDetection::Manual | TurnDetection::Relay));
         let tools = self.settings.tools(setup);
         let session = opening::session(self.uplink, self.downlink, setup, &tools, &self.vendor);
-        self.say(&json!({"type": "session.update", "event_id": OPENING, "session": session}));
+        self.out.say(&json!({"type": "session.update", "event_id": OPENING, "session": session}));
         let mut not_applied = Vec::new();
         if setup.model.is_some() && setup.model != self.model {
             not_applied.push("model".to_owned());
@@ -154,9 +138,7 @@ impl OpenaiAgent {
         if start.greet && matches!(setup.greeting, Some(Greeting::Clip(_))) {
             not_applied.push("greeting".to_owned());
         }
-        if !not_applied.is_empty() {
-            self.tell(FromAgent::NotApplied(not_applied));
-        }
+        self.out.not_apply(not_applied);
         self.start = Some(start);
     }
 
@@ -164,7 +146,7 @@ impl OpenaiAgent {
     fn begin(&mut self) {
         let Some(start) = self.start.take() else { return };
         for item in &start.context {
-            self.say(&opening::context_item(item));
+            self.out.say(&opening::context_item(item));
         }
         let greeting = start.setup.greeting.as_ref().filter(|_| start.greet);
         match greeting {
@@ -190,7 +172,7 @@ impl OpenaiAgent {
         if !response.is_null() {
             event["response"] = response;
         }
-        self.say(&event);
+        self.out.say(&event);
     }
 
     fn handle_truncate(&mut self, truncate: &Truncate) {
@@ -198,7 +180,7 @@ impl OpenaiAgent {
         let Some((content_index, ms)) = self.items.truncation(id, truncate.heard, &self.downlink) else { return };
         self.items.cut(id);
         let event_id = self.harmless();
-        self.say(&json!({
+        self.out.say(&json!({
             "type": "conversation.item.truncate", "event_id": event_id, "item_id": id.as_str(),
             "content_index": content_index, "audio_end_ms": ms,
         }));
@@ -210,12 +192,12 @@ impl OpenaiAgent {
         if self.busy {
             self.silenced = true;
             let event_id = self.harmless();
-            self.say(&json!({"type": "response.cancel", "event_id": event_id}));
+            self.out.say(&json!({"type": "response.cancel", "event_id": event_id}));
         }
     }
 
     fn handle_message(&mut self, message: &TextMessage) {
-        self.say(&json!({
+        self.out.say(&json!({
             "type": "conversation.item.create",
             "item": {"type": "message", "role": "user", "content": [{"type": "input_text", "text": message.text}]},
         }));
@@ -227,10 +209,10 @@ impl OpenaiAgent {
             InputAction::Start => {}
             InputAction::Commit => {
                 let event_id = self.harmless();
-                self.say(&json!({"type": "input_audio_buffer.commit", "event_id": event_id}));
+                self.out.say(&json!({"type": "input_audio_buffer.commit", "event_id": event_id}));
                 self.respond(Value::Null);
             }
-            InputAction::Clear => self.say(&json!({"type": "input_audio_buffer.clear"})),
+            InputAction::Clear => self.out.say(&json!({"type": "input_audio_buffer.clear"})),
         }
     }
 
@@ -244,7 +226,7 @@ impl OpenaiAgent {
             return self.handle_audio(item, audio, now);
         }
         let Ok(event) = serde_json::from_str::<Value>(text) else {
-            return self.tell_error(FailureClass::Protocol, Some("bad_message"), "a message is not JSON");
+            return self.out.tell_error(FailureClass::Protocol, "bad_message", "a message is not JSON");
         };
         let id = event["event_id"].as_str().map(str::to_owned);
         let again = id.is_some() && id == self.last_event;
@@ -254,20 +236,20 @@ impl OpenaiAgent {
             _ if again => self.ignored += 1,
             "session.updated" => self.handle_updated(&event["session"]),
             "input_audio_buffer.speech_started" => self.handle_speech_started(event["item_id"].as_str()),
-            "input_audio_buffer.speech_stopped" => self.tell(FromAgent::Speech(SpeechEvent::Stopped)),
+            "input_audio_buffer.speech_stopped" => self.out.tell(FromAgent::Speech(SpeechEvent::Stopped)),
             "conversation.item.input_audio_transcription.delta" => {
                 self.tell_transcript(&event, Role::User, &event["delta"], false);
             }
             "conversation.item.input_audio_transcription.completed" => {
                 self.tell_transcript(&event, Role::User, &event["transcript"], true);
-                self.out.extend(
-                    usage::of_transcription(&event["usage"]).map(|usage| AgentOutput::Event(FromAgent::Usage(usage))),
-                );
+                if let Some(usage) = usage::of_transcription(&event["usage"]) {
+                    self.out.tell(FromAgent::Usage(usage));
+                }
             }
             "conversation.item.input_audio_transcription.failed" => {
                 let message =
                     event["error"]["message"].as_str().unwrap_or("the caller's speech could not be transcribed");
-                self.tell_error(FailureClass::Internal, Some("transcription_failed"), message);
+                self.out.tell_error(FailureClass::Internal, "transcription_failed", message);
             }
             "response.created" => self.handle_response_created(),
             "response.output_audio_transcript.delta" | "response.audio_transcript.delta" => {
@@ -278,13 +260,13 @@ impl OpenaiAgent {
             }
             "response.output_text.delta" | "response.text.delta" => {
                 if let (Some(item), Some(text)) = (event["item_id"].as_str(), event["delta"].as_str()) {
-                    self.tell(FromAgent::Delta(Delta { message_id: item.into(), text: text.to_owned() }));
+                    self.out.tell(FromAgent::Delta(Delta { message_id: item.into(), text: text.to_owned() }));
                 }
             }
             "response.output_text.done" | "response.text.done" => {
                 if let (Some(item), Some(text)) = (event["item_id"].as_str(), event["text"].as_str()) {
                     let (id, role) = (item.into(), Some(Role::Agent));
-                    self.tell(FromAgent::Message(TextMessage { id, text: text.to_owned(), role }));
+                    self.out.tell(FromAgent::Message(TextMessage { id, text: text.to_owned(), role }));
                 }
             }
             "response.output_item.done" if event["item"]["type"] == "function_call" => self.handle_call(&event["item"]),
@@ -298,14 +280,14 @@ impl OpenaiAgent {
     fn handle_updated(&mut self, session: &Value) {
         let detection = &session["audio"]["input"]["turn_detection"];
         self.interrupts = detection["interrupt_response"].as_bool().unwrap_or(true);
-        if self.stage != Stage::Opening {
+        if self.ready {
             return;
         }
         let told = |direction: &str| opening::format_of(&session["audio"][direction]["format"]);
         self.uplink = told("input").unwrap_or(self.uplink);
         self.downlink = told("output").unwrap_or(self.downlink);
-        self.stage = Stage::Ready;
-        self.tell(FromAgent::Ready(Ready { uplink: self.uplink, downlink: self.downlink, delay: None }));
+        self.ready = true;
+        self.out.tell(FromAgent::Ready(Ready { uplink: self.uplink, downlink: self.downlink, delay: None }));
         self.begin();
     }
 
@@ -315,9 +297,9 @@ impl OpenaiAgent {
             self.silenced = self.busy;
             self.end_turn(true);
         }
-        self.tell(FromAgent::Speech(SpeechEvent::Started));
+        self.out.tell(FromAgent::Speech(SpeechEvent::Started));
         if let Some(item) = item {
-            self.tell(FromAgent::Utterance(item.into()));
+            self.out.tell(FromAgent::Utterance(item.into()));
         }
     }
 
@@ -325,25 +307,25 @@ impl OpenaiAgent {
     fn end_turn(&mut self, told: bool) {
         let turn = self.turn.take();
         if told {
-            self.tell(FromAgent::Interrupted);
+            self.out.tell(FromAgent::Interrupted);
         }
         if let Some(item) = turn {
             self.items.cut(&item);
-            self.tell(FromAgent::TurnEnded);
+            self.out.tell(FromAgent::TurnEnded);
         }
     }
 
     fn handle_response_created(&mut self) {
         (self.busy, self.silenced) = (true, false);
-        self.tell(FromAgent::Thinking);
+        self.out.tell(FromAgent::Thinking);
     }
 
     fn handle_audio(&mut self, item: &str, audio: &str, now: Micros) {
-        if self.silenced || self.stage != Stage::Ready {
+        if self.silenced || !self.ready {
             return;
         }
         let Some(payload) = audio_json::decode(audio) else {
-            return self.tell_error(FailureClass::Protocol, Some("bad_audio"), "an audio delta is not base64");
+            return self.out.tell_error(FailureClass::Protocol, "bad_audio", "an audio delta is not base64");
         };
         let Some(payload) = self.items.on_audio(item, 0, payload, &self.downlink) else { return };
         let id = match &self.turn {
@@ -353,57 +335,45 @@ impl OpenaiAgent {
                 let id = ItemId::from(item);
                 self.turn = Some(id.clone());
                 if went_on {
-                    self.tell(FromAgent::TurnEnded);
+                    self.out.tell(FromAgent::TurnEnded);
                 }
-                self.tell(FromAgent::TurnStarted(Some(id.clone())));
+                self.out.tell(FromAgent::TurnStarted(Some(id.clone())));
                 id
             }
         };
-        self.tell(FromAgent::Audio(AgentAudio { arrival: now, item: Some(id), rtp: None, payload }));
+        self.out.tell(FromAgent::Audio(AgentAudio { arrival: now, item: Some(id), rtp: None, payload }));
     }
 
     fn tell_transcript(&mut self, event: &Value, role: Role, text: &Value, is_final: bool) {
         let Some(text) = text.as_str() else { return };
         let item = event["item_id"].as_str().map(ItemId::from);
         let (text, append) = (text.to_owned(), !is_final);
-        self.tell(FromAgent::Transcript(AgentTranscript { item, role, text, append, is_final }));
+        self.out.tell(FromAgent::Transcript(AgentTranscript { item, role, text, append, is_final }));
     }
 
     fn handle_response_done(&mut self, response: &Value) {
         (self.busy, self.silenced) = (false, false);
         if self.turn.take().is_some() {
-            self.tell(FromAgent::TurnEnded);
+            self.out.tell(FromAgent::TurnEnded);
         }
         if let Some(usage) = usage::of_response(&response["usage"]) {
-            self.tell(FromAgent::Usage(usage));
+            self.out.tell(FromAgent::Usage(usage));
         }
         let details = &response["status_details"];
         match response["status"].as_str().unwrap_or_default() {
             "failed" => {
                 let error = &details["error"];
                 let message = error["message"].as_str().unwrap_or("the response failed");
-                self.tell_error(class_of(error), code_of(error), message);
+                self.out.tell_error(class_of(error), code_of(error), message);
             }
             "incomplete" => {
                 let reason = details["reason"].as_str();
-                self.tell_error(FailureClass::Internal, reason, "the response is incomplete");
+                self.out.tell_error(FailureClass::Internal, reason, "the response is incomplete");
             }
             _ => {}
         }
         if let Some(wanted) = self.wanted.take() {
             self.respond(wanted);
-        }
-    }
-
-    fn tell_error(&mut self, class: FailureClass, code: Option<&str>, message: &str) {
-        let message = message.chars().take(ERROR_CHARS).collect();
-        self.tell(FromAgent::Error(AgentError { class, code: code.map(str::to_owned), message }));
-    }
-
-    fn end(&mut self, end: AgentEnd) {
-        if self.stage != Stage::Ended {
-            self.stage = Stage::Ended;
-            self.tell(FromAgent::Ended(end));
         }
     }
 }
@@ -425,7 +395,8 @@ impl Agent for OpenaiAgent {
     }
 
     fn endpoint(&self) -> Option<Endpoint> {
-        Some(endpoint(&self.settings, self.model.as_deref()))
+        let model: Vec<(&str, &str)> = self.model.iter().map(|model| ("model", model.as_str())).collect();
+        Some(Endpoint::of_vendor(&self.settings, &model))
     }
 
     fn handle_open(&mut self, _now: Micros) {}
@@ -434,7 +405,7 @@ impl Agent for OpenaiAgent {
         match message {
             ToAgent::Audio(audio) => {
                 let text = audio_json::encode(APPEND.0, &audio.payload, APPEND.1);
-                self.out.push_back(AgentOutput::Audio { wire: Wire::Text(text), ready: audio.ready });
+                self.out.send_audio(Wire::Text(text), audio.ready);
             }
             ToAgent::Start(start) => self.handle_start(start),
             ToAgent::Message(message) => self.handle_message(&message),
@@ -445,21 +416,21 @@ impl Agent for OpenaiAgent {
             ToAgent::Input(input) => self.handle_input(input.action),
             ToAgent::Update(setup) => {
                 let session = opening::session_fields(&setup, &self.settings.tools(&setup));
-                self.say(&json!({"type": "session.update", "session": session}));
+                self.out.say(&json!({"type": "session.update", "session": session}));
             }
-            ToAgent::History(items) => items.iter().for_each(|item| self.say(&opening::context_item(item))),
+            ToAgent::History(items) => items.iter().for_each(|item| self.out.say(&opening::context_item(item))),
             ToAgent::Typing(_) | ToAgent::Dtmf(_) | ToAgent::App(_) | ToAgent::Playout(_) | ToAgent::End => {}
         }
     }
 
     fn handle_wire(&mut self, wire: Wire, now: Micros) {
         match wire {
-            Wire::Close(code, reason) => self.end(end_of_close(code, &reason, self.stage == Stage::Ready)),
-            _ if self.stage == Stage::Ended => {}
+            Wire::Close(code, reason) => self.out.end(failure_of_close(code, &reason, self.ready)),
+            _ if self.out.has_ended() => {}
             Wire::Text(text) => self.handle_text(&text, now),
             Wire::Binary(bytes) => match std::str::from_utf8(&bytes) {
                 Ok(text) => self.handle_text(text, now),
-                Err(_) => self.tell_error(FailureClass::Protocol, Some("bad_message"), "a message is not text"),
+                Err(_) => self.out.tell_error(FailureClass::Protocol, "bad_message", "a message is not text"),
             },
         }
     }
@@ -467,19 +438,6 @@ impl Agent for OpenaiAgent {
     fn handle_deadline(&mut self, _now: Micros) {}
 
     fn poll(&mut self, _now: Micros) -> AgentOutput {
-        self.out.pop_front().unwrap_or(AgentOutput::Idle { deadline: None })
-    }
-}
-
-/// Where a Realtime or Live agent is reached.
-pub(crate) fn endpoint(settings: &VendorAgent, model: Option<&str>) -> Endpoint {
-    let more: Vec<(&str, &str)> = model.iter().map(|model| ("model", *model)).collect();
-    Endpoint {
-        headers: settings.headers.iter().cloned().chain(settings.key_header()).collect(),
-        before: match &settings.auth {
-            VendorAuth::Token(command) => Some(Before::Token(command.clone())),
-            _ => None,
-        },
-        ..Endpoint::new(settings.url_with(&more), settings.connect_timeout)
+        self.out.poll(None)
     }
 }

@@ -26,7 +26,7 @@ impl Pipecat {
         }
         let mut missing = start.setup.set_fields();
         missing.retain(|field| prompt.is_none() || field != "greeting");
-        self.not_apply(missing);
+        self.out.not_apply(missing);
     }
 
     pub(super) fn remember(&mut self, items: &[ContextItem]) {
