@@ -13,6 +13,37 @@ use harness::{Caller, Daemon, Heard};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
+/// An agent that closes every connection at once, and counts them.
+struct Refusing {
+    url: String,
+    tries: Arc<AtomicUsize>,
+}
+
+impl Refusing {
+    async fn bind() -> Refusing {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("ws://{}/", listener.local_addr().unwrap());
+        let tries = Arc::new(AtomicUsize::new(0));
+        let counted = tries.clone();
+        tokio::spawn(async move {
+            while let Ok((connection, _)) = listener.accept().await {
+                counted.fetch_add(1, Relaxed);
+                drop(connection);
+            }
+        });
+        Refusing { url, tries }
+    }
+
+    fn tries(&self) -> usize {
+        self.tries.load(Relaxed)
+    }
+}
+
+/// The most probes that an open breaker may have let through: one each 0.5 s at the soonest, with pauses that double.
+fn probes(since: Instant) -> usize {
+    1 + (since.elapsed().as_secs_f64() / 0.5) as usize
+}
+
 /// Twenty milliseconds of PCM16 at 24 kHz whose samples all are `value`.
 fn frame(value: i16) -> bytes::Bytes {
     value.to_le_bytes().repeat(480).into()
@@ -20,19 +51,11 @@ fn frame(value: i16) -> bytes::Bytes {
 
 #[tokio::test]
 async fn a_pool_member_that_refuses_is_left_alone_and_every_call_gets_another_one() {
-    let refusing = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = refusing.local_addr().unwrap();
-    let tries = Arc::new(AtomicUsize::new(0));
-    let counted = tries.clone();
-    tokio::spawn(async move {
-        while let Ok((connection, _)) = refusing.accept().await {
-            counted.fetch_add(1, Relaxed);
-            drop(connection);
-        }
-    });
+    let bad = Refusing::bind().await;
     let config = format!(
-        "[agent.bad]\nkind = \"websocket\"\nurl = \"ws://{address}/\"\n[agent.one]\nkind = \"echo\"\n\
-         [agent.two]\nkind = \"echo\"\n[[route]]\nname = \"pool\"\nsticky = \"session\"\nto = [\"bad\", \"one\", \"two\"]\n"
+        "[agent.bad]\nkind = \"websocket\"\nurl = \"{}\"\n[agent.one]\nkind = \"echo\"\n\
+         [agent.two]\nkind = \"echo\"\n[[route]]\nname = \"pool\"\nsticky = \"session\"\nto = [\"bad\", \"one\", \"two\"]\n",
+        bad.url
     );
     let daemon = Daemon::start_with(Some(&config), &[]).await;
     let began = Instant::now();
@@ -43,10 +66,9 @@ async fn a_pool_member_that_refuses_is_left_alone_and_every_call_gets_another_on
         caller.say(json!({ "type": "end" })).await;
         caller.hear_out().await;
     }
-    // Five open the breaker; then one probe each 0.5 s at the soonest, with pauses that double.
-    let probes = 1 + (began.elapsed().as_secs_f64() / 0.5) as usize;
-    let tried = tries.load(Relaxed);
-    assert!((5..=5 + probes).contains(&tried), "{tried} tries in {:?}", began.elapsed());
+    // Five open the breaker.
+    let tried = bad.tries();
+    assert!((5..=5 + probes(began)).contains(&tried), "{tried} tries in {:?}", began.elapsed());
     assert!(tried <= 20, "{tried} tries of about 67 calls that chose it");
     assert!(daemon.metric("antiphon_upstream_attempts_total", "result=\"refused\"").await >= 40.0);
     assert!(daemon.metric("antiphon_breaker_state", "agent=\"bad\"").await >= 1.0);
@@ -54,18 +76,9 @@ async fn a_pool_member_that_refuses_is_left_alone_and_every_call_gets_another_on
 
 #[tokio::test]
 async fn two_hundred_calls_at_once_ask_a_dead_agent_no_more_often_than_there_are_calls_and_then_only_by_probes() {
-    let refusing = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("ws://{}/", refusing.local_addr().unwrap());
-    let tries = Arc::new(AtomicUsize::new(0));
-    let counted = tries.clone();
-    tokio::spawn(async move {
-        while let Ok((connection, _)) = refusing.accept().await {
-            counted.fetch_add(1, Relaxed);
-            drop(connection);
-        }
-    });
+    let bad = Refusing::bind().await;
     let well = AgentServer::bind().await.echo();
-    let agents = [("bad", url.as_str()), ("well", well.url.as_str())];
+    let agents = [("bad", bad.url.as_str()), ("well", well.url.as_str())];
     let config = config("to = \"bad\"\nfallback = \"well\"", &agents);
     // All from one address, and all connected before the first one starts, however busy this makes the machine.
     let bounds = "[http]\nmax_handshakes = 1000\nmax_handshakes_per_address = 1000\nstart_ms = 60000";
@@ -85,12 +98,11 @@ async fn two_hundred_calls_at_once_ask_a_dead_agent_no_more_often_than_there_are
     };
     let first = crowd().await;
     // What was under way when the breaker opened, once for each call; nobody asks twice while another agent is well.
-    let stormed = tries.load(Relaxed);
-    let probes = |began: Instant| 1 + (began.elapsed().as_secs_f64() / 0.5) as usize;
+    let stormed = bad.tries();
     assert!((5..=200 + probes(began)).contains(&stormed), "{stormed} tries of 200 calls");
     let opened = Instant::now();
     let second = crowd().await;
-    let probed = tries.load(Relaxed) - stormed;
+    let probed = bad.tries() - stormed;
     assert!(probed <= probes(opened), "{probed} tries while the breaker is open, in {:?}", opened.elapsed());
     assert!(daemon.metric("antiphon_breaker_state", "agent=\"bad\"").await >= 1.0);
     let refused = daemon.metric("antiphon_upstream_attempts_total", "agent=\"bad\",result=\"refused\"").await as usize;

@@ -4,10 +4,8 @@ mod harness;
 
 use std::time::{Duration, Instant};
 
-use harness::{Caller, Daemon, Heard, PATIENCE, get, header};
+use harness::{Caller, Daemon, Heard, PATIENCE, get, header, upgrade};
 use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -43,18 +41,7 @@ async fn start(daemon: &Daemon, resume: Option<&str>) -> Result<Caller, u16> {
 
 /// Status and `Retry-After` of an upgrade.
 async fn knock(daemon: &Daemon) -> (u16, Option<String>) {
-    let mut tcp = TcpStream::connect(daemon.http).await.unwrap();
-    let request = format!(
-        "GET /v1/session HTTP/1.1\r\nhost: {}\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
-         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-        daemon.http
-    );
-    tcp.write_all(request.as_bytes()).await.unwrap();
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(timeout(PATIENCE, tcp.read_u8()).await.unwrap().unwrap());
-    }
-    let head = String::from_utf8(head).unwrap();
+    let (_, head) = upgrade(daemon).await;
     (head.split(' ').nth(1).unwrap().parse().unwrap(), header(&head, "retry-after").map(str::to_owned))
 }
 

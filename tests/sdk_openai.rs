@@ -28,17 +28,7 @@ async fn script(name: &str, arguments: &[&str]) -> Value {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let python = root.join(".venv/bin/python");
     assert!(python.exists(), "{} is missing; run `make setup`", python.display());
-    let output = Command::new(python)
-        .arg(root.join("tests/sdk").join(name))
-        .args(arguments)
-        .env("OPENAI_AGENTS_DISABLE_TRACING", "1")
-        .kill_on_drop(true)
-        .output()
-        .await
-        .unwrap();
-    let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{name}: {out}\n{error}");
-    serde_json::from_str(out.lines().last().unwrap_or_default()).unwrap_or_else(|_| panic!("{out}\n{error}"))
+    run(Command::new(python), name, arguments).await
 }
 
 /// The same for a script that Node runs, with the packages of `clients`.
@@ -46,8 +36,13 @@ async fn node_script(name: &str, arguments: &[&str]) -> Value {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let installed = root.join("clients/node_modules/@openai/agents-realtime");
     assert!(installed.exists(), "{} is missing; run `make setup`", installed.display());
-    let output = Command::new("node")
-        .arg(root.join("tests/sdk").join(name))
+    run(Command::new("node"), name, arguments).await
+}
+
+async fn run(mut interpreter: Command, name: &str, arguments: &[&str]) -> Value {
+    let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sdk").join(name);
+    let output = interpreter
+        .arg(script)
         .args(arguments)
         .env("OPENAI_AGENTS_DISABLE_TRACING", "1")
         .kill_on_drop(true)

@@ -231,6 +231,22 @@ pub async fn hear(socket: &mut WebSocketStream<TcpStream>) -> Heard {
     }
 }
 
+/// Asks for a session's WebSocket by hand; gives the socket and the head of the answer.
+pub async fn upgrade(daemon: &Daemon) -> (TcpStream, String) {
+    let mut tcp = TcpStream::connect(daemon.http).await.unwrap();
+    let request = format!(
+        "GET /v1/session HTTP/1.1\r\nhost: {}\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        daemon.http
+    );
+    tcp.write_all(request.as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(timeout(PATIENCE, tcp.read_u8()).await.unwrap().unwrap());
+    }
+    (tcp, String::from_utf8(head).unwrap())
+}
+
 /// A client of the native protocol.
 pub struct Caller {
     /// Its socket.
@@ -267,17 +283,7 @@ impl Caller {
 
     /// Connects, and upgrades by hand, so that raw bytes can be sent first.
     pub async fn connect_raw(daemon: &Daemon, raw: &[u8]) -> Caller {
-        let mut tcp = TcpStream::connect(daemon.http).await.unwrap();
-        let request = format!(
-            "GET /v1/session HTTP/1.1\r\nhost: {}\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
-             sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-            daemon.http
-        );
-        tcp.write_all(request.as_bytes()).await.unwrap();
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            head.push(timeout(PATIENCE, tcp.read_u8()).await.unwrap().unwrap());
-        }
+        let (mut tcp, _) = upgrade(daemon).await;
         tcp.write_all(raw).await.unwrap();
         Caller { socket: WebSocketStream::from_raw_socket(tcp, Role::Client, None).await }
     }

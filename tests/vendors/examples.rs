@@ -13,6 +13,26 @@ use crate::Vendor;
 use crate::harness::{Daemon, folder};
 use crate::person::Person;
 
+/// Example files whose agents are called with a key: the file, the agent in it, its kind.
+pub const WITH_KEYS: [(&str, &str, VendorKind); 7] = [
+    ("openai", "openai", VendorKind::Openai),
+    ("openai-live", "live", VendorKind::Live),
+    ("azure-openai", "azure", VendorKind::Openai),
+    ("xai", "xai", VendorKind::Openai),
+    ("elevenlabs", "elevenlabs", VendorKind::Elevenlabs),
+    ("deepgram", "deepgram", VendorKind::Deepgram),
+    ("gemini", "gemini", VendorKind::Gemini),
+];
+/// The variables in which the examples expect these keys.
+pub const KEYS: [&str; 6] = [
+    "OPENAI_API_KEY",
+    "AZURE_OPENAI_API_KEY",
+    "XAI_API_KEY",
+    "ELEVENLABS_API_KEY",
+    "DEEPGRAM_API_KEY",
+    "GEMINI_API_KEY",
+];
+
 /// Calls an agent of an example and hears its voice.
 async fn hears_a_voice(name: &str, agent: &str, daemon: &Daemon) {
     let mut person = Person::call(daemon, agent, Format::OPUS).await;
@@ -24,23 +44,12 @@ async fn hears_a_voice(name: &str, agent: &str, daemon: &Daemon) {
 
 #[tokio::test]
 async fn the_example_files_of_vendors_hold_calls_with_only_the_url_replaced() {
-    let examples = [
-        ("openai", "openai", VendorKind::Openai),
-        ("openai-live", "live", VendorKind::Live),
-        ("azure-openai", "azure", VendorKind::Openai),
-        ("xai", "xai", VendorKind::Openai),
-        ("elevenlabs", "elevenlabs", VendorKind::Elevenlabs),
-        ("deepgram", "deepgram", VendorKind::Deepgram),
-        ("gemini", "gemini", VendorKind::Gemini),
-        ("pipecat", "bot", VendorKind::Pipecat),
-    ];
-    for (name, agent, kind) in examples {
+    let pipecat = ("pipecat", "bot", VendorKind::Pipecat);
+    for (name, agent, kind) in WITH_KEYS.into_iter().chain([pipecat]) {
         let key = (kind != VendorKind::Pipecat).then_some("secret");
         let vendor = Vendor::start(kind, key, Script::default()).await;
         let url = format!("ANTIPHON_AGENT__{}__URL", agent.to_uppercase());
-        let keys = ["OPENAI", "AZURE_OPENAI", "XAI", "ELEVENLABS", "DEEPGRAM", "GEMINI"];
-        let keys: Vec<String> = keys.iter().map(|vendor| format!("{vendor}_API_KEY")).collect();
-        let mut variables: Vec<(&str, &str)> = keys.iter().map(|key| (key.as_str(), "secret")).collect();
+        let mut variables: Vec<(&str, &str)> = KEYS.iter().map(|key| (*key, "secret")).collect();
         variables.extend([("ELEVENLABS_AGENT_ID", "agent_1"), (url.as_str(), vendor.url.as_str())]);
         let daemon = Daemon::start_with(Some(example(name).unwrap()), &variables).await;
         hears_a_voice(name, agent, &daemon).await;

@@ -5,12 +5,12 @@ use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use antiphon::cli::emulate::vendor::script::Script;
-use antiphon::config::vendor::VendorKind;
 use serde_json::Value;
 use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::Vendor;
+use crate::examples::{KEYS, WITH_KEYS};
 
 async fn live(variables: &[(&str, &str)]) -> Output {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/live/run.py");
@@ -39,27 +39,16 @@ async fn nobody_is_called_without_keys_or_above_the_cap() {
 
 #[tokio::test]
 async fn each_vendor_is_called_and_the_report_names_no_key_and_no_word() {
-    let agents = [
-        ("openai", "openai", VendorKind::Openai),
-        ("openai-live", "live", VendorKind::Live),
-        ("azure-openai", "azure", VendorKind::Openai),
-        ("xai", "xai", VendorKind::Openai),
-        ("elevenlabs", "elevenlabs", VendorKind::Elevenlabs),
-        ("deepgram", "deepgram", VendorKind::Deepgram),
-        ("gemini", "gemini", VendorKind::Gemini),
-    ];
     let mut vendors = Vec::new();
     let mut variables: Vec<(String, String)> = [("LIVE_SECONDS", "30"), ("LIVE_MAX_COST", "5"), ("LIVE_PARALLEL", "4")]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into();
-    for (_, agent, kind) in agents {
+    for (_, agent, kind) in WITH_KEYS {
         let vendor = Vendor::start(kind, Some("very-secret"), Script::default()).await;
         variables.push((format!("ANTIPHON_AGENT__{}__URL", agent.to_uppercase()), vendor.url.clone()));
         vendors.push(vendor);
     }
-    for vendor in ["OPENAI", "AZURE_OPENAI", "XAI", "ELEVENLABS", "DEEPGRAM", "GEMINI"] {
-        variables.push((format!("{vendor}_API_KEY"), "very-secret".to_owned()));
-    }
+    variables.extend(KEYS.map(|key| (key.to_owned(), "very-secret".to_owned())));
     variables.push(("ELEVENLABS_AGENT_ID".to_owned(), "secret-agent".to_owned()));
     let variables: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let output = live(&variables).await;
@@ -70,7 +59,7 @@ async fn each_vendor_is_called_and_the_report_names_no_key_and_no_word() {
     }
     let report = text[text.find('{').unwrap()..].rsplit_once('}').unwrap().0.to_owned() + "}";
     let report: Value = serde_json::from_str(&report).unwrap();
-    for (at, (name, agent, kind)) in agents.into_iter().enumerate() {
+    for (at, (name, agent, kind)) in WITH_KEYS.into_iter().enumerate() {
         let call = &report["calls"][at];
         assert_eq!((&call["agent"], &call["record"]["agents"][0]["name"]), (&name.into(), &agent.into()), "{call}");
         assert!(call["record"]["agent_audio_heard_ms"].as_u64() > Some(1000), "{call}");
