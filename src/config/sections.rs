@@ -23,11 +23,29 @@ pub fn listen(raw: &RawListen, check: &mut Checker<'_>) -> ListenSettings {
         webrtc_public: each(&["listen", "webrtc_public"], &raw.webrtc_public, check),
         quic: address_or_off(&["listen", "quic"], &raw.quic, check),
     };
-    if settings.http == settings.control && settings.http.port() != 0 {
-        let message = format!("`listen.http` and `listen.control` are both {}", settings.http);
-        check.wrong(&["listen", "control"], message, "give each listener a port of its own".to_owned());
-    }
+    let ListenSettings { http, control, webrtc, quic, .. } = settings;
+    apart("TCP", &[("http", Some(http)), ("control", Some(control)), ("webrtc", webrtc)], check);
+    apart("UDP", &[("webrtc", webrtc), ("quic", quic)], check);
     settings
+}
+
+/// Notes listeners of one protocol that want the same port. A listener on `[::]` leaves IPv4 to others.
+fn apart(protocol: &str, listeners: &[(&str, Option<SocketAddr>)], check: &mut Checker<'_>) {
+    let overlap = |a: SocketAddr, b: SocketAddr| {
+        let wildcard = a.ip().is_unspecified() || b.ip().is_unspecified();
+        a.port() == b.port() && a.port() != 0 && (a.ip() == b.ip() || wildcard && a.is_ipv4() == b.is_ipv4())
+    };
+    let listeners: Vec<(&str, SocketAddr)> = listeners.iter().filter_map(|(key, a)| Some((*key, (*a)?))).collect();
+    for (at, &(key, address)) in listeners.iter().enumerate() {
+        let Some(&(other, taken)) = listeners[..at].iter().find(|(_, taken)| overlap(*taken, address)) else {
+            continue;
+        };
+        let message =
+            format!("`listen.{other}` ({taken}) and `listen.{key}` ({address}) take the same {protocol} port");
+        // Where one of the two is a default, the other one is to be shown.
+        let shown = if check.is_set(&["listen", key]) { key } else { other };
+        check.wrong(&["listen", shown], message, "give each listener a port of its own".to_owned());
+    }
 }
 
 fn address_or_off(at: &[&str], text: &str, check: &mut Checker<'_>) -> Option<SocketAddr> {

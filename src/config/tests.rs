@@ -249,6 +249,31 @@ fn what_is_missing_is_said_at_the_table() {
 }
 
 #[test]
+fn two_listeners_on_one_port_are_told_both() {
+    let both = |tcp: &str, other: &str| format!("`listen.{tcp}` (127.0.0.1:90) and `listen.{other}` (127.0.0.1:90)");
+    for (first, second, protocol) in
+        [("http", "control", "TCP"), ("http", "webrtc", "TCP"), ("control", "webrtc", "TCP"), ("webrtc", "quic", "UDP")]
+    {
+        let text = format!("[listen]\n{first} = \"127.0.0.1:90\"\n{second} = \"127.0.0.1:90\"\n");
+        let at = format!("3:{} \"127.0.0.1:90\"", second.len() + 4);
+        refused(&text, &[&format!("{at} | {} | the same {protocol} port | of its own", both(first, second))]);
+    }
+    let with_a_default =
+        ["2:8 \"127.0.0.1:8082\" | `listen.http` (127.0.0.1:8082) and `listen.webrtc` (127.0.0.1:8082)"];
+    refused("[listen]\nhttp = \"127.0.0.1:8082\"\n", &with_a_default);
+    let of_all = ["2:8 \"0.0.0.0:8081\" | `listen.http` (0.0.0.0:8081) and `listen.control` (127.0.0.1:8081)"];
+    refused("[listen]\nhttp = \"0.0.0.0:8081\"\n", &of_all);
+    for apart in [
+        "http = \"127.0.0.1:8083\"",
+        "http = \"127.0.0.1:0\"\ncontrol = \"127.0.0.1:0\"",
+        "http = \"127.0.0.2:8081\"",
+        "http = \"[::]:8081\"",
+    ] {
+        good(&format!("[listen]\n{apart}\n"));
+    }
+}
+
+#[test]
 fn a_wrong_value_is_shown_with_a_right_one() {
     refused("[listen]\nhttp = \"localhost:80\"\n", &["2:8 \"localhost:80\" | not an address | 127.0.0.1:80"]);
     refused("[listen]\nhttp = \":80\"\n", &["2:8 \":80\" | not an address | 0.0.0.0:80"]);
