@@ -78,8 +78,8 @@ export function silenceAfterClick(page) {
 
 /**
  * Which place of a recording (a file with lossless positions, such as Ogg Opus) sounded last, up to a number of 20 ms
- * frames if one is given, or first since then: `WINDOW_MS` of sound are looked for in it. Milliseconds, and how alike the
- * two are (1 is the same).
+ * frames if one is given, or first since then: `WINDOW_MS` of sound are looked for in it. Milliseconds, how long it is quiet
+ * there (a stop in a pause between words is anywhere in it), and how alike the two are (1 is the same).
  */
 export const lastHeard = (page, url, frames) => placeOf(page, url, 0, frames);
 export const firstHeard = (page, url, frames) => placeOf(page, url, frames);
@@ -110,6 +110,8 @@ function placeOf(page, url, since, until) {
       if (alike > best) [best, at] = [alike, i];
       around += whole[i + length] ** 2 - whole[i] ** 2;
     }
-    return { ms: ((since === 0 ? at + length : at - skipped) * 1000) / rate, alike: best };
+    const place = since === 0 ? at + length : at - skipped;
+    const quiet = Math.max(0, whole.subarray(Math.max(0, place)).findIndex((x) => Math.abs(x) > 1e-3));
+    return { ms: (place * 1000) / rate, quietMs: (quiet * 1000) / rate, alike: best };
   }, [url, since, until]);
 }
