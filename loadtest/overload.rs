@@ -22,6 +22,8 @@ use crowd::{Answers, Arrivals, Crowd};
 const MOST: usize = 600;
 /// Callers come so fast while the capacity is found.
 const RAMP: Duration = Duration::from_millis(50);
+/// The capacity is found when nobody more is let in for so long.
+const FULL: Duration = Duration::from_secs(4);
 /// Twice the capacity comes within this.
 const RUSH: Duration = Duration::from_secs(5);
 /// What lasts is measured in windows of this.
@@ -49,7 +51,7 @@ impl From<&Window> for Row {
 /// Everything.
 #[derive(Debug, Serialize)]
 struct Report {
-    /// Calls at which new ones were refused.
+    /// Calls at which no more were let in.
     capacity: usize,
     /// With as many calls, and nobody else.
     calm: Row,
@@ -118,11 +120,11 @@ fn daemon(cores: Cores) -> Result<(Child, TcpListener), String> {
     Ok((Child::daemon(cores, address, Mode { overload: true, ..Mode::default() })?, agents))
 }
 
-/// As many calls as are let in one after the other, and how late they hear.
+/// As many calls as are let in one after the other, and how late they hear when no more come.
 fn calm(scenario: &Scenario, cores: Cores) -> Result<Row, String> {
     let (child, agents) = daemon(cores)?;
     let (mut calm, mut settled) = (None, false);
-    let arrivals = Arrivals::UntilRefused { every: RAMP };
+    let arrivals = Arrivals::UntilFull { every: RAMP, patience: FULL };
     with_crowd(scenario, (&child, agents), arrivals, &mut |crowd, window| match (crowd.is_over(), settled) {
         (false, _) => Some(Duration::from_millis(200)),
         (true, false) => {

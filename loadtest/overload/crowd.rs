@@ -24,8 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How callers come.
 #[derive(Clone, Copy, Debug)]
 pub enum Arrivals {
-    /// One after the other, until one is refused.
-    UntilRefused { every: Duration },
+    /// One after the other, again when they are refused, until no more are let in for a time.
+    UntilFull { every: Duration, patience: Duration },
     /// So many within a time; whoever is refused comes again.
     Crowd { callers: usize, within: Duration },
     /// One after the other, until one is let in.
@@ -101,6 +101,7 @@ impl Door {
             }
             _ => [Reverse(begun)].into(),
         };
+        let mut granted_at = begun;
         while let Some(Reverse(at)) = due.pop() {
             while Instant::now() < at && !self.stop.load(Relaxed) {
                 std::thread::sleep(at.saturating_duration_since(Instant::now()).min(Duration::from_millis(20)));
@@ -109,8 +110,13 @@ impl Door {
                 break;
             }
             let granted = self.come();
+            if granted {
+                granted_at = Instant::now();
+            }
             match arrivals {
-                Arrivals::UntilRefused { every } if granted => due.push(Reverse(at + every)),
+                Arrivals::UntilFull { every, patience } if granted_at.elapsed() < patience => {
+                    due.push(Reverse(at + every));
+                }
                 Arrivals::UntilGranted { every } if !granted => due.push(Reverse(at + every)),
                 Arrivals::Crowd { .. } if !granted => due.push(Reverse(Instant::now() + AGAIN)),
                 _ => {}

@@ -240,6 +240,8 @@ metrics! {
         "1 while the node drains, else 0.";
     OVERLOAD_PRESSURE = "antiphon_overload_pressure_ratio", Kind::Gauge, Count, ["signal"],
         "How near each sign of load is to its bound; at 1 new calls are refused.";
+    OVERLOAD_MOST = "antiphon_overload_most_sessions", Kind::Gauge, Count, [],
+        "Sessions of the node at most, until it shows what the last of them cost; 0 while nobody is held back.";
     OVERLOAD_STEP_ACTIVE = "antiphon_overload_step_active", Kind::Gauge, Count, ["step"],
         "1 while a step against overload is taken, else 0.";
     OVERLOAD_STEPS = "antiphon_overload_steps_total", Kind::Counter, Count, ["step"],

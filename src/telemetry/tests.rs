@@ -100,10 +100,12 @@ fn eventful(telemetry: &Telemetry) {
     node.set_draining(true);
     node.overload().record_pressure(&crate::runtime::overload::Pressure {
         cpu: 0.5,
+        peak: 0.6,
         lag: 0.1,
         memory: 0.2,
         files: 0.3,
     });
+    node.overload().record_most(Some(40));
     node.overload().record_step(crate::runtime::overload::Step::Refuse, true);
     node.record_config_taken("1f2e", UNIX_EPOCH + Duration::from_millis(1_700_000_000_500));
     node.record_config_refused();

@@ -3,12 +3,13 @@
 //! The signs are looked at by the task that probes the workers, on the control runtime. Sessions and admission only read
 //! flags, so nothing waits for it.
 
+mod intake;
 mod ladder;
 mod signals;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::config::overload::OverloadSettings;
@@ -17,6 +18,7 @@ use crate::session::load::Load;
 use crate::telemetry::{OverloadMetrics, Telemetry};
 use crate::time::Micros;
 
+use intake::Intake;
 use ladder::{Governor, Latch};
 use signals::{Demand, LeastLag, Memory};
 
@@ -26,23 +28,43 @@ pub use ladder::Step;
 const FOLLOW: f64 = 0.3;
 /// Open files are counted at every so many looks: that takes long when there are many.
 const FILES_EVERY: u32 = 5;
+/// That callers are held back is told so often at most.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// What was decided, to be read at admission and by sessions.
 #[derive(Debug)]
 pub struct Overload {
     refusing: AtomicBool,
+    /// Sessions of the node at most, until the next look.
+    most: AtomicUsize,
+    /// Whether somebody was refused for that since the last look.
+    held_back: AtomicBool,
     loads: Vec<Arc<Load>>,
 }
 
 impl Overload {
     /// Nothing is decided for `workers` workers.
     pub fn new(workers: usize) -> Overload {
-        Overload { refusing: AtomicBool::new(false), loads: (0..workers).map(|_| Arc::default()).collect() }
+        Overload {
+            refusing: AtomicBool::new(false),
+            most: AtomicUsize::new(usize::MAX),
+            held_back: AtomicBool::new(false),
+            loads: (0..workers).map(|_| Arc::default()).collect(),
+        }
     }
 
     /// Whether new sessions are refused.
     pub fn is_refusing(&self) -> bool {
         self.refusing.load(Relaxed)
+    }
+
+    /// Whether no session is taken beyond so many until it has been seen what those cost who came last.
+    pub fn holds_back(&self, sessions: usize) -> bool {
+        let back = sessions >= self.most.load(Relaxed);
+        if back {
+            self.held_back.store(true, Relaxed);
+        }
+        back
     }
 
     /// What sessions of this worker do without.
@@ -56,6 +78,9 @@ impl Overload {
 pub struct Pressure {
     /// Of the workers' threads: the least pressed one, because that gets the next call.
     pub cpu: f64,
+    /// The same of the busiest moments of the last seconds, while there are so many sessions that they may be the cause.
+    /// Only for refusing: what is let in stays.
+    pub peak: f64,
     /// How late workers answer, likewise.
     pub lag: f64,
     /// Memory.
@@ -78,6 +103,7 @@ pub struct Watch {
     files: f64,
     looks: u32,
     latches: [Latch; 3],
+    told_at: Option<Micros>,
     metrics: OverloadMetrics,
 }
 
@@ -91,6 +117,9 @@ struct WorkerWatch {
     lag: Duration,
     pressure: f64,
     governor: Governor,
+    intake: Intake,
+    /// Sessions on it at most until the next look, if somebody is to be held back.
+    most: Option<usize>,
 }
 
 impl Watch {
@@ -104,6 +133,8 @@ impl Watch {
             lag: Duration::ZERO,
             pressure: 0.0,
             governor: Governor::default(),
+            intake: Intake::default(),
+            most: None,
         });
         Watch {
             workers: workers.collect(),
@@ -111,6 +142,7 @@ impl Watch {
             files: 0.0,
             looks: 0,
             latches: [Step::Refuse, Step::ShortIdle, Step::Spare].map(Latch::new),
+            told_at: None,
             metrics: telemetry.node().overload(),
         }
     }
@@ -124,11 +156,14 @@ impl Watch {
 
     /// Looks at everything and takes the steps that it calls for, or takes them back.
     pub fn look(&mut self, settings: &OverloadSettings, overload: &Overload, now: Micros) {
-        let mut pressure = Pressure { cpu: f64::MAX, lag: f64::MAX, ..Pressure::default() };
+        let mut pressure = Pressure { cpu: f64::MAX, peak: f64::MAX, lag: f64::MAX, ..Pressure::default() };
+        let mut most = Some(0);
         for watch in &mut self.workers {
-            let (cpu, lag) = watch.look(settings, now);
-            pressure.cpu = pressure.cpu.min(cpu);
-            pressure.lag = pressure.lag.min(lag);
+            let own = watch.look(settings, now);
+            pressure.cpu = pressure.cpu.min(own.cpu);
+            pressure.peak = pressure.peak.min(own.peak);
+            pressure.lag = pressure.lag.min(own.lag);
+            most = most.zip(watch.most).map(|(all, own)| all + own);
         }
         if self.looks.is_multiple_of(FILES_EVERY) {
             self.files = signals::open_files().unwrap_or(0.0);
@@ -137,16 +172,29 @@ impl Watch {
         pressure.memory = part(self.memory.used().unwrap_or(0.0), settings.memory);
         pressure.files = part(self.files, settings.files);
         self.metrics.record_pressure(&pressure);
+        self.hold_back(most, overload, now);
         self.govern(overload, now);
         self.decide(&pressure, overload, now);
     }
 
+    /// No more than so many sessions until the next look.
+    fn hold_back(&mut self, most: Option<usize>, overload: &Overload, now: Micros) {
+        overload.most.store(most.unwrap_or(usize::MAX), Relaxed);
+        self.metrics.record_most(most);
+        if overload.held_back.swap(false, Relaxed) && self.told_at.is_none_or(|at| now - at >= TOLD_EVERY) {
+            self.told_at = Some(now);
+            tracing::warn!(most, "overload: callers are refused until it shows what those cost who came last");
+        }
+    }
+
     fn decide(&mut self, pressure: &Pressure, overload: &Overload, now: Micros) {
         for latch in &mut self.latches {
-            if !latch.on_pressure(pressure.worst(), now) {
+            let step = latch.step();
+            let worst = pressure.worst().max(if step == Step::Refuse { pressure.peak } else { 0.0 });
+            if !latch.on_pressure(worst, now) {
                 continue;
             }
-            let (step, taken) = (latch.step(), latch.is_taken());
+            let taken = latch.is_taken();
             match step {
                 Step::Refuse => overload.refusing.store(taken, Relaxed),
                 Step::ShortIdle => overload.loads.iter().for_each(|load| load.set_short_idle(taken)),
@@ -176,17 +224,20 @@ impl Watch {
 
 impl WorkerWatch {
     /// The pressure of its CPU and of its lag.
-    fn look(&mut self, settings: &OverloadSettings, now: Micros) -> (f64, f64) {
+    fn look(&mut self, settings: &OverloadSettings, now: Micros) -> Pressure {
         if self.demand.is_none() {
             self.demand = self.worker.thread().map(Demand::of_thread);
         }
         if let Some(demand) = self.demand.as_mut().and_then(|demand| demand.look(now)) {
             self.cpu += FOLLOW * (demand - self.cpu);
+            let sessions = self.worker.sessions();
+            self.most = self.intake.on_look(sessions, demand, settings.cpu).map(|more| sessions + more);
         }
         let cpu = part(self.cpu, settings.cpu);
+        let peak = part(self.intake.peak(), settings.cpu);
         let lag = part(self.lag.as_secs_f64(), settings.lag.as_secs_f64());
         self.pressure = cpu.max(lag);
-        (cpu, lag)
+        Pressure { cpu, peak, lag, ..Pressure::default() }
     }
 }
 
@@ -196,11 +247,19 @@ fn part(used: f64, bound: f64) -> f64 {
 }
 
 fn tell(step: Step, taken: bool, pressure: &Pressure) {
-    let Pressure { cpu, lag, memory, files } = *pressure;
+    let Pressure { cpu, peak, lag, memory, files } = *pressure;
     let step = step.label();
     if taken {
-        tracing::warn!(step, cpu, lag, memory, files, "overload: the step is taken (1 is where new calls are refused)");
+        tracing::warn!(
+            step,
+            cpu,
+            peak,
+            lag,
+            memory,
+            files,
+            "overload: the step is taken (1 is where new calls are refused)"
+        );
     } else {
-        tracing::info!(step, cpu, lag, memory, files, "overload: the step is taken back");
+        tracing::info!(step, cpu, peak, lag, memory, files, "overload: the step is taken back");
     }
 }
