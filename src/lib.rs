@@ -1,5 +1,7 @@
 //! antiphon: a low-latency media relay daemon for voice AI.
 #![doc = ""]
+#![doc = include_str!("../docs/architecture.md")]
+#![doc = ""]
 #![doc = include_str!("../docs/queues.md")]
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
