@@ -7,23 +7,19 @@ mod windows;
 
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use antiphon::media::transcode::payload_ticks;
 use hdrhistogram::Histogram;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use rustix::event::epoll;
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
-};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::ends::{Read, Socket, answer, dial, hear, read, say, speak};
 use crate::material::{FRAME, Voice};
 use crate::measure::{Track, histogram};
+use crate::poller::{Poller, TIMER};
 use crate::progress::Progress;
 
 pub use windows::{Arrival, Window, run_in_windows};
@@ -40,9 +36,7 @@ const REPORT_EVERY: u64 = 5;
 /// The jitter buffer of a caller that reports, in frames.
 const REPORT_BUFFER: u64 = 3;
 /// The listener for agents among the sockets.
-const LISTENER: u64 = u64::MAX;
-/// The timer among the sockets.
-const TIMER: u64 = u64::MAX - 1;
+const LISTENER: u64 = u64::MAX - 1;
 
 /// What is done.
 #[derive(Clone, Debug)]
@@ -175,8 +169,7 @@ pub fn run(
 struct Swarm<'a> {
     scenario: &'a Scenario,
     target: Target<'a>,
-    epoll: OwnedFd,
-    timer: OwnedFd,
+    poller: Poller,
     begun: Instant,
     calls: Vec<Call>,
     /// Agents of callers that are not of the swarm.
@@ -192,11 +185,9 @@ struct Swarm<'a> {
 
 impl<'a> Swarm<'a> {
     fn new(scenario: &'a Scenario, target: Target<'a>) -> std::io::Result<Swarm<'a>> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
-        epoll::add(&epoll, &timer, epoll::EventData::new_u64(TIMER), epoll::EventFlags::IN)?;
+        let poller = Poller::new()?;
         target.agents.set_nonblocking(true)?;
-        epoll::add(&epoll, target.agents, epoll::EventData::new_u64(LISTENER), epoll::EventFlags::IN)?;
+        poller.watch(target.agents, LISTENER)?;
         let mut rng = StdRng::seed_from_u64(scenario.seed);
         let mut slots = Vec::with_capacity(2 * scenario.calls);
         for side in [Side::Caller, Side::Agent] {
@@ -219,7 +210,7 @@ impl<'a> Swarm<'a> {
         let (calls, strays) = (Vec::with_capacity(scenario.calls), Vec::new());
         let begun = Instant::now();
         let (next, cycle, measuring) = (0, 0, None);
-        Ok(Swarm { scenario, target, epoll, timer, begun, calls, strays, slots, next, cycle, measuring, out })
+        Ok(Swarm { scenario, target, poller, begun, calls, strays, slots, next, cycle, measuring, out })
     }
 
     /// All calls are there and talk.
@@ -273,8 +264,7 @@ impl<'a> Swarm<'a> {
     fn watch(&self, socket: &Socket, token: u64) -> Result<(), String> {
         let tcp = socket.get_ref();
         tcp.set_nonblocking(true).map_err(|error| error.to_string())?;
-        epoll::add(&self.epoll, tcp.as_fd(), epoll::EventData::new_u64(token), epoll::EventFlags::IN)
-            .map_err(|error| error.to_string())
+        self.poller.watch(tcp, token).map_err(|error| error.to_string())
     }
 
     /// The agent's end of a call; agents of other callers that come in between are taken too.
@@ -311,7 +301,7 @@ impl<'a> Swarm<'a> {
                 return;
             }
             events.clear();
-            if self.wait(due.min(until).saturating_sub(now), &mut events).is_err() {
+            if self.poller.wait(due.min(until).saturating_sub(now), &mut events).is_err() {
                 continue;
             }
             let woken = self.now();
@@ -320,17 +310,6 @@ impl<'a> Swarm<'a> {
                 self.send_due();
             }
         }
-    }
-
-    /// Waits for something to read, or so many nanoseconds. The timeout of epoll itself would be rounded up to milliseconds.
-    fn wait(&self, wait: u64, events: &mut Vec<epoll::Event>) -> rustix::io::Result<()> {
-        let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let wait = Duration::from_nanos(wait.max(1));
-        let at = Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() };
-        let once = Itimerspec { it_interval: zero, it_value: at };
-        timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once)?;
-        epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), None)?;
-        Ok(())
     }
 
     /// Writes every frame that is due; gives when the next one is.
@@ -450,7 +429,7 @@ impl<'a> Swarm<'a> {
             Read::Nothing => return false,
             Read::End(why) => {
                 self.out.accidents.insert(format!("{side:?}: {why}"));
-                let _ = epoll::delete(&self.epoll, socket.get_ref().as_fd());
+                self.poller.forget(socket.get_ref());
                 return false;
             }
             Read::Message(Message::Binary(frame)) => {

@@ -12,13 +12,13 @@ use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
 use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-use crate::ATTEMPTS;
 use crate::child::Child;
 use crate::machine::{Cores, lower_priority};
 use crate::measure::{Exposition, histogram};
 use crate::progress::Progress;
 use crate::report::LAG;
 use crate::swarm::{self, Edge, Outcome, Scenario, Target};
+use crate::websocket::ATTEMPTS;
 
 /// How much later a tapped call's frames may come than those of other calls, 50th percentile.
 const MOST: f64 = 1.05;

@@ -2,17 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use rustix::event::epoll;
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
-};
 use str0m::config::CryptoProvider;
 use tokio_tungstenite::tungstenite::Message;
 
@@ -22,6 +18,7 @@ mod caller;
 use crate::ends::{Read, Socket, answer, read, speak};
 use crate::material::{FRAME, Voice};
 use crate::measure::{Track, histogram};
+use crate::poller::{Poller, TIMER};
 use crate::progress::Progress;
 use crate::swarm::Edge;
 use antiphon::media::transcode::payload_ticks;
@@ -32,7 +29,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const SETTLE: Duration = Duration::from_millis(1500);
 /// Calls go on for so long afterwards, so that what is under way arrives.
 const DRAIN: Duration = Duration::from_millis(500);
-const TIMER: u64 = u64::MAX;
 /// Ticks of Opus in a frame.
 const OPUS_TICKS: u64 = 960;
 
@@ -123,8 +119,7 @@ struct Swarm<'a> {
     http: SocketAddr,
     agents: Option<&'a TcpListener>,
     provider: Arc<CryptoProvider>,
-    epoll: OwnedFd,
-    timer: OwnedFd,
+    poller: Poller,
     begun: Instant,
     calls: Vec<Call>,
     /// Who speaks when in each 20 ms: nanoseconds, whether it is the agent, call.
@@ -137,9 +132,7 @@ struct Swarm<'a> {
 
 impl<'a> Swarm<'a> {
     fn new(scenario: &'a Scenario, http: SocketAddr, agents: Option<&'a TcpListener>) -> std::io::Result<Swarm<'a>> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
-        epoll::add(&epoll, &timer, epoll::EventData::new_u64(TIMER), epoll::EventFlags::IN)?;
+        let poller = Poller::new()?;
         if let Some(agents) = agents {
             agents.set_nonblocking(true)?;
         }
@@ -163,7 +156,7 @@ impl<'a> Swarm<'a> {
         let calls = Vec::with_capacity(scenario.calls);
         let begun = Instant::now();
         let (next, cycle, measuring) = (0, 0, None);
-        Ok(Swarm { scenario, http, agents, provider, epoll, timer, begun, calls, slots, next, cycle, measuring, out })
+        Ok(Swarm { scenario, http, agents, provider, poller, begun, calls, slots, next, cycle, measuring, out })
     }
 
     fn now(&self) -> u64 {
@@ -171,8 +164,7 @@ impl<'a> Swarm<'a> {
     }
 
     fn watch(&self, socket: impl AsFd, token: u64) -> Result<(), String> {
-        epoll::add(&self.epoll, socket, epoll::EventData::new_u64(token), epoll::EventFlags::IN)
-            .map_err(|error| error.to_string())
+        self.poller.watch(socket, token).map_err(|error| error.to_string())
     }
 
     /// Sets one call up; the others go on.
@@ -220,7 +212,7 @@ impl<'a> Swarm<'a> {
                 return;
             }
             events.clear();
-            if self.wait(due.min(until).saturating_sub(now), &mut events).is_err() {
+            if self.poller.wait(due.min(until).saturating_sub(now), &mut events).is_err() {
                 continue;
             }
             let woken = self.now();
@@ -229,17 +221,6 @@ impl<'a> Swarm<'a> {
                 self.send_due();
             }
         }
-    }
-
-    /// Waits for something to read, or so many nanoseconds; the timeout of epoll itself may be rounded up.
-    fn wait(&self, wait: u64, events: &mut Vec<epoll::Event>) -> rustix::io::Result<()> {
-        let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let wait = Duration::from_nanos(wait.max(1));
-        let at = Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() };
-        let once = Itimerspec { it_interval: zero, it_value: at };
-        timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once)?;
-        epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), None)?;
-        Ok(())
     }
 
     /// Looks at the callers whose time has come; gives when the next one's does.
@@ -322,7 +303,7 @@ impl<'a> Swarm<'a> {
                 Read::Message(_) => {}
                 Read::End(why) => {
                     self.out.accidents.insert(format!("an agent's call ended: {why}"));
-                    let _ = epoll::delete(&self.epoll, agent.get_ref().as_fd());
+                    self.poller.forget(agent.get_ref());
                     self.calls[index].agent = None;
                 }
             }
