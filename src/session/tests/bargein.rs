@@ -6,8 +6,8 @@ use crate::ids::TurnId;
 use crate::media::clip::Clip;
 use crate::media::format::Format;
 use crate::message::{
-    AgentTranscript, Basis, FromClient, Heard, Input, InputAction, Interrupt, InterruptAction, Role, SpeechEvent,
-    ToAgent, Truncate, TurnDetection, TurnPhase, Turns,
+    AgentTranscript, Basis, FromClient, Input, InputAction, Interrupt, InterruptAction, Role, SpeechEvent, ToAgent,
+    TurnDetection, TurnPhase, Turns,
 };
 use crate::route::plan::Reversible;
 use crate::session::{Carriage, Ignored, Interrupter, Measure};
@@ -109,22 +109,6 @@ fn flushes(world: &World) -> Vec<crate::message::Flush> {
         _ => None,
     };
     world.client.messages.iter().filter_map(flush).collect()
-}
-
-fn heard(world: &World) -> Vec<Heard> {
-    let heard = |message: &ToClient| match message {
-        ToClient::Heard(heard) => Some(*heard),
-        _ => None,
-    };
-    world.client.messages.iter().filter_map(heard).collect()
-}
-
-fn truncations(world: &World) -> Vec<Truncate> {
-    let truncate = |(_, message): &(_, ToAgent)| match message {
-        ToAgent::Truncate(truncate) => Some(truncate.clone()),
-        _ => None,
-    };
-    world.told_agent.iter().filter_map(truncate).collect()
 }
 
 fn inputs(world: &World) -> Vec<InputAction> {

@@ -25,10 +25,6 @@ fn statuses(world: &World) -> Vec<(AgentStatus, String)> {
     world.client.messages.iter().filter_map(status).collect()
 }
 
-fn text(role: Role, text: &str) -> FromAgent {
-    FromAgent::Transcript(AgentTranscript { item: None, role, text: text.into(), append: false, is_final: true })
-}
-
 #[test]
 fn a_question_and_its_answer_walk_through_the_states() {
     let mut world = WorldBuilder::default().start();

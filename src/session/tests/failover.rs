@@ -2,9 +2,7 @@
 
 use super::*;
 use crate::media::format::Format;
-use crate::message::{
-    AgentStart, AgentTranscript, FromClient, Greeting, Interrupt, Role, SpeechEvent, TextMessage, ToAgent,
-};
+use crate::message::{AgentStart, FromClient, Greeting, Interrupt, Role, SpeechEvent, TextMessage, ToAgent};
 use crate::route::plan::Policy;
 use crate::session::Measure;
 use crate::testkit::WorldBuilder;
@@ -15,10 +13,6 @@ fn two(policy: Policy) -> World {
     world
 }
 
-fn text(role: Role, text: &str) -> FromAgent {
-    FromAgent::Transcript(AgentTranscript { item: None, role, text: text.into(), append: false, is_final: true })
-}
-
 /// The start of the agent that came last.
 fn last_start(world: &World) -> AgentStart {
     let start = |(_, message): &(_, ToAgent)| match message {
@@ -26,12 +20,6 @@ fn last_start(world: &World) -> AgentStart {
         _ => None,
     };
     world.told_agent.iter().rev().find_map(start).expect("an agent was started")
-}
-
-fn messages(world: &World) -> Vec<&str> {
-    let told = world.told_agent.iter().map(|(_, message)| message);
-    told.filter_map(|message| if let ToAgent::Message(message) = message { Some(&*message.text) } else { None })
-        .collect()
 }
 
 #[test]

@@ -2,25 +2,9 @@
 
 use super::*;
 use crate::ids::TurnId;
-use crate::message::{Basis, FromClient, Heard, Interrupt, ToAgent, Truncate};
+use crate::message::{Basis, FromClient, Heard, Interrupt, ToAgent};
 use crate::session::{Carriage, Measure, Queue};
 use crate::testkit::{ClientKind, Impairment, Rng, WorldBuilder};
-
-fn heard(world: &World) -> Vec<Heard> {
-    let heard = |message: &ToClient| match message {
-        ToClient::Heard(heard) => Some(*heard),
-        _ => None,
-    };
-    world.client.messages.iter().filter_map(heard).collect()
-}
-
-fn truncations(world: &World) -> Vec<Truncate> {
-    let truncate = |(_, message): &(_, ToAgent)| match message {
-        ToAgent::Truncate(truncate) => Some(truncate.clone()),
-        _ => None,
-    };
-    world.told_agent.iter().filter_map(truncate).collect()
-}
 
 fn world(seed: u64, reports: bool, delay: u64, buffer: u64) -> World {
     WorldBuilder {

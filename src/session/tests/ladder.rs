@@ -49,12 +49,6 @@ fn last_status(world: &World) -> AgentStatus {
     statuses(world).last().expect("a status was told").status
 }
 
-fn messages(world: &World) -> Vec<&str> {
-    let told = world.told_agent.iter().map(|(_, message)| message);
-    told.filter_map(|message| if let ToAgent::Message(message) = message { Some(&*message.text) } else { None })
-        .collect()
-}
-
 /// What the agent that was started last was told of the conversation.
 fn last_context(world: &World) -> Vec<ContextItem> {
     let start = |(_, message): &(_, ToAgent)| match message {

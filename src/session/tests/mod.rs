@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use crate::media::announcement::Announcement;
 use crate::media::clip::Clip;
-use crate::message::{FromAgent, State, ToClient};
+use crate::message::{AgentTranscript, FromAgent, Heard, Role, State, ToAgent, ToClient, Truncate};
 use crate::testkit::World;
 
 fn ms(ms: u64) -> Duration {
@@ -33,6 +33,36 @@ fn states(world: &World) -> Vec<State> {
         _ => None,
     };
     world.client.messages.iter().filter_map(to).collect()
+}
+
+/// A whole text of what was said.
+fn text(role: Role, text: &str) -> FromAgent {
+    FromAgent::Transcript(AgentTranscript { item: None, role, text: text.into(), append: false, is_final: true })
+}
+
+/// The texts that agents were given to answer.
+fn messages(world: &World) -> Vec<&str> {
+    let told = world.told_agent.iter().map(|(_, message)| message);
+    told.filter_map(|message| if let ToAgent::Message(message) = message { Some(&*message.text) } else { None })
+        .collect()
+}
+
+/// What the client was told that its user heard.
+fn heard(world: &World) -> Vec<Heard> {
+    let heard = |message: &ToClient| match message {
+        ToClient::Heard(heard) => Some(*heard),
+        _ => None,
+    };
+    world.client.messages.iter().filter_map(heard).collect()
+}
+
+/// What agents were told that the user heard.
+fn truncations(world: &World) -> Vec<Truncate> {
+    let truncate = |(_, message): &(_, ToAgent)| match message {
+        ToAgent::Truncate(truncate) => Some(truncate.clone()),
+        _ => None,
+    };
+    world.told_agent.iter().filter_map(truncate).collect()
 }
 
 /// A spoken answer of `span`, whose samples all are `value`.

@@ -2,13 +2,9 @@
 
 use super::*;
 use crate::agent::Capabilities;
-use crate::message::{AgentStatus, AgentTranscript, ContextItem, FromClient, Role, TextMessage, ToAgent};
+use crate::message::{AgentStatus, ContextItem, FromClient, Role, TextMessage, ToAgent};
 use crate::session::Measure;
 use crate::testkit::WorldBuilder;
-
-fn text(role: Role, text: &str) -> FromAgent {
-    FromAgent::Transcript(AgentTranscript { item: None, role, text: text.into(), append: false, is_final: true })
-}
 
 fn said(role: Role, text: &str) -> ContextItem {
     ContextItem { role, text: text.into() }

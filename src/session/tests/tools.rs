@@ -271,12 +271,6 @@ fn a_filler_waits_until_the_agent_has_finished_and_a_quick_tool_has_none() {
 }
 
 /// The texts that agents were told as messages.
-fn messages(world: &World) -> Vec<&str> {
-    let text = |(_, message): &'_ (crate::time::Micros, ToAgent)| matches!(message, ToAgent::Message(_));
-    let told = world.told_agent.iter().filter(|told| text(told));
-    told.filter_map(|(_, message)| if let ToAgent::Message(m) = message { Some(&*m.text) } else { None }).collect()
-}
-
 #[test]
 fn an_agent_that_takes_over_while_a_tool_runs_is_asked_to_go_on_and_answers_by_the_result() {
     let mut world = start(WorldBuilder { agents: vec!["first", "second"], ..WorldBuilder::default() });

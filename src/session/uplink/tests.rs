@@ -110,6 +110,14 @@ impl Rig {
         self.audio(at, Some(RtpMeta { seq, timestamp, marker: false, level: None }), payload);
     }
 
+    /// A mu-law frame whose samples tell its number.
+    fn numbered(&mut self, carriage: Carriage, at: u64, number: u64) {
+        match carriage {
+            Carriage::Ordered => self.ordered(at, mulaw(number)),
+            Carriage::Rtp => self.rtp(at, number as u32 * 160, mulaw(number)),
+        }
+    }
+
     fn sent(&self, format: Format) -> u64 {
         format.ticks_to_time(self.next_pos).as_micros() as u64
     }
@@ -334,19 +342,15 @@ fn dtx_loss_and_a_stall_are_told_apart() {
 fn late_speech_after_a_stall_is_neither_doubled_nor_lost_and_the_surplus_is_repaid() {
     for carriage in [Carriage::Ordered, Carriage::Rtp] {
         let mut rig = Rig::new(Format::PCMU, carriage, PCM8);
-        let send = |rig: &mut Rig, at: u64, number: u64| match carriage {
-            Carriage::Ordered => rig.ordered(at, mulaw(number)),
-            Carriage::Rtp => rig.rtp(at, number as u32 * 160, mulaw(number)),
-        };
         for number in 0..50 {
-            send(&mut rig, number * 20 * MS, number);
+            rig.numbered(carriage, number * 20 * MS, number);
         }
         // Speech of two seconds comes at once, after two seconds of nothing; then all is as before.
         for number in 50..150 {
-            send(&mut rig, 2980 * MS, number);
+            rig.numbered(carriage, 2980 * MS, number);
         }
         for number in 150..200 {
-            send(&mut rig, number * 20 * MS, number);
+            rig.numbered(carriage, number * 20 * MS, number);
         }
         let heard = numbers(&rig.samples());
         assert_eq!(heard.iter().map(|&(number, _)| number).collect::<Vec<_>>(), {
@@ -471,18 +475,14 @@ fn two_late_utterances_are_not_run_together() {
 fn of_a_backlog_of_30_s_the_last_5_s_are_heard() {
     for carriage in [Carriage::Ordered, Carriage::Rtp] {
         let mut rig = Rig::new(Format::PCMU, carriage, PCM8);
-        let send = |rig: &mut Rig, at: u64, number: u64| match carriage {
-            Carriage::Ordered => rig.ordered(at, mulaw(number)),
-            Carriage::Rtp => rig.rtp(at, number as u32 * 160, mulaw(number)),
-        };
         for number in 0..50 {
-            send(&mut rig, number * 20 * MS, number);
+            rig.numbered(carriage, number * 20 * MS, number);
         }
         for number in 50..1550 {
-            send(&mut rig, 31_000 * MS + number * 100, number);
+            rig.numbered(carriage, 31_000 * MS + number * 100, number);
         }
         for number in 1550..1600 {
-            send(&mut rig, 31_160 * MS + (number - 1550) * 20 * MS, number);
+            rig.numbered(carriage, 31_160 * MS + (number - 1550) * 20 * MS, number);
         }
         rig.run(32_160 * MS);
         let heard: Vec<u64> = numbers(&rig.samples()).iter().map(|&(number, _)| number).collect();
