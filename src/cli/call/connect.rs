@@ -5,6 +5,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Body;
+use hyper_util::rt::TokioIo;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -17,14 +21,17 @@ use tokio_tungstenite::tungstenite::handshake::client::Request;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::{Error as WsError, http};
 use tokio_tungstenite::{WebSocketStream, client_async};
+use tokio_util::task::AbortOnDropHandle;
 use url::Url;
 
 use crate::dialect::native::SUBPROTOCOL;
 
 /// Where sessions are opened, below the base URL.
 const PATH: &str = "v1/session";
-/// For each of: TCP, TLS, upgrade.
+/// For each of: TCP, TLS, upgrade, the answer of HTTP.
 const STAGE: Duration = Duration::from_secs(10);
+/// Bytes of an answer of HTTP at most.
+const MAX_ANSWER: usize = 1 << 20;
 
 /// A TCP or TLS stream.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -138,6 +145,34 @@ pub struct Opened {
     pub local: SocketAddr,
     /// When TCP was open; TLS came after.
     pub connected: Instant,
+}
+
+impl Opened {
+    /// Sends one HTTP request and gives status and body of the answer; `doing` is what takes too long if it does, and
+    /// `failed` makes an error of what goes wrong.
+    ///
+    /// # Errors
+    /// [`ConnectError::TimedOut`], or what `failed` makes.
+    pub(super) async fn ask<B>(
+        self,
+        request: http::Request<B>,
+        doing: &'static str,
+        failed: impl FnOnce(String) -> ConnectError,
+    ) -> Result<(http::StatusCode, Bytes), ConnectError>
+    where
+        B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
+    {
+        let asking = async {
+            let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(self.stream)).await?;
+            let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
+            let response = sender.send_request(request).await?;
+            let status = response.status();
+            let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+            Ok::<_, hyper::Error>((status, body.map(|body| body.to_bytes()).unwrap_or_default()))
+        };
+        let answered = timeout(STAGE, asking).await.map_err(|_| ConnectError::TimedOut(self.peer, doing))?;
+        answered.map_err(|error| failed(error.to_string()))
+    }
 }
 
 /// Opens TCP, and TLS where the URL asks for it.

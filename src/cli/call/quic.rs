@@ -6,19 +6,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper_util::rt::TokioIo;
+use http_body_util::Empty;
 use quinn::crypto::rustls::QuicClientConfig;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use serde::Deserialize;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::http::{Request, StatusCode};
-use tokio_util::task::AbortOnDropHandle;
 use url::{Host, Url};
 
 use super::carrier::{Arrived, NotSent};
-use super::connect::{ConnectError, Opened, open};
+use super::connect::{ConnectError, open};
 use super::microphone::FRAME;
 use crate::dialect::native::quic::{ALPN, Decoder, Flow, Frame, Prelude, StreamKind, read_flow, write_control};
 use crate::media::format::Format;
@@ -29,10 +27,8 @@ use crate::runtime::{pinned, tls};
 
 /// The application protocol of HTTP/3.
 const H3: &[u8] = b"h3";
-/// For each of: the answer of HTTP, the handshake.
+/// For the handshake.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Bytes of an answer at most.
-const MAX_ANSWER: usize = 1 << 20;
 /// The flow of the only session on the connection.
 const FLOW: u64 = 1;
 /// The code of an orderly end.
@@ -143,24 +139,14 @@ async fn ask(session: &Url) -> Result<Endpoints, ConnectError> {
     let mut url = session.clone();
     let path = session.path().trim_end_matches("session");
     url.set_path(&format!("{path}endpoints"));
-    let Opened { stream, peer, .. } = open(&url).await?;
+    let opened = open(&url).await?;
     let failed = |why: String| ConnectError::Quic("QUIC", url.to_string(), why);
     let request = Request::builder()
         .uri(url[url::Position::BeforePath..url::Position::AfterPath].to_owned())
         .header("host", &url[url::Position::BeforeHost..url::Position::AfterPort])
         .body(Empty::<Bytes>::new())
         .map_err(|error| failed(error.to_string()))?;
-    let asking = async {
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
-        let response = sender.send_request(request).await?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
-        Ok::<_, hyper::Error>((status, body.map(|body| body.to_bytes()).unwrap_or_default()))
-    };
-    let answered = timeout(PATIENCE, asking).await;
-    let answered = answered.map_err(|_| ConnectError::TimedOut(peer, "telling its endpoints"))?;
-    let (status, body) = answered.map_err(|error| failed(error.to_string()))?;
+    let (status, body) = opened.ask(request, "telling its endpoints", failed).await?;
     if status != StatusCode::OK {
         return Err(ConnectError::Http { url: url.to_string(), status, body: String::new() });
     }

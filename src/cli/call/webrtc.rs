@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper_util::rt::TokioIo;
+use http_body_util::Full;
 use rtc::media_stream::MediaStreamTrack;
 use rtc::rtp::header::Header;
 use rtc::rtp::packet::Packet;
@@ -40,10 +39,8 @@ use crate::message::{Start, Started};
 
 /// Between two connectivity checks; the crate's own default of 200 ms would be most of the set-up.
 const CHECK_INTERVAL: Duration = Duration::from_millis(20);
-/// How long the HTTP answer may take, and media after it.
+/// How long media may take after the HTTP answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Bytes of an answer at most.
-const MAX_ANSWER: usize = 1 << 20;
 /// Frames and messages that wait for the call at most; more than ten seconds of audio.
 const WAITING: usize = 512;
 
@@ -218,7 +215,7 @@ struct Told {
 }
 
 async fn post(url: &Url, token: Option<&str>, opened: Opened, sdp: &str, start: &Start) -> Result<Told, ConnectError> {
-    let Opened { stream, peer, .. } = opened;
+    let peer = opened.peer.clone();
     let failed = |error: String| ConnectError::Webrtc(peer.clone(), error);
     let start = codec::encode_start(start).and_then(|text| RawValue::from_string(text).ok());
     let body = serde_json::json!({ "sdp": sdp, "start": start }).to_string();
@@ -231,17 +228,7 @@ async fn post(url: &Url, token: Option<&str>, opened: Opened, sdp: &str, start: 
         request = request.header("authorization", value);
     }
     let request = request.body(Full::<Bytes>::from(body)).map_err(|error| failed(error.to_string()))?;
-    let asking = async {
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
-        let response = sender.send_request(request).await?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
-        Ok::<_, hyper::Error>((status, body.map(|body| body.to_bytes()).unwrap_or_default()))
-    };
-    let answered = timeout(PATIENCE, asking).await;
-    let answered = answered.map_err(|_| ConnectError::TimedOut(peer.clone(), "answering the offer"))?;
-    let (status, body) = answered.map_err(|error| failed(error.to_string()))?;
+    let (status, body) = opened.ask(request, "answering the offer", failed).await?;
     if status != StatusCode::CREATED {
         let text: String = String::from_utf8_lossy(&body).chars().take(500).collect();
         let body = if text.trim().is_empty() { String::new() } else { format!(": {}", text.trim()) };
