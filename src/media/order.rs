@@ -240,11 +240,6 @@ impl Order {
         self.gap_since.map(|since| since + self.patience())
     }
 
-    /// Whether packets are held behind a gap.
-    pub fn is_waiting(&self) -> bool {
-        self.gap_since.is_some()
-    }
-
     /// Ends every wait: what is held comes out at the next polls. For the end of a stream.
     pub fn flush(&mut self, now: Micros) {
         while self.gap_since.is_some() {

@@ -281,11 +281,6 @@ impl Session {
         self.links.next_id()
     }
 
-    /// Whether [`Output::Close`] was given or is about to be.
-    pub fn is_closed(&self) -> bool {
-        self.closed
-    }
-
     /// Whether the caller's audio reaches the agent untouched and the agent's the caller, as far as known.
     pub fn passes(&self, direction: Direction) -> bool {
         match direction {

@@ -70,7 +70,6 @@ pub struct Player {
     played: VecDeque<Played>,
     in_turn: bool,
     received_frames: u64,
-    malformed: u64,
     late: u64,
     underruns: u64,
     flushed: u64,
@@ -95,7 +94,6 @@ impl Player {
             played: VecDeque::new(),
             in_turn: false,
             received_frames: 0,
-            malformed: 0,
             late: 0,
             underruns: 0,
             flushed: 0,
@@ -104,10 +102,7 @@ impl Player {
 
     /// A frame arrived; gives the position of its first sample, or `None` if it is malformed.
     pub fn handle_audio(&mut self, payload: Bytes, now: Micros) -> Option<u32> {
-        let Some(ticks) = payload_ticks(&self.format, &payload) else {
-            self.malformed += 1;
-            return None;
-        };
+        let ticks = payload_ticks(&self.format, &payload)?;
         self.advance(now);
         self.received_frames += 1;
         let start = self.received;
@@ -181,11 +176,6 @@ impl Player {
     /// Frames received.
     pub fn received_frames(&self) -> u64 {
         self.received_frames
-    }
-
-    /// Frames that were not in the announced format.
-    pub fn malformed_frames(&self) -> u64 {
-        self.malformed
     }
 
     /// Frames that came after their place was taken.
