@@ -315,14 +315,19 @@ fn upgrade(shared: &Shared, request: &mut Request<Incoming>) -> Answer {
         realtime,
         at: shared.node.clock.now(),
     });
+    switching(key, chosen.then_some(spoken))
+}
+
+/// The answer to an opening handshake that is taken.
+fn switching(key: String, subprotocol: Option<&'static str>) -> Answer {
     let mut answer = Response::new(Full::default());
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = answer.headers_mut();
     headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     headers.extend(HeaderValue::try_from(key).ok().map(|key| (header::SEC_WEBSOCKET_ACCEPT, key)));
-    if chosen {
-        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(spoken));
+    if let Some(subprotocol) = subprotocol {
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(subprotocol));
     }
     answer
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use crate::agent::{self, Agent, AgentOutput, Wire};
+use crate::agent::{self, Agent, AgentOutput, Endpoint, Wire};
 use crate::cluster::Cluster;
 use crate::config::settings::AgentSettings;
 use crate::ids::{AgentName, UpstreamId};
@@ -121,11 +121,7 @@ impl Driver {
         if role == UpstreamRole::Active {
             self.around.metrics.set_agent(&settings.name);
         }
-        // A fresh session with the same agent takes the place of the one before.
-        let shares = |upstream: &&Upstream| role == UpstreamRole::Standby && upstream.name == settings.name;
-        let held = self.upstreams.iter().find(shares).and_then(|upstream| upstream.seat.clone());
-        let take = |most| self.around.cluster.take_seat(settings.account(), most).map(Arc::new);
-        let seat = held.or_else(|| settings.max_sessions.and_then(take));
+        let seat = self.take_seat(&settings, role);
         let full = settings.max_sessions.filter(|_| seat.is_none());
         if full.is_some() && !self.around.cluster.is_shared() {
             return self.fail(id, FailureClass::Full, full_up(&settings.name));
@@ -140,23 +136,7 @@ impl Driver {
             Err(error) => return self.fail(id, FailureClass::BadRequest, error.to_string()),
         };
         let (name, ping) = (settings.name.clone(), settings.ping);
-        let channel = match agent.endpoint() {
-            None if full.is_none() => Channel::None,
-            endpoint => {
-                let (dialer, cluster) = (self.around.dialer.clone(), self.around.cluster.clone());
-                Channel::Dialling(Box::pin(async move {
-                    let seat = match full {
-                        Some(most) => Some(claim_seat(&cluster, &settings, most).await?),
-                        None => None,
-                    };
-                    let socket = match endpoint {
-                        Some(endpoint) => Some(dialer.dial(endpoint).await?),
-                        None => None,
-                    };
-                    Ok((socket, seat))
-                }))
-            }
-        };
+        let channel = self.connect(settings, agent.endpoint(), full);
         let built_in = matches!(channel, Channel::None);
         self.upstreams.push(Upstream {
             id,
@@ -181,6 +161,34 @@ impl Driver {
         if built_in {
             self.open(id, now);
         }
+    }
+
+    /// A place among the agent's `max_sessions`, as far as this node may give one away by itself.
+    fn take_seat(&self, settings: &AgentSettings, role: UpstreamRole) -> Option<Arc<Seat>> {
+        // A fresh session with the same agent takes the place of the one before.
+        let shares = |upstream: &&Upstream| role == UpstreamRole::Standby && upstream.name == settings.name;
+        let held = self.upstreams.iter().find(shares).and_then(|upstream| upstream.seat.clone());
+        let take = |most| self.around.cluster.take_seat(settings.account(), most).map(Arc::new);
+        held.or_else(|| settings.max_sessions.and_then(take))
+    }
+
+    /// Begins to connect; `full`: a place of so many has to be claimed from other nodes before.
+    fn connect(&self, settings: Arc<AgentSettings>, endpoint: Option<Endpoint>, full: Option<u32>) -> Channel {
+        if endpoint.is_none() && full.is_none() {
+            return Channel::None;
+        }
+        let (dialer, cluster) = (self.around.dialer.clone(), self.around.cluster.clone());
+        Channel::Dialling(Box::pin(async move {
+            let seat = match full {
+                Some(most) => Some(claim_seat(&cluster, &settings, most).await?),
+                None => None,
+            };
+            let socket = match endpoint {
+                Some(endpoint) => Some(dialer.dial(endpoint).await?),
+                None => None,
+            };
+            Ok((socket, seat))
+        }))
     }
 
     fn fail(&mut self, id: UpstreamId, class: FailureClass, message: String) {
