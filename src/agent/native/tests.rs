@@ -1,12 +1,14 @@
 use std::collections::BTreeMap;
 
+use bytes::BytesMut;
 use serde_json::json;
 
 use super::*;
-use crate::config::settings::{AgentKind, AgentSettings, WebsocketProtocol};
+use crate::config::settings::{AgentKind, AgentSettings, QuicAgent, WebsocketProtocol};
 use crate::dialect::native::{Native, codec};
 use crate::dialect::{Dialect, Heard as Said};
 use crate::ids::{CallId, Generation, ItemId, Seq, TurnId};
+use crate::media::rtp::Header;
 use crate::message::*;
 
 const RATE: u32 = 24_000;
@@ -325,6 +327,38 @@ fn audio_that_is_not_the_format_is_dropped_and_told_once() {
     let [FromAgent::Error(error)] = &events[..] else { panic!("{events:?}") };
     assert_eq!((error.class, error.code.as_deref()), (FailureClass::Protocol, Some("bad_audio")));
     assert!(matches!(audio(&mut agent, 20)[..], [FromAgent::Audio(_)]));
+}
+
+#[test]
+fn audio_that_waits_behind_a_gap_when_the_session_ends_is_not_told_after_the_end() {
+    let settings = QuicAgent {
+        url: "quic://127.0.0.1:9".parse().unwrap(),
+        uplink: Format::OPUS,
+        downlink: Format::OPUS,
+        connect_timeout: Duration::from_secs(5),
+        authorities: None,
+        sessions_per_connection: 1,
+    };
+    let mut agent = NativeAgent::over_quic(&settings, Value::Null, 7);
+    agent.handle_open(T0);
+    said(&mut agent, ToAgent::Start(agent_start()));
+    heard(&mut agent, r#"{"type":"started"}"#);
+    let mut told = heard(&mut agent, r#"{"type":"turn","turn":1,"phase":"start","pos":960}"#);
+    let mut packet = |seq: u16| {
+        let header = Header { marker: false, payload_type: 111, seq, timestamp: u32::from(seq) * 960, ssrc: 9 };
+        let mut bytes = BytesMut::new();
+        header.write(&mut bytes);
+        bytes.extend_from_slice(&[0xf8, 1, 2, 3]);
+        agent.handle_wire(Wire::Binary(bytes.freeze()), T0);
+        events(&mut agent)
+    };
+    told.extend(packet(1));
+    assert!(matches!(told[..], [FromAgent::TurnStarted(_), FromAgent::Audio(_)]), "{told:?}");
+    assert!(packet(3).is_empty(), "it waits for the second");
+    agent.handle_wire(Wire::Close(1006, String::new()), T0);
+    assert!(matches!(events(&mut agent)[..], [FromAgent::Ended(_)]));
+    agent.handle_deadline(T0 + Duration::from_secs(10));
+    assert!(events(&mut agent).is_empty());
 }
 
 #[test]
