@@ -4,7 +4,6 @@
 use std::fmt::Write;
 
 use crate::agent::setup;
-use crate::config::SERVED;
 use crate::config::vendor::VendorKind;
 use crate::message::usage::UNITS;
 
@@ -57,10 +56,10 @@ pub const fn experimental(kind: VendorKind) -> Option<&'static str> {
 /// The table of the README.
 pub fn table() -> String {
     let mut out = "| `kind` | Wire | Its emulator is verified by | Called live |\n|---|---|---|---|\n".to_owned();
-    for kind in SERVED {
-        let Standing { wire, verified_by, live, .. } = of(*kind);
+    for kind in VendorKind::ALL {
+        let Standing { wire, verified_by, live, .. } = of(kind);
         let mut verified = verified_by.map_or("nobody".to_owned(), |by| format!("`{by}`").replace(", ", "`, `"));
-        if experimental(*kind).is_some() {
+        if experimental(kind).is_some() {
             verified += "; **experimental**";
         }
         let _ = writeln!(out, "| `{}` | {wire} | {verified} | {} |", kind.label(), live.unwrap_or("**not yet**"));
@@ -121,17 +120,17 @@ pub fn page() -> String {
          same text as input.\n",
     );
     out.push_str(WHAT_GOES_WRONG);
-    for kind in SERVED {
+    for kind in VendorKind::ALL {
         let _ = write!(out, "\n## `{}`\n\n", kind.label());
-        if let Some(why) = experimental(*kind) {
+        if let Some(why) = experimental(kind) {
             let _ = write!(out, "Experimental: {why}.\n\n");
         }
         if let Some(url) = kind.default_url() {
             let _ = write!(out, "Reached at `{url}` unless `url` says otherwise.\n\n");
         }
-        let _ = write!(out, "{}\n\n", usage(*kind));
+        let _ = write!(out, "{}\n\n", usage(kind));
         out.push_str("| `setup` | On the wire |\n|---|---|\n");
-        for (field, wire) in setup::table(*kind) {
+        for (field, wire) in setup::table(kind) {
             let _ = writeln!(
                 out,
                 "| `{field}` | {} |",
@@ -194,8 +193,8 @@ mod tests {
     #[test]
     fn a_library_that_verifies_an_emulator_is_among_those_that_the_tests_install() {
         let installed = include_str!("../../setup/requirements.txt");
-        for kind in SERVED {
-            for library in of(*kind).verified_by.into_iter().flat_map(|by| by.split(", ")) {
+        for kind in VendorKind::ALL {
+            for library in of(kind).verified_by.into_iter().flat_map(|by| by.split(", ")) {
                 assert!(installed.lines().any(|line| line == library), "{library} is not in setup/requirements.txt");
             }
         }

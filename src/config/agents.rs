@@ -10,6 +10,7 @@ use rustls_pki_types::pem::PemObject;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value as Json;
 
+use crate::agent::echo;
 use crate::config::checker::{Checker, path};
 use crate::config::decode;
 use crate::config::defaults;
@@ -49,17 +50,6 @@ const OWN_KINDS: [(&str, &[&str]); 5] = [
         ],
     ),
     ("quic", &["url", "ca_file", "audio_in", "audio_out", "connect_timeout_ms", "sessions_per_connection"]),
-];
-
-/// Kinds of vendors that this build serves; the others are parsed and checked.
-pub const SERVED: &[VendorKind] = &[
-    VendorKind::Chat,
-    VendorKind::Deepgram,
-    VendorKind::Elevenlabs,
-    VendorKind::Gemini,
-    VendorKind::Live,
-    VendorKind::Openai,
-    VendorKind::Pipecat,
 ];
 
 /// Kinds that the configuration knows and whose keys it does not.
@@ -246,35 +236,7 @@ pub fn agent(
     let raw = &table.raw;
     let at = |key| ["agent", name, key];
     let api_key = raw.api_key.as_ref().map(|text| check.secret(&at("api_key"), text));
-    let kind_name = raw.kind.clone().unwrap_or_default();
-    let kind = match kind_name.as_str() {
-        "echo" => Some(AgentKind::Echo { delay: Duration::from_millis(raw.delay_ms.unwrap_or(1000)) }),
-        "clip" => match &raw.file {
-            Some(file) => check.announcement(&at("file"), file),
-            None => Announcement::apology().ok().map(Arc::new),
-        }
-        .map(|plays| AgentKind::Clip { plays }),
-        "storyteller" => Some(AgentKind::Storyteller),
-        "quic" => quic(name, raw, check).map(AgentKind::Quic),
-        "websocket" => websocket(name, raw, check).map(AgentKind::Websocket),
-        other if VendorKind::named(other).is_some() => {
-            let kind = VendorKind::named(other)?;
-            let headers = headers(name, raw, check);
-            let agent = vendor::vendor(name, kind, raw, headers, tools, check);
-            match SERVED.contains(&kind) {
-                true => agent.map(AgentKind::Vendor),
-                false => agent.map(|_| AgentKind::NotBuilt { kind: kind_name }),
-            }
-        }
-        _ => {
-            for (key, value) in &table.options {
-                if let Some(text) = value.as_str() {
-                    check.text(&["agent", name, key], text);
-                }
-            }
-            Some(AgentKind::NotBuilt { kind: kind_name })
-        }
-    };
+    let kind = kind(name, table, tools, check);
     for (key, value) in [("vendor", &raw.vendor), ("display", &raw.display)] {
         if value.as_ref().is_some_and(holds_secret) {
             let help = "what is sent to a vendor as a secret belongs into `api_key` or `headers`".to_owned();
@@ -284,14 +246,6 @@ pub fn agent(
     let tool_names: Vec<&str> = tools.keys().map(String::as_str).collect();
     let setup = setup::setup(&["agent", name, "setup"], &raw.setup, &tool_names, check);
     let credentials = credentials(name, raw, check);
-    let has_secret = raw.api_key.is_some()
-        || !raw.credential.is_empty()
-        || raw.headers.values().chain(&raw.url).any(|text| secret::is_reference(text))
-        || vendor::has_secret(raw)
-        || table
-            .options
-            .iter()
-            .any(|(key, value)| secret::looks_secret(key) || value.as_str().is_some_and(secret::is_reference));
     let settings = AgentSettings {
         name: AgentName::from(name),
         kind: kind?,
@@ -309,7 +263,54 @@ pub fn agent(
         Some(key) => with_key(&settings, &key?),
         None => settings,
     };
-    Some(CheckedAgent { settings, by_tenant, has_secret })
+    Some(CheckedAgent { settings, by_tenant, has_secret: has_secret(table) })
+}
+
+/// What an agent is, and what only that kind needs.
+fn kind(
+    name: &str,
+    table: &AgentTable,
+    tools: &Arc<BTreeMap<String, ToolDefinition>>,
+    check: &mut Checker<'_>,
+) -> Option<AgentKind> {
+    let raw = &table.raw;
+    let kind = raw.kind.clone().unwrap_or_default();
+    if let Some(of_vendor) = VendorKind::named(&kind) {
+        let headers = headers(name, raw, check);
+        return vendor::vendor(name, of_vendor, raw, headers, tools, check).map(AgentKind::Vendor);
+    }
+    match kind.as_str() {
+        "echo" => Some(AgentKind::Echo { delay: raw.delay_ms.map_or(echo::DEFAULT_DELAY, Duration::from_millis) }),
+        "clip" => {
+            let plays = match &raw.file {
+                Some(file) => check.announcement(&["agent", name, "file"], file),
+                None => Announcement::apology().ok().map(Arc::new),
+            };
+            plays.map(|plays| AgentKind::Clip { plays })
+        }
+        "storyteller" => Some(AgentKind::Storyteller),
+        "quic" => quic(name, raw, check).map(AgentKind::Quic),
+        "websocket" => websocket(name, raw, check).map(AgentKind::Websocket),
+        _ => {
+            for (key, value) in &table.options {
+                if let Some(text) = value.as_str() {
+                    check.text(&["agent", name, key], text);
+                }
+            }
+            Some(AgentKind::NotBuilt { kind })
+        }
+    }
+}
+
+/// Whether whoever reaches the agent makes use of a secret.
+fn has_secret(table: &AgentTable) -> bool {
+    let raw = &table.raw;
+    let mut options = table.options.iter();
+    raw.api_key.is_some()
+        || !raw.credential.is_empty()
+        || raw.headers.values().chain(&raw.url).any(|text| secret::is_reference(text))
+        || vendor::has_secret(raw)
+        || options.any(|(key, value)| secret::looks_secret(key) || value.as_str().is_some_and(secret::is_reference))
 }
 
 fn holds_secret(value: &Json) -> bool {

@@ -40,7 +40,6 @@ use std::sync::Arc;
 
 use figment::value::{Dict, Value};
 
-pub use agents::SERVED;
 pub use document::FileText;
 pub use error::{ConfigError, ConfigErrors, Excerpt};
 pub use keys::restart_keys;

@@ -557,6 +557,10 @@ fn the_agents_of_vendors_have_their_keys_checked() {
         "[agent.a]\nkind = \"openai\"\nauth = { token_command = [] }\n",
         &["3:8 { token_command = [] } | names no program"],
     );
+    refused(
+        "[agent.a]\nkind = \"elevenlabs\"\nagent_id = \"x\"\nauth = { token_command = [\"p\"] }\n",
+        &["4:8 { token_command = [\"p\"] } | takes no tokens | `api_key`"],
+    );
     refused("[agent.a]\nkind = \"elevenlabs\"\n", &["1:8 a | has no `agent_id`"]);
     refused("[agent.a]\nkind = \"pipecat\"\n", &["1:8 a | has no `url`"]);
     refused("[agent.a]\nkind = \"chat\"\nurl = \"wss://h\"\n", &["3:7 \"wss://h\" | https or http"]);

@@ -38,15 +38,15 @@ pub enum VendorKind {
 }
 
 impl VendorKind {
-    /// All of them.
+    /// All of them, by their labels.
     pub const ALL: [VendorKind; 7] = [
-        VendorKind::Openai,
-        VendorKind::Live,
-        VendorKind::Elevenlabs,
-        VendorKind::Deepgram,
-        VendorKind::Gemini,
-        VendorKind::Pipecat,
         VendorKind::Chat,
+        VendorKind::Deepgram,
+        VendorKind::Elevenlabs,
+        VendorKind::Gemini,
+        VendorKind::Live,
+        VendorKind::Openai,
+        VendorKind::Pipecat,
     ];
 
     /// The `kind` of the configuration.
@@ -344,7 +344,7 @@ pub fn vendor(
     };
     let (uplink, downlink) = (format("audio_in", &raw.audio_in), format("audio_out", &raw.audio_out));
     let query = query(name, raw, check);
-    let auth = auth(name, raw, check);
+    let auth = auth(name, kind, raw, check);
     let agent_id = raw.agent_id.as_ref().map(|text| check.text(&at("agent_id"), text));
     if kind == VendorKind::Elevenlabs && raw.agent_id.is_none() {
         check.missing(&["agent", name], "agent_id", "add `agent_id = \"…\"`, as the vendor shows it");
@@ -398,12 +398,17 @@ fn query(name: &str, raw: &RawAgent, check: &mut Checker<'_>) -> Option<Vec<(Str
     good.then_some(out)
 }
 
-fn auth(name: &str, raw: &RawAgent, check: &mut Checker<'_>) -> Option<VendorAuth> {
+fn auth(name: &str, kind: VendorKind, raw: &RawAgent, check: &mut Checker<'_>) -> Option<VendorAuth> {
     let at = ["agent", name, "auth"];
     Some(match &raw.auth {
         None => VendorAuth::Usual,
         Some(RawVendorAuth::Mode(RawAuthMode::Bearer)) => VendorAuth::Bearer,
         Some(RawVendorAuth::Mode(RawAuthMode::ApiKey)) => VendorAuth::ApiKey,
+        Some(RawVendorAuth::Command { .. }) if kind == VendorKind::Elevenlabs => {
+            // Its conversations are opened by a URL that is signed for them, and that is asked for with a key.
+            check.wrong(&at, "this vendor takes no tokens", "put a key into `api_key`".to_owned());
+            return None;
+        }
         Some(RawVendorAuth::Command { token_command, refresh_s }) => {
             if raw.api_key.is_some() || !raw.credential.is_empty() {
                 check.wrong_key(&at, "`api_key` presents another secret", "keep one of the two".to_owned());
