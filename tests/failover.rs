@@ -13,25 +13,36 @@ use harness::{Caller, Daemon, Heard};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-/// An agent that closes every connection at once, and counts them.
-struct Refusing {
+/// An agent that answers no call, and counts the tries.
+struct DeadAgent {
     url: String,
     tries: Arc<AtomicUsize>,
 }
 
-impl Refusing {
-    async fn bind() -> Refusing {
+impl DeadAgent {
+    /// It closes every connection at once.
+    async fn refusing() -> DeadAgent {
+        DeadAgent::bind(false).await
+    }
+
+    /// It accepts and never says a word.
+    async fn silent() -> DeadAgent {
+        DeadAgent::bind(true).await
+    }
+
+    async fn bind(holds: bool) -> DeadAgent {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("ws://{}/", listener.local_addr().unwrap());
         let tries = Arc::new(AtomicUsize::new(0));
         let counted = tries.clone();
         tokio::spawn(async move {
+            let mut held = Vec::new();
             while let Ok((connection, _)) = listener.accept().await {
                 counted.fetch_add(1, Relaxed);
-                drop(connection);
+                held.extend(holds.then_some(connection));
             }
         });
-        Refusing { url, tries }
+        DeadAgent { url, tries }
     }
 
     fn tries(&self) -> usize {
@@ -51,7 +62,7 @@ fn frame(value: i16) -> bytes::Bytes {
 
 #[tokio::test]
 async fn a_pool_member_that_refuses_is_left_alone_and_every_call_gets_another_one() {
-    let bad = Refusing::bind().await;
+    let bad = DeadAgent::refusing().await;
     let config = format!(
         "[agent.bad]\nkind = \"websocket\"\nurl = \"{}\"\n[agent.one]\nkind = \"echo\"\n\
          [agent.two]\nkind = \"echo\"\n[[route]]\nname = \"pool\"\nsticky = \"session\"\nto = [\"bad\", \"one\", \"two\"]\n",
@@ -76,7 +87,7 @@ async fn a_pool_member_that_refuses_is_left_alone_and_every_call_gets_another_on
 
 #[tokio::test]
 async fn two_hundred_calls_at_once_ask_a_dead_agent_no_more_often_than_there_are_calls_and_then_only_by_probes() {
-    let bad = Refusing::bind().await;
+    let bad = DeadAgent::refusing().await;
     let well = AgentServer::bind().await.echo();
     let agents = [("bad", bad.url.as_str()), ("well", well.url.as_str())];
     let config = config("to = \"bad\"\nfallback = \"well\"", &agents);
@@ -252,28 +263,70 @@ async fn when_nobody_can_be_reached_the_caller_hears_the_apology_and_the_call_en
     assert!(heard.abs_diff(apology) < Duration::from_millis(100) && loudest > 3_000, "{heard:?}, {loudest}");
 }
 
-/// Accepts and never says a word.
-async fn black_hole() -> (String, Arc<AtomicUsize>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("ws://{}/", listener.local_addr().unwrap());
-    let tries = Arc::new(AtomicUsize::new(0));
-    let counted = tries.clone();
-    tokio::spawn(async move {
-        let mut held = Vec::new();
-        while let Ok((connection, _)) = listener.accept().await {
-            counted.fetch_add(1, Relaxed);
-            held.push(connection);
-        }
-    });
-    (url, tries)
+#[tokio::test]
+async fn text_goes_to_another_agent_until_the_one_that_speaks_is_back() {
+    let (voice, writer) = (AgentServer::bind().await, AgentServer::bind().await);
+    let address = voice.address();
+    let agents = [("voice", &*voice.url()), ("writer", &*writer.url())];
+    let route = "to = \"voice\"\nwhen_down = [{ text = \"writer\" }]";
+    let daemon = Daemon::start_with(Some(&config(route, &agents)), &[]).await;
+    let mut caller = start(&daemon).await;
+    let mut agent = voice.accept().await;
+    agent.begin().await;
+    agent.say(json!({ "type": "message", "id": "a1", "text": "Good morning." })).await;
+    caller.hear_type("message").await;
+    drop((agent, voice));
+    let mut pen = writer.accept().await;
+    assert_eq!(pen.begin().await["history"], json!([{ "role": "agent", "text": "Good morning." }]));
+    hear_status(&mut caller, "text").await;
+    caller.say(json!({ "type": "message", "id": "m1", "text": "Can you read this?" })).await;
+    assert_eq!(pen.hear_type("message").await["text"], "Can you read this?");
+    pen.say(json!({ "type": "message", "id": "w1", "text": "I can." })).await;
+    assert_eq!(caller.hear_type("message").await["text"], "I can.");
+    let voice = AgentServer::bind_at(&address).await;
+    let mut agent = voice.accept().await;
+    let written = json!([
+        { "role": "agent", "text": "Good morning." },
+        { "role": "user", "text": "Can you read this?" },
+        { "role": "agent", "text": "I can." },
+    ]);
+    assert_eq!(agent.begin().await["history"], written);
+    hear_status(&mut caller, "ready").await;
+    agent.speak(frame(7)).await;
+    while !matches!(caller.hear().await, Heard::Audio(audio) if audio[..2] == 7i16.to_le_bytes()) {}
+    caller.say(json!({ "type": "end" })).await;
+    caller.hear_out().await;
+    let record = daemon.call_record().await;
+    assert_eq!((&record["reason"], &record["down_steps"]), (&json!("client_hangup"), &json!(["text"])), "{record}");
+}
+
+#[tokio::test]
+async fn an_agent_that_reports_an_error_of_fail_on_while_the_caller_waits_is_followed_and_after_others_it_stays() {
+    let (first, second) = (AgentServer::bind().await, AgentServer::bind().await);
+    let agents = [("first", &*first.url()), ("second", &*second.url())];
+    let route = "to = \"first\"\nfallback = \"second\"\nfail_on = [\"limit\"]";
+    let daemon = Daemon::start_with(Some(&config(route, &agents)), &[]).await;
+    let mut caller = start(&daemon).await;
+    let mut agent = first.accept().await;
+    agent.begin().await;
+    caller.say(json!({ "type": "message", "id": "m1", "text": "Hello?" })).await;
+    agent.hear_type("message").await;
+    agent.say(json!({ "type": "error", "code": "unsupported", "message": "What is that?" })).await;
+    caller.hear_type("error").await;
+    agent.say(json!({ "type": "error", "code": "rate_limited", "message": "No more tokens." })).await;
+    let mut agent = second.accept().await;
+    agent.begin().await;
+    assert_eq!(agent.hear_type("message").await["text"], "Hello?");
+    hear_status(&mut caller, "fallback").await;
+    assert!(daemon.metric("antiphon_fallbacks_total", "reason=\"limit\"").await >= 1.0);
 }
 
 #[tokio::test]
 async fn agents_that_never_answer_cost_a_call_one_hedge_delay_each_until_they_are_left_alone() {
-    let ((first, tries), (second, more_tries)) = (black_hole().await, black_hole().await);
+    let (first, second) = (DeadAgent::silent().await, DeadAgent::silent().await);
     let echo = AgentServer::bind().await.echo();
     let route = "to = [\"first\"]\nfallback = [\"second\", \"well\"]\nhedge_ms = 200";
-    let agents = [("first", first.as_str()), ("second", second.as_str()), ("well", echo.url.as_str())];
+    let agents = [("first", first.url.as_str()), ("second", second.url.as_str()), ("well", echo.url.as_str())];
     let daemon = Daemon::start_with(Some(&config(route, &agents)), &[]).await;
     let mut waits = Vec::new();
     for _ in 0..12 {
@@ -287,8 +340,8 @@ async fn agents_that_never_answer_cost_a_call_one_hedge_delay_each_until_they_ar
     // Two dead agents, and time for a machine that is busy with other things.
     assert!(waits.iter().all(|wait| *wait < Duration::from_millis(2 * 200 + 1500)), "{waits:?}");
     assert!(waits.iter().min().unwrap() < &Duration::from_millis(200), "their breakers are open: {waits:?}");
-    for tries in [tries, more_tries] {
-        assert!((5..=8).contains(&tries.load(Relaxed)), "{tries:?} tries of 12 calls");
+    for tries in [first.tries(), second.tries()] {
+        assert!((5..=8).contains(&tries), "{tries} tries of 12 calls");
     }
 }
 
