@@ -877,19 +877,17 @@ var WebRtcCarrier = class {
     this.channel.onopen = () => {
       for (const text of this.waiting.splice(0)) this.channel.send(text);
     };
-    const early = [];
     this.started = new Promise((resolve) => {
       this.onStarted = (started) => {
         this.onStarted = void 0;
         resolve(started);
-        setTimeout(() => early.splice(0).forEach((message) => events.onMessage(message)));
       };
     });
     this.channel.onmessage = ({ data }) => {
       const message = parse(data);
       if (message?.type === "started") this.onStarted?.(message);
       else if (message?.type === "error" && this.onStarted) this.onFailed?.(AntiphonError.of(message));
-      else if (message && (this.onStarted || early.length > 0)) early.push(message);
+      else if (message && this.early) this.early.push(message);
       else if (message) events.onMessage(message);
     };
     this.channel.onclose = () => this.finish("the data channel was closed");
@@ -902,6 +900,8 @@ var WebRtcCarrier = class {
   droppedMs = 0;
   channel;
   waiting = [];
+  /** What the relay said before the session took over: the channel may be quicker than the news that there is a path. */
+  early = [];
   started;
   player;
   muted = false;
@@ -927,11 +927,17 @@ var WebRtcCarrier = class {
       await Promise.race([connected, failed]);
       const answer = await Promise.race([this.started, failed]);
       this.begun = true;
+      setTimeout(() => this.tellEarly());
       return answer;
     } finally {
       clearTimeout(timer);
       this.onFailed = void 0;
     }
+  }
+  tellEarly() {
+    const early = this.early ?? [];
+    this.early = void 0;
+    for (const message of early) this.events.onMessage(message);
   }
   onState(state) {
     if (state === "connected") this.onConnected?.();

@@ -85,6 +85,8 @@ class WebRtcCarrier implements Carrier {
   readonly droppedMs = 0;
   private readonly channel: RTCDataChannel;
   private readonly waiting: string[] = [];
+  /** What the relay said before the session took over: the channel may be quicker than the news that there is a path. */
+  private early: FromRelay[] | undefined = [];
   private readonly started: Promise<Started>;
   private player: ReturnType<AudioEngine['playTrack']> | undefined;
   private muted = false;
@@ -122,20 +124,17 @@ class WebRtcCarrier implements Carrier {
     this.channel.onopen = () => {
       for (const text of this.waiting.splice(0)) this.channel.send(text);
     };
-    // What comes before `started` is known waits for it.
-    const early: FromRelay[] = [];
     this.started = new Promise((resolve) => {
       this.onStarted = (started) => {
         this.onStarted = undefined;
         resolve(started);
-        setTimeout(() => early.splice(0).forEach((message) => events.onMessage(message)));
       };
     });
     this.channel.onmessage = ({ data }) => {
       const message = parse(data);
       if (message?.type === 'started') this.onStarted?.(message);
       else if (message?.type === 'error' && this.onStarted) this.onFailed?.(AntiphonError.of(message));
-      else if (message && (this.onStarted || early.length > 0)) early.push(message);
+      else if (message && this.early) this.early.push(message);
       else if (message) events.onMessage(message);
     };
     this.channel.onclose = () => this.finish('the data channel was closed');
@@ -157,11 +156,19 @@ class WebRtcCarrier implements Carrier {
       await Promise.race([connected, failed]);
       const answer = await Promise.race([this.started, failed]);
       this.begun = true;
+      // The session takes over before it is told more.
+      setTimeout(() => this.tellEarly());
       return answer;
     } finally {
       clearTimeout(timer);
       this.onFailed = undefined;
     }
+  }
+
+  private tellEarly(): void {
+    const early = this.early ?? [];
+    this.early = undefined;
+    for (const message of early) this.events.onMessage(message);
   }
 
   private onState(state: RTCPeerConnectionState): void {

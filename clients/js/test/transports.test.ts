@@ -196,6 +196,26 @@ test('where a session is resumed, `started` comes on the data channel, and nothi
   carrier.close(1000);
 });
 
+test('what the relay says before the path is known to stand is not lost', async (t) => {
+  StubPeer.path = 'connecting';
+  const { fetch } = relay({ '/v1/endpoints': { webrtc: 'https://relay/v1/session/webrtc' }, '/v1/session/webrtc': { sdp: 'answer', started: started() } });
+  const options = { url: 'https://relay', transport: ['webrtc' as const] };
+  const connecting = connect(options, { fetch, RTCPeerConnection: Peer, openAudio: async () => new StubAudio() });
+  await tick(5);
+  const { last: peer } = StubPeer;
+  const line = { type: 'transcript', item: 'a-1', turn: 1, role: 'agent', text: 'Hello', final: true, start_ms: 0, seq: 1 };
+  peer.channel.onmessage!({ data: JSON.stringify(line) });
+  await tick(5);
+  peer.change('connected');
+  const session = await connecting;
+  t.after(() => peer.channel.onmessage!({ data: '{"type":"ended","reason":"operator","duration_ms":1,"messages":0}' }));
+  const heard: string[] = [];
+  session.on('transcript', ({ text }) => heard.push(text!));
+  await tick(5);
+  peer.channel.onmessage!({ data: JSON.stringify({ ...line, text: 'Hello again', seq: 2 }) });
+  assert.deepEqual(heard, ['Hello', 'Hello again']);
+});
+
 test('a call that is refused on the data channel fails with the reason', async () => {
   StubPeer.path = 'connected';
   const { fetch } = relay({ '/v1/session/webrtc': { sdp: 'answer' } });
