@@ -9,7 +9,7 @@ use crossbeam_queue::ArrayQueue;
 
 use super::bucket::Bucket;
 use super::key::{Key, Subject};
-use super::meter::{Meter, take_units};
+use super::meter::Meter;
 use super::meters::{Meters, Refusal};
 use super::rate::Rate;
 use super::regime::{Regime, Rule};
@@ -147,14 +147,6 @@ impl Limiter {
     /// what it may hold.
     pub fn take_seat(&self, key: Key, most: u32, told: bool, now: Micros) -> Option<Seat> {
         self.seats.find(key, now).take(most, self.shared.seat_rule(told, now), &self.shared)
-    }
-
-    /// Takes `units` from the cell of this name, for whoever decides once and keeps no cell.
-    ///
-    /// # Errors
-    /// When it may be tried again, if the limit is reached.
-    pub fn take(&self, limit: &Arc<Limit>, key: Key, units: f64, now: Micros) -> Result<(), Refusal> {
-        self.buckets.with(key, now, |bucket| take_units((limit, bucket, &self.shared), units, now))
     }
 
     /// The cell of a limit for a rate.

@@ -33,7 +33,30 @@ impl Meter {
     /// # Errors
     /// When it may be tried again, if the limit is reached.
     pub fn take(&self, units: f64, now: Micros) -> Result<(), Refusal> {
-        take_units((&self.limit, &self.bucket, &self.shared), units, now)
+        let (limit, bucket, rate) = (&self.limit, &self.bucket, self.rate());
+        match bucket.take(rate, self.shared.regime.rule(now), rate.cost(units), now) {
+            Ok(due) => {
+                self.report(due);
+                Ok(())
+            }
+            Err(Denied::Unleased) => {
+                limit.counters.unleased.fetch_add(1, Relaxed);
+                self.report(bucket.demand(Due::Now));
+                Err(self.refusal(RENEWAL))
+            }
+            Err(Denied::Reached(wait)) => {
+                limit.counters.refused.fetch_add(1, Relaxed);
+                let block = limit.settings.block;
+                if block.is_zero() || bucket.left(rate, now).1 > Duration::ZERO {
+                    return Err(self.refusal(wait));
+                }
+                bucket.block(block, now);
+                if !self.shared.regime.is_alone() {
+                    self.report(bucket.demand(Due::Now));
+                }
+                Err(self.refusal(block))
+            }
+        }
     }
 
     /// Counts `units` that are spent already.
@@ -82,49 +105,11 @@ impl Meter {
     }
 
     fn report(&self, due: Due) {
-        report((&self.limit, &self.bucket, &self.shared), due);
-    }
-}
-
-/// A limit, one of its cells for a rate, and what all cells share. Decisions borrow them: to count their holders would have
-/// all threads write to the same memory.
-pub(super) type Cell<'a> = (&'a Arc<Limit>, &'a Arc<Bucket>, &'a Arc<Shared>);
-
-pub(super) fn take_units(cell: Cell<'_>, units: f64, now: Micros) -> Result<(), Refusal> {
-    let (limit, bucket, shared) = cell;
-    let rate = limit.rate();
-    let refusal = |retry_after| Refusal { limit: limit.clone(), retry_after };
-    match bucket.take(rate, shared.regime.rule(now), rate.cost(units), now) {
-        Ok(due) => {
-            report(cell, due);
-            Ok(())
+        if due == Due::No {
+            return;
         }
-        Err(Denied::Unleased) => {
-            limit.counters.unleased.fetch_add(1, Relaxed);
-            report(cell, bucket.demand(Due::Now));
-            Err(refusal(RENEWAL))
+        if !self.shared.report(Report::Rate { meter: self.clone(), urgent: due == Due::Now }) {
+            self.bucket.forget_report();
         }
-        Err(Denied::Reached(wait)) => {
-            limit.counters.refused.fetch_add(1, Relaxed);
-            let block = limit.settings.block;
-            if block.is_zero() || bucket.left(rate, now).1 > Duration::ZERO {
-                return Err(refusal(wait));
-            }
-            bucket.block(block, now);
-            if !shared.regime.is_alone() {
-                report(cell, bucket.demand(Due::Now));
-            }
-            Err(refusal(block))
-        }
-    }
-}
-
-fn report((limit, bucket, shared): Cell<'_>, due: Due) {
-    if due == Due::No {
-        return;
-    }
-    let meter = Meter { limit: limit.clone(), bucket: bucket.clone(), shared: shared.clone() };
-    if !shared.report(Report::Rate { meter, urgent: due == Due::Now }) {
-        bucket.forget_report();
     }
 }

@@ -56,23 +56,19 @@ impl<T: Entry> Table<T> {
         self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The cell of this name; a new one if there is none.
+    /// The cell of this name; a new one if there is none. Others that look into its shard wait.
     pub fn find(&self, key: Key, now: Micros) -> Arc<T> {
-        self.with(key, now, Arc::clone)
-    }
-
-    /// What `look` makes of the cell of this name; of a new one if there is none. Others that look into its shard wait.
-    pub fn with<R>(&self, key: Key, now: Micros, look: impl FnOnce(&Arc<T>) -> R) -> R {
         let hash = hash_of(key);
         let mut shard = self.shard(shard_of(key));
         if let Some(found) = shard.find(hash, |entry| entry.key() == key) {
-            return look(found);
+            return found.clone();
         }
         if shard.len() >= self.most.load(Relaxed).div_ceil(SHARDS).max(1) {
             self.make_room(&mut shard, now);
         }
-        let entry = shard.insert_unique(hash, Arc::new(T::new(key)), |entry| hash_of(entry.key()));
-        look(entry.get())
+        let entry = Arc::new(T::new(key));
+        shard.insert_unique(hash, entry.clone(), |entry| hash_of(entry.key()));
+        entry
     }
 
     /// Drops what says nothing; if that is less than an eighth, also the lightest of the rest.

@@ -220,9 +220,8 @@ impl Node {
     /// Whether no new session is taken when `others` come who were promised one.
     pub fn is_full_with(&self, others: usize) -> bool {
         let sessions = self.registry.len() + others;
-        self.overload.is_refusing()
-            || sessions >= self.in_force.load().settings.runtime.max_sessions as usize
-            || self.overload.holds_back(sessions)
+        let most = self.in_force.load().settings.runtime.max_sessions as usize;
+        sessions >= most || self.overload.is_full_with(sessions)
     }
 
     /// Whether a new connection can only be refused: no session is taken, and none waits for its client to come back.

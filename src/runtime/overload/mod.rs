@@ -58,8 +58,11 @@ impl Overload {
         self.refusing.load(Relaxed)
     }
 
-    /// Whether no session is taken beyond so many until it has been seen what those cost who came last.
-    pub fn holds_back(&self, sessions: usize) -> bool {
+    /// Whether no session is taken beside so many: new ones are refused, or it has not been seen what those cost who came last.
+    pub fn is_full_with(&self, sessions: usize) -> bool {
+        if self.is_refusing() {
+            return true;
+        }
         let back = sessions >= self.most.load(Relaxed);
         if back {
             self.held_back.store(true, Relaxed);
@@ -261,5 +264,32 @@ fn tell(step: Step, taken: bool, pressure: &Pressure) {
         );
     } else {
         tracing::info!(step, cpu, peak, lag, memory, files, "overload: the step is taken back");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_let_in_beyond_what_the_workers_can_take_until_the_next_look() {
+        let overload = Overload::new(1);
+        let mut watch = Watch::new(&[], &Telemetry::new());
+        assert!(!overload.is_full_with(100_000));
+        watch.hold_back(Some(40), &overload, Micros::ZERO);
+        assert_eq!([39, 40, 41].map(|sessions| overload.is_full_with(sessions)), [false, true, true]);
+        watch.hold_back(None, &overload, Micros::ZERO);
+        assert!(!overload.is_full_with(100_000));
+    }
+
+    #[test]
+    fn busy_moments_are_enough_to_refuse_and_take_nothing_from_those_who_are_in() {
+        let overload = Overload::new(1);
+        let mut watch = Watch::new(&[], &Telemetry::new());
+        let pressure = Pressure { cpu: 0.8, peak: 1.2, ..Pressure::default() };
+        (0..10).for_each(|look| watch.decide(&pressure, &overload, Micros::from_millis(look * 200)));
+        assert!(overload.is_refusing() && overload.is_full_with(0));
+        let (load, idle) = (overload.load(0), Duration::from_secs(60));
+        assert_eq!((load.idle_after(idle), load.spares_optional()), (idle, false));
     }
 }
